@@ -1,0 +1,250 @@
+package eventstore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+)
+
+// Append stores all events as the next ones of an aggregate, or none of them, and returns them as
+// stored. It takes at least 20,000 at a time; without events nothing happens. The stream must
+// exist ([ErrStreamNotFound]); the aggregate need not. If the aggregate is not at the expected
+// version the error is [*ConflictError]; its Actual is what the caller's transaction sees, if there
+// is one. With [AnyVersion] there is no conflict of versions outside a caller's transaction: the
+// store repeats what a race defeats.
+//
+// Appends can be repeated: one to the same aggregate with the same event IDs in the same order
+// changes nothing and returns the events already stored, whatever version is expected. A partial
+// overlap, another order, or IDs that are stored elsewhere are [*ConflictError]. One ID twice in a
+// call is [ErrInvalid], as is everything else that can't be stored.
+//
+// Outside a caller's transaction deadlocks and serialisation failures are repeated with back-off.
+// If the connection is lost, the append may or may not have been stored: repeat it with the same
+// IDs.
+func (s *Store) Append(ctx context.Context, stream, aggregateID string, expected ExpectedVersion, events ...NewEvent) ([]Event, error) {
+	if len(events) == 0 {
+		return nil, nil
+	}
+	b := Batch{Stream: stream, AggregateID: aggregateID, Expected: expected, Events: append([]NewEvent(nil), events...)}
+	if err := s.complete(ctx, b.Events); err != nil {
+		return nil, err
+	}
+	return s.appendThrough(ctx, s.opts.Middleware, b)
+}
+
+// complete gives events their IDs and their metadata.
+func (s *Store) complete(ctx context.Context, events []NewEvent) error {
+	var common Metadata
+	if s.opts.Metadata != nil {
+		common = s.opts.Metadata(ctx)
+	}
+	for i := range events {
+		ev := &events[i]
+		if ev.ID == uuid.Nil {
+			id, err := uuid.NewV7()
+			if err != nil {
+				return fmt.Errorf("eventstore: make an event ID: %w", err)
+			}
+			ev.ID = id
+		}
+		md := make(Metadata, len(common)+len(ev.Metadata))
+		maps.Copy(md, common)
+		maps.Copy(md, ev.Metadata)
+		ev.Metadata = md
+	}
+	return nil
+}
+
+// appendThrough stores a batch through what is left of the middleware.
+func (s *Store) appendThrough(ctx context.Context, mw []Middleware, b Batch) ([]Event, error) {
+	for i, m := range mw {
+		if m.Append != nil {
+			return m.Append(ctx, b, func(ctx context.Context, b Batch) ([]Event, error) {
+				return s.appendThrough(ctx, mw[i+1:], b)
+			})
+		}
+	}
+	if len(b.Events) == 0 {
+		return nil, nil
+	}
+	a, err := s.encode(b)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := s.store(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	return s.stored(ctx, stored, len(stored) > 0 && &stored[0] != &a.rows[0])
+}
+
+// encode checks a batch and turns it into rows.
+func (s *Store) encode(b Batch) (*appendCall, error) {
+	if err := checkName("stream name", b.Stream); err != nil {
+		return nil, err
+	}
+	if err := checkName("aggregate ID", b.AggregateID); err != nil {
+		return nil, err
+	}
+	if b.Expected < MustExist {
+		return nil, invalid("expected version %d", int64(b.Expected))
+	}
+	a := &appendCall{stream: b.Stream, aggregateID: b.AggregateID, expected: b.Expected, at: s.now(), rows: make([]record, len(b.Events))}
+	seen := make(map[uuid.UUID]int, len(b.Events))
+	for i, ev := range b.Events {
+		r := &a.rows[i]
+		r.id, r.stream, r.aggregateID = ev.ID, b.Stream, b.AggregateID
+		if first, twice := seen[ev.ID]; twice {
+			return nil, invalid("event ID %s is that of events %d and %d", ev.ID, first, i)
+		}
+		seen[ev.ID] = i
+		if err := s.encodeEvent(r, ev); err != nil {
+			return nil, within(fmt.Sprintf("event %d", i), err)
+		}
+	}
+	return a, nil
+}
+
+func (s *Store) encodeEvent(r *record, ev NewEvent) error {
+	if ev.ID == uuid.Nil {
+		return invalid("event ID is zero")
+	}
+	if err := checkEventID(ev.ID); err != nil {
+		return err
+	}
+	var err error
+	if r.name, err = payloadName(ev.Payload); err != nil {
+		return err
+	}
+	if err := checkName("event name", r.name); err != nil {
+		return err
+	}
+	if r.data, err = s.codec.Marshal(ev.Payload); err != nil {
+		return invalid("payload %q can't be encoded: %w", r.name, err)
+	}
+	if err := checkData(s.codec.Codec, r.name, r.data); err != nil {
+		return err
+	}
+	if r.decoded, err = ev.Metadata.normal(); err != nil {
+		return err
+	}
+	r.metadata = r.decoded.encode()
+	return nil
+}
+
+// checkData refuses what one of the stores could not keep byte for byte. What encoding/json
+// returns is always valid JSON, but may hold bytes of a json.RawMessage that are not UTF-8.
+func checkData(codec Codec, what string, data []byte) error {
+	if _, standard := codec.(jsonCodec); !standard && !json.Valid(data) {
+		return invalid("payload %q: the codec's result is not valid JSON", what)
+	}
+	if !utf8.Valid(data) {
+		return invalid("payload %q: its JSON is not UTF-8", what)
+	}
+	return nil
+}
+
+// maxRepeats bounds how often an append is repeated for reasons that are not the caller's; with
+// the back-off this is more than ten seconds.
+const maxRepeats = 150
+
+// store has the backend append, repeats what is worth repeating, and tells a conflict from an
+// append that has been stored before. It returns a.rows, or the rows stored before.
+func (s *Store) store(ctx context.Context, a *appendCall) ([]record, error) {
+	for attempt := 1; ; attempt++ {
+		err := s.backend.append(ctx, a)
+		if err == nil {
+			return a.rows, nil
+		}
+		if errors.Is(err, errVersion) {
+			var stored []record
+			if stored, err = s.settle(ctx, a); err == nil {
+				return stored, nil
+			}
+		}
+		if !errors.Is(err, errRepeat) {
+			return nil, err
+		}
+		if s.inTx {
+			return nil, fmt.Errorf("%w: %w", ErrRetryTx, err)
+		}
+		if attempt == maxRepeats {
+			return nil, err
+		}
+		s.opts.Logger.DebugContext(ctx, "append repeated", "stream", a.stream, "aggregate", a.aggregateID, "attempt", attempt, "error", err)
+		if err := backOff(ctx, attempt); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// settle decides what a refused append was: stored before (its rows are returned), a conflict, or
+// a race that is over (errRepeat).
+func (s *Store) settle(ctx context.Context, a *appendCall) ([]record, error) {
+	v, err := s.backend.resolve(ctx, a)
+	switch {
+	case err != nil:
+		return nil, err
+	case !v.found:
+		return nil, fmt.Errorf("%w: %q", ErrStreamNotFound, a.stream)
+	case repeats(a, v.stored):
+		return v.stored, nil
+	case len(v.stored) == 0 && !v.taken && a.expected.admits(v.actual):
+		return nil, errRepeat
+	}
+	s.opts.Logger.DebugContext(ctx, "append conflicts", "stream", a.stream, "aggregate", a.aggregateID, "expected", a.expected, "actual", v.actual)
+	return nil, &ConflictError{Stream: a.stream, AggregateID: a.aggregateID, Expected: a.expected, Actual: v.actual}
+}
+
+// repeats says whether stored are the very events that a wants stored: the same IDs in the same
+// order, one after the other in the same aggregate.
+func repeats(a *appendCall, stored []record) bool {
+	if len(stored) != len(a.rows) {
+		return false
+	}
+	for i, r := range stored {
+		if r.id != a.rows[i].id || r.stream != a.stream || r.aggregateID != a.aggregateID || r.version != stored[0].version+int64(i) {
+			return false
+		}
+	}
+	return true
+}
+
+// stored turns rows into the events that an append returns. Those stored by an earlier call have
+// been read, and so pass the middleware for that.
+func (s *Store) stored(ctx context.Context, rows []record, earlier bool) ([]Event, error) {
+	events := make([]Event, len(rows))
+	for i := range rows {
+		var err error
+		if earlier {
+			events[i], err = s.load(ctx, &rows[i])
+		} else {
+			events[i], err = s.event(&rows[i])
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return events, nil
+}
+
+// backOff waits before another attempt: up to 2^attempt milliseconds and never more than 100,
+// with full jitter so that those who collided part ways.
+func backOff(ctx context.Context, attempt int) error {
+	longest := min(100*time.Millisecond, time.Millisecond<<min(attempt, 10))
+	t := time.NewTimer(rand.N(longest))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}

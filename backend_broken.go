@@ -1,0 +1,38 @@
+package eventstore
+
+import (
+	"context"
+	"database/sql"
+	"io"
+	"time"
+)
+
+// brokenBackend fails every call with the same error: it stands in where there is no backend, and
+// no call to say so in time.
+type brokenBackend struct{ err error }
+
+func (b *brokenBackend) install(context.Context) error { return b.err }
+func (b *brokenBackend) writeSchema(io.Writer) error   { return b.err }
+func (b *brokenBackend) withTx(*sql.Tx) backend        { return b }
+
+func (b *brokenBackend) createStream(context.Context, string, []byte, time.Time) (bool, error) {
+	return false, b.err
+}
+func (b *brokenBackend) deleteStream(context.Context, string) (bool, error) { return false, b.err }
+func (b *brokenBackend) hasStream(context.Context, string) (bool, error)    { return false, b.err }
+func (b *brokenBackend) streams(context.Context, string) ([]streamRow, error) {
+	return nil, b.err
+}
+func (b *brokenBackend) setStreamMetadata(context.Context, string, []byte) (bool, error) {
+	return false, b.err
+}
+func (b *brokenBackend) append(context.Context, *appendCall) error { return b.err }
+func (b *brokenBackend) resolve(context.Context, *appendCall) (verdict, error) {
+	return verdict{}, b.err
+}
+func (b *brokenBackend) readPage(context.Context, *page) ([]record, bool, error) {
+	return nil, false, b.err
+}
+func (b *brokenBackend) readAggregate(context.Context, string, string, int64, int) ([]record, error) {
+	return nil, b.err
+}

@@ -1,0 +1,293 @@
+package eventstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+)
+
+// sqlBackend is the one execution path for all databases: what to run, when, and what to make of
+// the outcome. The texts are the dialect's.
+type sqlBackend struct {
+	*sqlShared
+	tx *sql.Tx // the caller's, or nil
+}
+
+// sqlShared is what the backends of a store and of its WithTx copies have in common.
+type sqlShared struct {
+	db      *sql.DB
+	dialect *Dialect
+	prefix  string
+	text    *statements
+	cache   *statementCache
+	hints   appendHints
+}
+
+func newSQLBackend(db *sql.DB, dialect *Dialect, prefix string) *sqlBackend {
+	shared := &sqlShared{db: db, dialect: dialect, prefix: prefix, text: &dialect.statements}
+	shared.cache = newStatementCache(db, dialect, prefix)
+	// A store needs no closing, but the server should not keep its prepared statements for as
+	// long as the caller keeps the pool.
+	runtime.AddCleanup(shared, func(c *statementCache) { c.close() }, shared.cache)
+	return &sqlBackend{sqlShared: shared}
+}
+
+func (b *sqlBackend) withTx(tx *sql.Tx) backend {
+	if tx == nil {
+		return &brokenBackend{err: invalid("tx is nil")}
+	}
+	return &sqlBackend{sqlShared: b.sqlShared, tx: tx}
+}
+
+// conn is where statements run: a transaction, one connection, or (both nil) the pool.
+type conn struct {
+	b   *sqlBackend
+	tx  *sql.Tx
+	one *sql.Conn
+}
+
+func (b *sqlBackend) conn() conn { return conn{b: b, tx: b.tx} }
+
+// runner is what can run a statement: *sql.DB, *sql.Conn and *sql.Tx, and *sql.Stmt with its text
+// left out.
+type runner interface {
+	ExecContext(ctx context.Context, text string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error)
+}
+
+type prepared struct{ *sql.Stmt }
+
+func (p prepared) ExecContext(ctx context.Context, _ string, args ...any) (sql.Result, error) {
+	return p.Stmt.ExecContext(ctx, args...)
+}
+
+func (p prepared) QueryContext(ctx context.Context, _ string, args ...any) (*sql.Rows, error) {
+	return p.Stmt.QueryContext(ctx, args...)
+}
+
+// runner returns what runs st here.
+func (c conn) runner(ctx context.Context, st *statement) runner {
+	switch {
+	case c.one != nil:
+		return c.one
+	case c.tx != nil && st.stmt != nil:
+		return prepared{c.tx.StmtContext(ctx, st.stmt)}
+	case c.tx != nil:
+		return c.tx
+	case st.stmt != nil:
+		return prepared{st.stmt}
+	}
+	return c.b.db
+}
+
+// exec runs a statement that returns no rows.
+func (c conn) exec(ctx context.Context, text string, args ...any) (sql.Result, error) {
+	st, err := c.b.cache.get(ctx, text, c.tx == nil && c.one == nil && len(args) > 0)
+	if err != nil {
+		return nil, err
+	}
+	defer st.release()
+	return c.runner(ctx, st).ExecContext(ctx, st.text, args...)
+}
+
+// query runs a statement and calls scan for each of its rows. The rows are closed when it
+// returns, and what ended them early is its error.
+func (c conn) query(ctx context.Context, scan func(*sql.Rows) error, text string, args ...any) error {
+	st, err := c.b.cache.get(ctx, text, c.tx == nil && c.one == nil && len(args) > 0)
+	if err != nil {
+		return err
+	}
+	defer st.release()
+	rows, err := c.runner(ctx, st).QueryContext(ctx, st.text, args...)
+	if err != nil {
+		return err
+	}
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return errors.Join(err, rows.Close())
+		}
+	}
+	return errors.Join(rows.Err(), rows.Close())
+}
+
+// row is query for a statement that returns one row or none.
+func (c conn) row(ctx context.Context, dest []any, text string, args ...any) (found bool, err error) {
+	err = c.query(ctx, func(rows *sql.Rows) error {
+		found = true
+		return rows.Scan(dest...)
+	}, text, args...)
+	return found, err
+}
+
+// transact runs fn in the caller's transaction, or else in one of its own, which it repeats when
+// the database asks for that.
+func (b *sqlBackend) transact(ctx context.Context, op string, fn func(conn) error) error {
+	return b.run(ctx, op, func(c conn) error {
+		if c.tx != nil {
+			return fn(c)
+		}
+		tx, err := b.db.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		if err := fn(conn{b: b, tx: tx}); err != nil {
+			// The error that matters is fn's: a rollback fails only with a connection that is gone.
+			_ = tx.Rollback()
+			return err
+		}
+		return tx.Commit()
+	})
+}
+
+// run calls fn, which must not have effects when it fails, again for as long as the database asks
+// for that, and says in its error which operation it was.
+func (b *sqlBackend) run(ctx context.Context, op string, fn func(conn) error) error {
+	for attempt := 1; ; attempt++ {
+		err := b.failed(op, fn(b.conn()))
+		if !errors.Is(err, errRepeat) || attempt == maxRepeats {
+			return err
+		}
+		if err := backOff(ctx, attempt); err != nil {
+			return err
+		}
+	}
+}
+
+// failed turns an error of the driver into one of the store's. Those that ask for a repetition
+// become errRepeat, or, in the caller's transaction, ErrRetryTx.
+func (b *sqlBackend) failed(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	switch b.dialect.classify(err) {
+	case faultNoTable:
+		return fmt.Errorf("%w (%w)", ErrNotInstalled, err)
+	case faultRepeat:
+		if b.tx != nil {
+			return fmt.Errorf("%w: %s: %w", ErrRetryTx, op, err)
+		}
+		return &repeatError{op, err}
+	}
+	if errors.Is(err, errVersion) || errors.Is(err, errRepeat) || errors.Is(err, ErrInvalid) {
+		return err
+	}
+	return fmt.Errorf("eventstore: %s: %w", op, err)
+}
+
+// repeatError is an errRepeat that the database asked for.
+type repeatError struct {
+	op  string
+	err error
+}
+
+func (e *repeatError) Error() string        { return "eventstore: " + e.op + ": " + e.err.Error() }
+func (e *repeatError) Unwrap() error        { return e.err }
+func (e *repeatError) Is(target error) bool { return target == errRepeat }
+
+func (b *sqlBackend) createStream(ctx context.Context, name string, metadata []byte, at time.Time) (bool, error) {
+	var created bool
+	err := b.run(ctx, "create stream", func(c conn) error {
+		res, err := c.exec(ctx, b.text.createStream, name, string(metadata), b.timeArg(at))
+		if b.dialect.classify(err) == faultTaken {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		n, err := res.RowsAffected()
+		created = n == 1
+		return err
+	})
+	return created, err
+}
+
+func (b *sqlBackend) deleteStream(ctx context.Context, name string) (bool, error) {
+	var found bool
+	err := b.transact(ctx, "delete stream", func(c conn) error {
+		var id int64
+		var err error
+		if found, err = c.row(ctx, []any{&id}, b.text.lockStream, name); err != nil || !found {
+			return err
+		}
+		if _, err := c.exec(ctx, b.text.deleteStream, id); err != nil {
+			return err
+		}
+		_, err = c.exec(ctx, b.text.eraseStream, id)
+		return err
+	})
+	return found, err
+}
+
+func (b *sqlBackend) hasStream(ctx context.Context, name string) (bool, error) {
+	var found bool
+	err := b.run(ctx, "look for stream", func(c conn) (err error) {
+		found, err = c.row(ctx, []any{new(int64)}, b.text.hasStream, name)
+		return err
+	})
+	return found, err
+}
+
+func (b *sqlBackend) streams(ctx context.Context, prefix string) ([]streamRow, error) {
+	var out []streamRow
+	err := b.run(ctx, "list streams", func(c conn) error {
+		out = nil
+		return c.query(ctx, func(rows *sql.Rows) error {
+			var row streamRow
+			if err := rows.Scan(&row.name, &row.metadata, (*dbTime)(&row.createdAt)); err != nil {
+				return err
+			}
+			out = append(out, row)
+			return nil
+		}, b.text.listStreams, prefix, prefix)
+	})
+	return out, err
+}
+
+func (b *sqlBackend) setStreamMetadata(ctx context.Context, name string, metadata []byte) (bool, error) {
+	var found bool
+	err := b.run(ctx, "set stream metadata", func(c conn) error {
+		res, err := c.exec(ctx, b.text.setStreamMetadata, string(metadata), name)
+		if err != nil {
+			return err
+		}
+		n, err := res.RowsAffected()
+		if found = n > 0; found || err != nil {
+			return err
+		}
+		// MySQL counts no row when the new value is the old one.
+		found, err = c.row(ctx, []any{new(int64)}, b.text.hasStream, name)
+		return err
+	})
+	return found, err
+}
+
+// timeArg returns a time as a parameter; the zero time is NULL.
+func (b *sqlBackend) timeArg(t time.Time) any {
+	if t.IsZero() {
+		return nil
+	}
+	return t.UTC().Format(b.dialect.timeLayout)
+}
+
+// dbTime scans a time: time.Time of a column that knows its zone, or text in UTC. DATETIME columns
+// of MySQL are selected as text, because the driver's parseTime and loc would make of them what
+// the caller likes.
+type dbTime time.Time
+
+func (t *dbTime) Scan(src any) error {
+	switch src := src.(type) {
+	case time.Time:
+		*t = dbTime(src.UTC())
+		return nil
+	case []byte:
+		return t.Scan(string(src))
+	case string:
+		parsed, err := time.Parse("2006-01-02 15:04:05.999999", src)
+		*t = dbTime(parsed)
+		return err
+	}
+	return fmt.Errorf("a time came as %T", src)
+}

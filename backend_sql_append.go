@@ -1,0 +1,366 @@
+package eventstore
+
+import (
+	"context"
+	"database/sql"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Rows per statement: as many as parameters are allowed (65,535 on both databases), and no more
+// bytes than a server takes in one packet (16 MiB on MariaDB, unless it was told otherwise).
+const (
+	maxRows      = 5000
+	maxArrayRows = 50000
+	maxRowBytes  = 4 << 20
+	valueRows    = 16 // up to so many rows go as VALUES where arrays are an alternative
+)
+
+// append stores an append's rows with one statement, or, where one can't hold them all, with
+// several in a transaction.
+func (b *sqlBackend) append(ctx context.Context, a *appendCall) error {
+	chunks := b.chunks(a.rows)
+	if len(chunks) == 1 {
+		c := b.conn()
+		return b.failed("append", b.insert(ctx, c, a, a.rows, a.expected))
+	}
+	if b.tx != nil {
+		return b.failed("append", b.insertChunks(ctx, b.conn(), a, chunks))
+	}
+	tx, err := b.db.BeginTx(ctx, nil)
+	if err != nil {
+		return b.failed("append", err)
+	}
+	if err := b.insertChunks(ctx, conn{b: b, tx: tx}, a, chunks); err != nil {
+		// The error that matters is the first: a rollback fails only with a connection that is gone.
+		_ = tx.Rollback()
+		return b.failed("append", err)
+	}
+	return b.failed("append", tx.Commit())
+}
+
+func (b *sqlBackend) chunks(rows []record) [][]record {
+	most := maxRows
+	if b.text.insertArrays != "" {
+		most = maxArrayRows
+	}
+	var out [][]record
+	for len(rows) > 0 {
+		n, bytes := 0, 0
+		for n < len(rows) && n < most {
+			if bytes += len(rows[n].data) + len(rows[n].metadata); bytes > maxRowBytes && n > 0 {
+				break
+			}
+			n++
+		}
+		out, rows = append(out, rows[:n]), rows[n:]
+	}
+	return out
+}
+
+func (b *sqlBackend) insertChunks(ctx context.Context, c conn, a *appendCall, chunks [][]record) error {
+	expected := a.expected
+	for _, rows := range chunks {
+		if err := b.insert(ctx, c, a, rows, expected); err != nil {
+			return err
+		}
+		expected = ExpectedVersion(rows[len(rows)-1].version)
+	}
+	return nil
+}
+
+// insert stores rows with one statement and completes them.
+func (b *sqlBackend) insert(ctx context.Context, c conn, a *appendCall, rows []record, expected ExpectedVersion) error {
+	if b.dialect.returning {
+		return b.insertReturning(ctx, c, a, rows, expected)
+	}
+	return b.insertGuarded(ctx, c, a, rows, expected)
+}
+
+// insertReturning is for databases where one statement can find the stream and the aggregate's
+// version, insert accordingly, and return what it stored. It stores nothing if the aggregate is
+// not as expected; a unique key decides races.
+func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendCall, rows []record, expected ExpectedVersion) error {
+	low, high := int64(expected), int64(expected)
+	switch expected {
+	case AnyVersion:
+		low, high = 0, math.MaxInt64
+	case MustExist:
+		low, high = 1, math.MaxInt64
+	}
+	text, args := b.valuesInsert(rows)
+	if len(rows) > valueRows {
+		text, args = b.text.insertArrays, arrayArgs(rows)
+	}
+	args = append([]any{b.timeArg(a.at), a.aggregateID, a.stream}, args...)
+	args = append(args, low, high)
+	if c.tx != nil {
+		// A unique violation would abort the caller's transaction, so conflicts are skipped, and
+		// what was inserted beside them is taken back below.
+		text += b.text.insertShared
+	}
+	text += "\nRETURNING position, version, recorded_at"
+
+	n := 0
+	err := c.query(ctx, func(r *sql.Rows) error {
+		row := &rows[n]
+		n++
+		return r.Scan(&row.position, &row.version, (*dbTime)(&row.recordedAt))
+	}, text, args...)
+	switch {
+	case b.dialect.classify(err) == faultTaken:
+		return errVersion
+	case err != nil:
+		return err
+	case n == len(rows):
+		return nil
+	case n > 0:
+		if err := b.dropRows(ctx, c, rows[:n]); err != nil {
+			return err
+		}
+	}
+	return errVersion
+}
+
+func (b *sqlBackend) valuesInsert(rows []record) (string, []any) {
+	args := make([]any, 0, 5*len(rows)+5)
+	for i := range rows {
+		r := &rows[i]
+		args = append(args, i+1, b.dialect.eventID(r.id), r.name, string(r.data), string(r.metadata))
+	}
+	list := strings.TrimSuffix(strings.Repeat(b.text.insertRow+", ", len(rows)), ", ")
+	return b.text.insert + list + b.text.insertTail, args
+}
+
+// arrayArgs returns the rows' columns as array literals of Postgres. As text they pass through
+// every driver and protocol mode alike.
+func arrayArgs(rows []record) []any {
+	column := func(get func(*record) string) any {
+		var b strings.Builder
+		for i := range rows {
+			b.WriteByte("{,"[min(i, 1)])
+			b.WriteByte('"')
+			for s := get(&rows[i]); s != ""; {
+				n := strings.IndexAny(s, `"\`)
+				if n < 0 {
+					b.WriteString(s)
+					break
+				}
+				b.WriteString(s[:n])
+				b.WriteByte('\\')
+				b.WriteByte(s[n])
+				s = s[n+1:]
+			}
+			b.WriteByte('"')
+		}
+		b.WriteByte('}')
+		return b.String()
+	}
+	return []any{
+		column(func(r *record) string { return r.id.String() }),
+		column(func(r *record) string { return r.name }),
+		column(func(r *record) string { return string(r.data) }),
+		column(func(r *record) string { return string(r.metadata) }),
+	}
+}
+
+// dropRows takes rows back that this very transaction has inserted; their positions become holes
+// like those of a rollback.
+func (b *sqlBackend) dropRows(ctx context.Context, c conn, rows []record) error {
+	for part := range slices.Chunk(rows, 1000) {
+		args := make([]any, len(part))
+		for i := range part {
+			args[i] = int64(part[i].position)
+		}
+		if _, err := c.exec(ctx, b.text.dropEvents+placeholders(len(args))+")", args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// placeholders returns n parameters for a list.
+func placeholders(n int) string { return strings.TrimSuffix(strings.Repeat("?, ", n), ", ") }
+
+// insertGuarded is for databases where only INSERT ... VALUES hands out consecutive positions and
+// says where they begin. Versions are numbered by the caller, on a guard that fails the statement
+// if the stream or the version before them is missing; a unique key fails it if they are taken.
+// What has to be known for that (the stream's id, with AnyVersion and MustExist the aggregate's
+// version, and the database's time) is remembered from earlier statements, and looked up otherwise.
+func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendCall, rows []record, expected ExpectedVersion) error {
+	h, ok := b.hints.get(a.stream, a.aggregateID, expected, c.tx != nil)
+	if !ok {
+		found, err := b.look(ctx, c, a, &h)
+		if err != nil {
+			return err
+		}
+		if !found || !expected.admits(h.version) {
+			return errVersion
+		}
+	}
+	at := a.at
+	if at.IsZero() {
+		at = h.now.Truncate(time.Microsecond)
+	}
+	text, args := b.guardedInsert(a, rows, h, at)
+	res, err := c.exec(ctx, text, args...)
+	if err != nil {
+		b.hints.forget(a.stream, a.aggregateID)
+		if b.dialect.classify(err) == faultTaken {
+			return errVersion
+		}
+		return err
+	}
+	first, err := res.LastInsertId()
+	if err != nil {
+		return err
+	}
+	for i := range rows {
+		r := &rows[i]
+		r.position, r.version, r.recordedAt = Position(first+int64(i)*h.step), h.version+int64(i)+1, at
+	}
+	if c.tx == nil && expected < 0 {
+		b.hints.advance(a.stream, a.aggregateID, h.version+int64(len(rows)))
+	}
+	return nil
+}
+
+func (b *sqlBackend) guardedInsert(a *appendCall, rows []record, h appendHint, at time.Time) (string, []any) {
+	args := make([]any, 0, 8*len(rows)+4)
+	first := b.text.insertGuard
+	if args = append(args, h.stream, h.stream); h.version > 0 {
+		first = b.text.insertGuardV
+		args = append(args, h.stream, a.aggregateID, h.version)
+	}
+	when := at.Format(b.dialect.timeLayout)
+	for i := range rows {
+		r := &rows[i]
+		if i > 0 {
+			args = append(args, h.stream)
+		}
+		args = append(args, a.aggregateID, h.version+int64(i)+1, b.dialect.eventID(r.id), r.name, string(r.data), string(r.metadata), when)
+	}
+	return b.text.insert + first + strings.Repeat(", "+b.text.insertRow, len(rows)-1), args
+}
+
+// look finds out what an append has to know, and remembers what others can use.
+func (b *sqlBackend) look(ctx context.Context, c conn, a *appendCall, h *appendHint) (found bool, err error) {
+	var now time.Time
+	found, err = c.row(ctx, []any{&h.stream, &h.version, (*dbTime)(&now), &h.step}, b.text.state, a.aggregateID, a.stream)
+	if err == nil && found {
+		h.now = now
+		b.hints.learn(a.stream, *h)
+	}
+	return found, err
+}
+
+func (b *sqlBackend) resolve(ctx context.Context, a *appendCall) (verdict, error) {
+	var v verdict
+	err := b.run(ctx, "resolve conflict", func(c conn) error {
+		v = verdict{}
+		var h appendHint
+		var err error
+		if v.found, err = b.look(ctx, c, a, &h); err != nil || !v.found {
+			return err
+		}
+		v.actual = h.version
+		lock := ""
+		if c.tx != nil && b.text.lockRead != "" {
+			// The transaction's snapshot may be older than what refused the append.
+			lock = b.text.lockRead
+			if v.taken, err = c.row(ctx, []any{new(int64)}, b.text.versionTaken, a.stream, a.aggregateID, h.version+1); err != nil {
+				return err
+			}
+		}
+		for part := range slices.Chunk(a.rows, 1000) {
+			args := make([]any, len(part))
+			for i := range part {
+				args[i] = b.dialect.eventID(part[i].id)
+			}
+			ids := strings.TrimSuffix(strings.Repeat(b.text.idValue+", ", len(args)), ", ")
+			rows, err := b.records(ctx, c, "SELECT "+b.text.columns+" FROM "+b.text.fromAll+"\nWHERE e.event_id IN ("+ids+")"+lock, args...)
+			if err != nil {
+				return err
+			}
+			v.stored = append(v.stored, rows...)
+		}
+		slices.SortFunc(v.stored, byPosition)
+		return nil
+	})
+	return v, err
+}
+
+// appendHint is what insertGuarded has to know.
+type appendHint struct {
+	stream  int64 // id
+	version int64 // of the aggregate
+	now     time.Time
+	step    int64 // from one position of a statement to the next: auto_increment_increment
+}
+
+// appendHints remember what an append would otherwise look up. None of it has to be right: the
+// statement's guard and unique key find out, and what was wrong is forgotten.
+type appendHints struct {
+	mu       sync.Mutex
+	streams  map[string]int64
+	versions map[aggregateKey]int64
+	now      time.Time // the database's, when learnt was the time here
+	learnt   time.Time
+	step     int64
+}
+
+type aggregateKey struct{ stream, id string }
+
+const (
+	maxHints = 10000
+	// maxHintAge bounds how far the clock here can drift from the database's.
+	maxHintAge = time.Minute
+)
+
+func (h *appendHints) get(stream, id string, expected ExpectedVersion, inTx bool) (appendHint, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	age := time.Since(h.learnt)
+	hint := appendHint{version: int64(expected), now: h.now.Add(age), step: h.step}
+	var ok bool
+	if hint.stream, ok = h.streams[stream]; !ok || age > maxHintAge {
+		return appendHint{}, false
+	}
+	if expected >= 0 {
+		return hint, true
+	}
+	if inTx {
+		return appendHint{}, false // it may see, or have done, what others have not
+	}
+	hint.version, ok = h.versions[aggregateKey{stream, id}]
+	return hint, ok && expected.admits(hint.version)
+}
+
+func (h *appendHints) learn(stream string, hint appendHint) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.streams) >= maxHints || h.streams == nil {
+		h.streams = map[string]int64{}
+	}
+	h.streams[stream] = hint.stream
+	h.now, h.learnt, h.step = hint.now, time.Now(), hint.step
+}
+
+func (h *appendHints) advance(stream, id string, version int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.versions) >= maxHints || h.versions == nil {
+		h.versions = map[aggregateKey]int64{}
+	}
+	h.versions[aggregateKey{stream, id}] = version
+}
+
+func (h *appendHints) forget(stream, id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.streams, stream)
+	delete(h.versions, aggregateKey{stream, id})
+}

@@ -1,0 +1,117 @@
+package eventstore
+
+import (
+	"strconv"
+	"strings"
+)
+
+// Dialect is what one kind of database needs said in its own words: the text of statements and
+// the meaning of error codes. [Postgres] and [MySQL] are the ones there are; they never change and
+// can be shared by any number of stores.
+//
+// Statements are written with ? for a parameter and {streams}, {events} and so on for the store's
+// tables; they are put into the database's form when first used. Nothing else is ever
+// interpolated, but for the number of rows or values in a list.
+type Dialect struct {
+	name string
+
+	// numbered says that parameters are $1, $2 and so on.
+	numbered bool
+	// prepares says that the driver sends a statement in one round trip only once it has been
+	// prepared, so that the store keeps prepared statements.
+	prepares bool
+	// returning says that INSERT returns what it stored; the append statement then finds the
+	// stream's id and the aggregate's version by itself.
+	returning bool
+
+	// schema are the steps from nothing to today's tables; they are only ever added to. A
+	// database's schema version says how many of them it has.
+	schema     [][]string
+	statements statements
+
+	// timeLayout formats a time in UTC as a parameter.
+	timeLayout string
+	// eventID returns an event ID as a parameter.
+	eventID func(id [16]byte) any
+	// classify says what an error of the driver means.
+	classify func(err error) fault
+}
+
+// statements are a dialect's texts. A name says what a statement does; backend_sql.go says when.
+type statements struct {
+	// Installing.
+	lockSchema    string // parameter: a name; waits for the lock
+	unlockSchema  string // "": with the transaction
+	encoding      string // one row: the text encoding in use, and whether it will do
+	createMeta    string
+	schemaVersion string
+	setVersion    string // parameter: version
+
+	// Streams.
+	createStream      string // name, metadata, time; 0 rows: it exists
+	lockStream        string // name; one row: id
+	deleteStream      string // id
+	eraseStream       string // id; makes a stream's events gap rows
+	hasStream         string // name
+	listStreams       string // prefix, prefix
+	setStreamMetadata string // metadata, name
+
+	// Appending.
+	insert       string // up to the rows
+	insertRow    string // one row of VALUES
+	insertGuard  string // Only where !returning, the first row of VALUES: id, id
+	insertGuardV string // the same: id, id, id, aggregate id, version
+	insertTail   string // behind the rows
+	insertArrays string // the whole statement for many rows, which come as arrays; "": there is none
+	insertShared string // put behind the statement inside a caller's transaction
+	state        string // aggregate id, name; one row: stream id, version, the database's time, step between positions
+	versionTaken string // name, aggregate id, version; at the latest, whatever the isolation
+	dropEvents   string // up to the list of positions
+
+	// Reading.
+	columns     string // of an event e in a stream s
+	streamName  string // a parameter in place of the stream's name among the columns
+	fromAll     string // e and s, driven by e
+	lockRead    string // put behind a read to see the latest, whatever the isolation; "": not needed
+	metadataHas string // a condition: e's metadata hold a text
+	timeValue   string // a time as a parameter
+	idValue     string // an event ID as a parameter
+}
+
+// fault is what an error means to the store.
+type fault int
+
+const (
+	faultOther   fault = iota
+	faultTaken         // a unique key or a guard of the append statement refused the row
+	faultRepeat        // deadlock, serialisation failure, lock time-out: the transaction can be repeated
+	faultNoTable       // a table or a column is missing
+)
+
+// tables are the names that a statement can hold in braces.
+var tables = []string{"meta", "streams", "events", "snapshots", "projections", "parked"}
+
+// bind puts a statement into the form in which the database takes it.
+func (d *Dialect) bind(prefix, text string) string {
+	pairs := make([]string, 0, 2*len(tables))
+	for _, table := range tables {
+		pairs = append(pairs, "{"+table+"}", prefix+table)
+	}
+	text = strings.NewReplacer(pairs...).Replace(text)
+	if !d.numbered {
+		return text
+	}
+	var b strings.Builder
+	n := 0
+	for {
+		before, after, found := strings.Cut(text, "?")
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		n++
+		b.WriteByte('$')
+		b.WriteString(strconv.Itoa(n))
+		text = after
+	}
+}

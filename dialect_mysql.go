@@ -1,0 +1,121 @@
+package eventstore
+
+import (
+	"errors"
+
+	"github.com/go-sql-driver/mysql"
+)
+
+// MySQL is the dialect of MySQL 8.0 and later and of MariaDB 10.6 and later, through
+// github.com/go-sql-driver/mysql. The connection's character set must be utf8mb4, the driver's
+// default.
+var MySQL = &Dialect{
+	name:       "mysql",
+	prepares:   true,
+	schema:     mysqlSchema,
+	timeLayout: "2006-01-02 15:04:05.000000", // without a zone, or the server would convert it
+	classify:   classifyMySQL,
+	eventID:    func(id [16]byte) any { return id[:] },
+	statements: statements{
+		lockSchema:   `SELECT GET_LOCK(CONCAT(CRC32(DATABASE()), ':', ?), 3600)`,
+		unlockSchema: `SELECT RELEASE_LOCK(CONCAT(CRC32(DATABASE()), ':', ?))`,
+		encoding: `
+SELECT @@character_set_connection, @@character_set_connection = 'utf8mb4' AND @@character_set_client = 'utf8mb4'`,
+		createMeta: `
+CREATE TABLE IF NOT EXISTS {meta} (
+    name  VARBINARY(64) NOT NULL PRIMARY KEY,
+    value BIGINT        NOT NULL
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`,
+		schemaVersion: `SELECT value FROM {meta} WHERE name = 'schema'`,
+		setVersion:    `REPLACE INTO {meta} (name, value) VALUES ('schema', ?)`,
+
+		createStream: `
+INSERT INTO {streams} (name, metadata, created_at)
+VALUES (?, ?, COALESCE(?, UTC_TIMESTAMP(6)))`,
+		lockStream:   `SELECT id FROM {streams} WHERE name = ? FOR UPDATE`,
+		deleteStream: `DELETE FROM {streams} WHERE id = ?`,
+		eraseStream: `
+UPDATE {events}
+SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
+    event_id = UNHEX(CONCAT('e5e5000000000000', LPAD(HEX(position), 16, '0')))
+WHERE stream_id = ?`,
+		hasStream:         `SELECT 1 FROM {streams} WHERE name = ?`,
+		listStreams:       `SELECT name, metadata, CAST(created_at AS CHAR) FROM {streams} WHERE LEFT(name, LENGTH(?)) = ? ORDER BY name`,
+		setStreamMetadata: `UPDATE {streams} SET metadata = ? WHERE name = ?`,
+
+		insert: `
+INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
+VALUES `,
+		insertRow: `(?, ?, ?, ?, ?, ?, ?, ?)`,
+		// A guard that finds something missing returns two rows where one may be: an error in
+		// every SQL mode, where a NULL would become 0 if strict mode is off. The one on events
+		// reads through a derived table with LIMIT, because an INSERT can't name its own table
+		// directly. Both look for one value of a unique key and so lock a record and no gap.
+		insertGuard: `((SELECT CAST(? AS SIGNED) UNION ALL
+  SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {streams} WHERE id = ?)), ?, ?, ?, ?, ?, ?, ?)`,
+		insertGuardV: `((SELECT CAST(? AS SIGNED) UNION ALL
+  SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {streams} WHERE id = ?)
+  UNION ALL
+  SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM (
+    SELECT 1 FROM {events} WHERE stream_id = ? AND aggregate_id = ? AND version = ? LIMIT 1) previous)), ?, ?, ?, ?, ?, ?, ?)`,
+		state: `
+SELECT s.id,
+       (SELECT COALESCE(MAX(version), 0) FROM {events} WHERE stream_id = s.id AND aggregate_id = ?),
+       CAST(UTC_TIMESTAMP(6) AS CHAR), @@auto_increment_increment
+FROM {streams} s WHERE s.name = ?`,
+		versionTaken: `
+SELECT 1 FROM {events}
+WHERE stream_id = (SELECT id FROM {streams} WHERE name = ?) AND aggregate_id = ? AND version = ?
+LOCK IN SHARE MODE`,
+
+		columns:     `e.position, s.name AS stream, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, CAST(e.recorded_at AS CHAR) AS recorded_at`,
+		streamName:  `?`,
+		fromAll:     `{events} e STRAIGHT_JOIN {streams} s ON s.id = e.stream_id`,
+		lockRead:    ` LOCK IN SHARE MODE`,
+		metadataHas: `LOCATE(?, e.metadata) > 0`,
+		timeValue:   `CAST(? AS DATETIME(6))`,
+		idValue:     `?`,
+	},
+}
+
+var mysqlSchema = [][]string{
+	{`
+CREATE TABLE IF NOT EXISTS {streams} (
+    id         BIGINT         NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    name       VARBINARY(255) NOT NULL UNIQUE,
+    metadata   LONGTEXT       NOT NULL,
+    created_at DATETIME(6)    NOT NULL
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`, `
+CREATE TABLE IF NOT EXISTS {events} (
+    position     BIGINT         NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    stream_id    BIGINT         NOT NULL,
+    aggregate_id VARBINARY(255) NOT NULL,
+    version      BIGINT         NOT NULL,
+    event_id     BINARY(16)     NOT NULL,
+    name         VARBINARY(255) NOT NULL,
+    data         LONGTEXT       NOT NULL,
+    metadata     LONGTEXT       NOT NULL,
+    recorded_at  DATETIME(6)    NOT NULL,
+    UNIQUE KEY (stream_id, aggregate_id, version),
+    UNIQUE KEY (event_id),
+    KEY (stream_id, position)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`,
+	},
+}
+
+// classifyMySQL goes by the server's error numbers.
+func classifyMySQL(err error) fault {
+	var e *mysql.MySQLError
+	if !errors.As(err, &e) {
+		return faultOther
+	}
+	switch e.Number {
+	case 1062, 1242: // ER_DUP_ENTRY; ER_SUBQUERY_NO_1_ROW, which insertGuard makes
+		return faultTaken
+	case 1205, 1213, 1020, 3572: // lock wait time-out, deadlock, record changed (MariaDB's snapshot isolation), no wait
+		return faultRepeat
+	case 1146, 1054: // no such table, unknown column
+		return faultNoTable
+	}
+	return faultOther
+}

@@ -1,0 +1,84 @@
+package eventstore
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors to branch on with [errors.Is]. Errors of the database itself are wrapped and reach the
+// caller through [errors.As] and [errors.Is] like the context's own.
+var (
+	// ErrConflict is what every [*ConflictError] is.
+	ErrConflict = errors.New("eventstore: version conflict")
+
+	// ErrStreamExists says that a stream of this name is there already.
+	ErrStreamExists = errors.New("eventstore: stream exists")
+
+	// ErrStreamNotFound says that no stream of this name exists; streams are made by
+	// [Store.CreateStream], never by an append.
+	ErrStreamNotFound = errors.New("eventstore: stream not found")
+
+	// ErrAggregateNotFound says that an aggregate has no events.
+	ErrAggregateNotFound = errors.New("eventstore: aggregate not found")
+
+	// ErrUnknownEvent says that nothing in a list of folds, or not the type asked for, goes by
+	// the event's name.
+	ErrUnknownEvent = errors.New("eventstore: unknown event")
+
+	// ErrUnknownCommand says that no entry of [Aggregate].Commands takes the command's type.
+	ErrUnknownCommand = errors.New("eventstore: unknown command")
+
+	// ErrProjectionNotFound says that no projection of this name has ever run.
+	ErrProjectionNotFound = errors.New("eventstore: projection not found")
+
+	// ErrLeaseLost says that another runner has taken a projection over. [Step.Emit],
+	// [Step.LinkTo] and [Step.Tx] return it; the transaction they belong to can't commit.
+	ErrLeaseLost = errors.New("eventstore: lease lost")
+
+	// ErrRetryTx says that the caller's transaction has met a deadlock, a serialisation failure
+	// or a lost position: roll it back and run it again.
+	ErrRetryTx = errors.New("eventstore: roll back and retry the transaction")
+
+	// ErrInvalid says that an argument, an option or a definition can't be used; the text names
+	// it. Nothing was stored.
+	ErrInvalid = errors.New("eventstore: invalid")
+
+	// ErrNotInstalled says that the store's tables are missing or older than this package.
+	ErrNotInstalled = errors.New("eventstore: tables are missing or out of date: call Store.Install first")
+)
+
+// ConflictError says that an append found its aggregate at another version than expected, or the
+// IDs of its events already in use for something else. [errors.Is] knows it as [ErrConflict].
+// Nothing of the append was stored.
+type ConflictError struct {
+	Stream, AggregateID string
+	Expected            ExpectedVersion
+	Actual              int64 // the aggregate's version; zero: it has no events
+}
+
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("%v: aggregate %q of stream %q: expected %s, is at version %d",
+		ErrConflict, e.AggregateID, e.Stream, e.Expected, e.Actual)
+}
+
+// Is makes every *ConflictError an [ErrConflict].
+func (e *ConflictError) Is(target error) bool { return target == ErrConflict }
+
+// invalidError is an ErrInvalid that says what about which argument.
+type invalidError struct{ err error }
+
+func (e *invalidError) Error() string        { return ErrInvalid.Error() + ": " + e.err.Error() }
+func (e *invalidError) Unwrap() error        { return e.err }
+func (e *invalidError) Is(target error) bool { return target == ErrInvalid }
+
+func invalid(format string, args ...any) error {
+	return &invalidError{fmt.Errorf(format, args...)}
+}
+
+// within says where err was found, behind the one prefix that the text of an error begins with.
+func within(where string, err error) error {
+	if e, ok := err.(*invalidError); ok {
+		return invalid("%s: %w", where, e.err)
+	}
+	return fmt.Errorf("eventstore: %s: %w", where, err)
+}

@@ -1,0 +1,154 @@
+package eventstore
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+)
+
+// Payload is a domain event as the application writes it: a plain struct that names itself.
+//
+//	type Deposited struct{ Cents int64 }
+//
+//	func (Deposited) EventName() string { return "account.deposited" }
+//
+// The name is what is stored, 1 to 255 bytes of UTF-8 without NUL, and never derives from the Go
+// type's name: types can be renamed and moved freely. EventName must return the same for every
+// value of the type, the zero value included.
+type Payload interface{ EventName() string }
+
+// Position is an event's place in the store's global order, from 1. Positions are strictly
+// increasing, but not without holes, and are never used again.
+type Position int64
+
+// NewEvent is an event about to be stored.
+type NewEvent struct {
+	// ID identifies the event for good. A zero ID gets a fresh UUIDv7; set one to be able to
+	// repeat an append whose answer was lost.
+	ID       uuid.UUID
+	Payload  Payload
+	Metadata Metadata
+}
+
+// Event is a stored event. Its Data and Metadata belong to whoever received it.
+type Event struct {
+	Position    Position
+	ID          uuid.UUID
+	Stream      string
+	AggregateID string
+	Version     int64 // place within its aggregate, from 1, without holes
+	Name        string
+	Data        []byte    // the payload as the codec wrote it, byte for byte
+	Metadata    Metadata  // never nil
+	RecordedAt  time.Time // UTC, microseconds
+
+	codec *payloadCodec
+}
+
+// Decode returns ev's payload as an E, through the codec and the upcasters of the store that ev
+// was read from (encoding/json and none, for an Event that no store returned). If neither the
+// event's name nor what the upcasters make of it is E's name, the error is [ErrUnknownEvent]; if
+// [Split] makes several E of it, the first is returned.
+func Decode[E Payload](ev Event) (E, error) {
+	var e E
+	name := nameOf[E]()
+	codec := ev.codec
+	if codec == nil {
+		codec = defaultCodec
+	}
+	err := codec.each(ev.Name, ev.Data, func(p payload) error {
+		if p.name != name {
+			return nil
+		}
+		var err error
+		e, err = payloadAs[E](codec, p)
+		if err == nil {
+			err = errFound
+		}
+		return err
+	})
+	switch {
+	case err == errFound:
+		return e, nil
+	case err != nil:
+		return e, within(fmt.Sprintf("event %d", ev.Position), err)
+	}
+	return e, fmt.Errorf("%w: %q is not %q", ErrUnknownEvent, ev.Name, name)
+}
+
+// Codec turns payloads and states into JSON text and back. It must be safe for concurrent use.
+// Marshal must return valid JSON in UTF-8, which is stored as it is: the store keeps every byte.
+type Codec interface {
+	Marshal(v any) ([]byte, error)
+	Unmarshal(data []byte, v any) error
+}
+
+// jsonCodec is the default.
+type jsonCodec struct{}
+
+func (jsonCodec) Marshal(v any) ([]byte, error)      { return json.Marshal(v) }
+func (jsonCodec) Unmarshal(data []byte, v any) error { return json.Unmarshal(data, v) }
+
+// reservedIDs are the first eight bytes of the IDs that gap rows carry, with their position
+// behind. No UUID that RFC 9562 knows begins like this: it has no version.
+var reservedIDs = [8]byte{0xe5, 0xe5}
+
+func checkEventID(id uuid.UUID) error {
+	if [8]byte(id[:8]) == reservedIDs {
+		return invalid("event ID %s is in the range that the store keeps for itself", id)
+	}
+	return nil
+}
+
+// nameOf returns the event name of payloads of type E, or "" if E is an interface or its
+// EventName needs more than a zero value.
+func nameOf[E Payload]() string {
+	e := new(E)
+	// For an E that is a pointer this makes it point to a zero value; whether the rest of the
+	// type takes an empty object does not matter.
+	_ = json.Unmarshal([]byte("{}"), e)
+	name, _ := payloadName(*e)
+	return name
+}
+
+// payloadName asks a payload for its name. A nil pointer in a Payload makes EventName panic where
+// it has a value receiver; that is the caller's mistake and comes back as an error.
+func payloadName(p Payload) (name string, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			name, err = "", invalid("payload %T: its EventName panics: %v", p, r)
+		}
+	}()
+	if p == nil {
+		return "", invalid("payload is nil")
+	}
+	return p.EventName(), nil
+}
+
+// maxName is the longest name or ID, in bytes.
+const maxName = 255
+
+// checkName finds what is wrong with a name or an ID; what says which.
+func checkName(what, name string) error {
+	switch {
+	case name == "":
+		return invalid("%s is empty", what)
+	case len(name) > maxName:
+		return invalid("%s %.40q… has %d bytes, more than %d", what, name, len(name), maxName)
+	}
+	return checkText(what, name)
+}
+
+func checkText(what, s string) error {
+	switch {
+	case !utf8.ValidString(s):
+		return invalid("%s %q is not UTF-8", what, s)
+	case strings.IndexByte(s, 0) >= 0:
+		return invalid("%s %q holds a NUL byte", what, s)
+	}
+	return nil
+}

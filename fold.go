@@ -1,0 +1,169 @@
+package eventstore
+
+import (
+	"context"
+	"fmt"
+)
+
+// Fold changes a state of type S by one event. It cannot fail: what has happened has happened, and
+// decisions belong where events are made. [On], [OnEvent] and [OnAny] make them; aggregates,
+// queries and projections take lists of them, and the types of the functions say which events
+// they want. If several entries of one list want an event, all of them run, in list order.
+type Fold[S any] struct {
+	name    string // "": any event that no other entry names
+	any     bool
+	apply   func(*S, *turn) error
+	problem error
+}
+
+// turn is one event's way through a list of entries. Its Event is made when first asked for.
+type turn struct {
+	codec   *payloadCodec
+	payload payload
+	event   func() (Event, error)
+}
+
+// On folds events of type E.
+func On[E Payload, S any](apply func(state *S, e E)) Fold[S] {
+	f := Fold[S]{name: nameOf[E]()}
+	f.problem = entryProblem[E]("On", f.name, apply == nil)
+	f.apply = func(s *S, t *turn) error {
+		e, err := payloadAs[E](t.codec, t.payload)
+		if err == nil {
+			apply(s, e)
+		}
+		return err
+	}
+	return f
+}
+
+// OnEvent folds events of type E together with what is stored around them. Of an event that
+// [Root.Record] has just taken, Position and RecordedAt are zero, and Metadata is what Record was
+// given.
+func OnEvent[E Payload, S any](apply func(state *S, e E, ev Event)) Fold[S] {
+	f := Fold[S]{name: nameOf[E]()}
+	f.problem = entryProblem[E]("OnEvent", f.name, apply == nil)
+	f.apply = func(s *S, t *turn) error {
+		e, err := payloadAs[E](t.codec, t.payload)
+		if err != nil {
+			return err
+		}
+		ev, err := t.event()
+		if err == nil {
+			apply(s, e, ev)
+		}
+		return err
+	}
+	return f
+}
+
+// OnAny folds the events that no other entry of the list names.
+func OnAny[S any](apply func(state *S, ev Event)) Fold[S] {
+	f := Fold[S]{any: true}
+	if apply == nil {
+		f.problem = invalid("OnAny: its function is nil")
+	}
+	f.apply = func(s *S, t *turn) error {
+		ev, err := t.event()
+		if err == nil {
+			apply(s, ev)
+		}
+		return err
+	}
+	return f
+}
+
+// entryProblem finds what is wrong with an entry for E.
+func entryProblem[E Payload](maker, name string, missing bool) error {
+	if missing {
+		return invalid("%s[%T]: its function is nil", maker, *new(E))
+	}
+	return checkName(fmt.Sprintf("%s[%T]: the event name", maker, *new(E)), name)
+}
+
+// folds is a checked list of folds, ready to be applied.
+type folds[S any] struct {
+	named map[string][]*Fold[S]
+	rest  []*Fold[S] // the OnAny entries
+}
+
+// newFolds checks a definition's list; field names it in errors.
+func newFolds[S any](field string, when []Fold[S]) (*folds[S], error) {
+	l := &folds[S]{named: make(map[string][]*Fold[S], len(when))}
+	for i := range when {
+		f := &when[i]
+		switch {
+		case f.problem != nil:
+			return nil, within(fmt.Sprintf("%s[%d]", field, i), f.problem)
+		case f.apply == nil:
+			return nil, invalid("%s[%d] is the zero Fold", field, i)
+		case f.any:
+			l.rest = append(l.rest, f)
+		default:
+			l.named[f.name] = append(l.named[f.name], f)
+		}
+	}
+	return l, nil
+}
+
+// entries returns the folds that want an event of this name.
+func (l *folds[S]) entries(name string) []*Fold[S] {
+	if named, ok := l.named[name]; ok {
+		return named
+	}
+	return l.rest
+}
+
+// names returns the names that the list wants, or nil if it wants all.
+func (l *folds[S]) names() map[string]bool {
+	if len(l.rest) > 0 {
+		return nil
+	}
+	names := make(map[string]bool, len(l.named))
+	for name := range l.named {
+		names[name] = true
+	}
+	return names
+}
+
+// apply runs the entries that want the turn's payload, one after the other.
+func (l *folds[S]) apply(s *S, t *turn) error {
+	entries := l.entries(t.payload.name)
+	if len(entries) == 0 {
+		return fmt.Errorf("%w: %q", ErrUnknownEvent, t.payload.name)
+	}
+	for _, f := range entries {
+		if err := f.apply(s, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// turns calls fn with each of the payloads that a record stands for today.
+func (s *Store) turns(ctx context.Context, r *record, fn func(*turn) error) error {
+	name, data := r.name, r.data
+	var stored Event
+	if s.loads {
+		// Middleware may change what is read, so it comes first.
+		var err error
+		if stored, err = s.load(ctx, r); err != nil {
+			return err
+		}
+		name, data = stored.Name, stored.Data
+	}
+	return s.codec.each(name, data, func(p payload) error {
+		t := turn{codec: s.codec, payload: p}
+		t.event = func() (Event, error) {
+			ev := stored
+			if !s.loads {
+				var err error
+				if ev, err = s.event(r); err != nil {
+					return ev, err
+				}
+			}
+			return s.codec.event(ev, p)
+		}
+		return fn(&t)
+	})
+}

@@ -1,0 +1,243 @@
+package eventstore
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// memBackend keeps a store's rows in memory. One lock guards all of it: an append is a critical
+// section without holes or gaps, so everything stored is sealed.
+type memBackend struct {
+	mu     sync.RWMutex
+	log    []*record // by position, which are not the indexes once streams have been deleted
+	next   Position
+	byName map[string]*memStream
+	events map[uuid.UUID]*record
+}
+
+type memStream struct {
+	name       string
+	metadata   []byte
+	createdAt  time.Time
+	log        []*record
+	aggregates map[string][]*record // by version, from 1
+}
+
+func newMemBackend() *memBackend {
+	return &memBackend{next: 1, byName: map[string]*memStream{}, events: map[uuid.UUID]*record{}}
+}
+
+func (m *memBackend) install(ctx context.Context) error { return ctx.Err() }
+func (m *memBackend) writeSchema(io.Writer) error       { return nil }
+
+func (m *memBackend) withTx(*sql.Tx) backend {
+	return &brokenBackend{err: fmt.Errorf("eventstore: a memory store has no transactions: %w", errors.ErrUnsupported)}
+}
+
+// clock returns at, or the time now if at is zero.
+func (m *memBackend) clock(at time.Time) time.Time {
+	if at.IsZero() {
+		return time.Now().UTC().Truncate(time.Microsecond)
+	}
+	return at
+}
+
+func (m *memBackend) createStream(ctx context.Context, name string, metadata []byte, at time.Time) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	if m.byName[name] != nil {
+		return false, nil
+	}
+	m.byName[name] = &memStream{name: name, metadata: metadata, createdAt: m.clock(at), aggregates: map[string][]*record{}}
+	return true, nil
+}
+
+func (m *memBackend) deleteStream(ctx context.Context, name string) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	st := m.byName[name]
+	if st == nil {
+		return false, nil
+	}
+	delete(m.byName, name)
+	for _, r := range st.log {
+		delete(m.events, r.id)
+	}
+	// Readers hold no part of the log, but may hold its records: the slice is made anew so that
+	// what is deleted is freed.
+	m.log = slices.DeleteFunc(m.log, func(r *record) bool { return m.events[r.id] != r })
+	return true, nil
+}
+
+func (m *memBackend) hasStream(ctx context.Context, name string) (bool, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.byName[name] != nil, ctx.Err()
+}
+
+func (m *memBackend) streams(ctx context.Context, prefix string) ([]streamRow, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	var out []streamRow
+	for _, st := range m.byName {
+		if strings.HasPrefix(st.name, prefix) {
+			out = append(out, streamRow{st.name, st.metadata, st.createdAt})
+		}
+	}
+	slices.SortFunc(out, func(x, y streamRow) int { return strings.Compare(x.name, y.name) })
+	return out, nil
+}
+
+func (m *memBackend) setStreamMetadata(ctx context.Context, name string, metadata []byte) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	st := m.byName[name]
+	if st == nil {
+		return false, nil
+	}
+	st.metadata = metadata
+	return true, nil
+}
+
+func (m *memBackend) append(ctx context.Context, a *appendCall) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	st := m.byName[a.stream]
+	if st == nil {
+		return errVersion
+	}
+	aggregate := st.aggregates[a.aggregateID]
+	if !a.expected.admits(int64(len(aggregate))) {
+		return errVersion
+	}
+	for i := range a.rows {
+		if m.events[a.rows[i].id] != nil {
+			return errVersion
+		}
+	}
+	at := m.clock(a.at)
+	kept := make([]record, len(a.rows))
+	for i := range a.rows {
+		r := &a.rows[i]
+		r.position, r.version, r.recordedAt = m.next, int64(len(aggregate)+i+1), at
+		m.next++
+		kept[i] = *r
+		kept[i].decoded = nil // which its reader may change
+		k := &kept[i]
+		m.log = append(m.log, k)
+		st.log = append(st.log, k)
+		m.events[k.id] = k
+	}
+	for i := range kept {
+		aggregate = append(aggregate, &kept[i])
+	}
+	st.aggregates[a.aggregateID] = aggregate
+	return nil
+}
+
+func (m *memBackend) resolve(ctx context.Context, a *appendCall) (verdict, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if err := ctx.Err(); err != nil {
+		return verdict{}, err
+	}
+	st := m.byName[a.stream]
+	if st == nil {
+		return verdict{}, nil
+	}
+	v := verdict{found: true, actual: int64(len(st.aggregates[a.aggregateID]))}
+	for i := range a.rows {
+		if r := m.events[a.rows[i].id]; r != nil {
+			v.stored = append(v.stored, *r)
+		}
+	}
+	slices.SortFunc(v.stored, byPosition)
+	return v, nil
+}
+
+func (m *memBackend) readPage(ctx context.Context, q *page) ([]record, bool, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if err := ctx.Err(); err != nil {
+		return nil, false, err
+	}
+	log := m.log
+	if len(q.from) == 1 && q.from[0].Stream != "" {
+		log = nil
+		if st := m.byName[q.from[0].Stream]; st != nil {
+			log = st.log
+		}
+	}
+	first := search(log, q.after+1)
+	last := len(log)
+	if q.before > 0 {
+		last = search(log, q.before)
+	}
+	if first >= last {
+		return nil, false, nil
+	}
+	log = log[first:last]
+	more := len(log) > q.limit
+	out := make([]record, min(q.limit, len(log)))
+	for i := range out {
+		if q.backward {
+			out[i] = *log[len(log)-1-i]
+		} else {
+			out[i] = *log[i]
+		}
+	}
+	return out, more, nil
+}
+
+// search returns the index of the first record at or above a position.
+func search(log []*record, p Position) int {
+	i, _ := slices.BinarySearchFunc(log, p, func(r *record, p Position) int { return cmp.Compare(r.position, p) })
+	return i
+}
+
+func (m *memBackend) readAggregate(ctx context.Context, stream, aggregateID string, after int64, limit int) ([]record, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	st := m.byName[stream]
+	if st == nil {
+		return nil, nil
+	}
+	aggregate := st.aggregates[aggregateID]
+	if after >= int64(len(aggregate)) {
+		return nil, nil
+	}
+	aggregate = aggregate[after:]
+	out := make([]record, min(limit, len(aggregate)))
+	for i := range out {
+		out[i] = *aggregate[i]
+	}
+	return out, nil
+}

@@ -1,0 +1,211 @@
+package eventstore
+
+import (
+	"bytes"
+	"context"
+	"iter"
+	"slices"
+)
+
+// ReadOptions bound a read.
+type ReadOptions struct {
+	After, Before Position // exclusive bounds; zero: none
+	Limit         int      // the most events to yield; zero: no limit
+	Backward      bool     // from the highest position down
+	Sealed        bool     // only sealed events: a cursor kept over them never misses one
+}
+
+// Read yields the events that a selection picks, in position order: at least those that were
+// committed when it began. The sequence ends at the first error, the context's own included, which
+// is yielded with a zero Event. It reads pages and holds no connection while the caller's loop
+// body runs, so the body may use the same database, with a pool of one connection too. Each use of
+// the sequence in a range statement is a read of its own.
+//
+// Without Sealed, events of transactions that commit while or after Read passes can appear below
+// positions already yielded: don't keep a cursor over such a read.
+func (s *Store) Read(ctx context.Context, from Selection, opts ReadOptions) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		for r, err := range s.read(ctx, from, nil, opts) {
+			var ev Event
+			if err == nil {
+				ev, err = s.load(ctx, r)
+			}
+			if !yield(ev, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// ReadAggregate yields an aggregate's events with versions above afterVersion, by version, like
+// [Store.Read] otherwise. An aggregate or a stream that does not exist has none.
+func (s *Store) ReadAggregate(ctx context.Context, stream, aggregateID string, afterVersion int64) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		for r, err := range s.readAggregate(ctx, stream, aggregateID, afterVersion) {
+			var ev Event
+			if err == nil {
+				ev, err = s.load(ctx, r)
+			}
+			if !yield(ev, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// event returns a record as an Event.
+func (s *Store) event(r *record) (Event, error) {
+	md, err := r.meta()
+	if err != nil {
+		return Event{}, err
+	}
+	data := r.data
+	if s.shares {
+		data = bytes.Clone(data)
+	}
+	return Event{
+		Position: r.position, ID: r.id, Stream: r.stream, AggregateID: r.aggregateID, Version: r.version,
+		Name: r.name, Data: data, Metadata: md, RecordedAt: r.recordedAt, codec: s.codec,
+	}, nil
+}
+
+// load returns a record as the Event that a reader is to see.
+func (s *Store) load(ctx context.Context, r *record) (Event, error) {
+	ev, err := s.event(r)
+	for _, m := range slices.Backward(s.opts.Middleware) {
+		if err != nil {
+			break
+		}
+		if m.Load != nil {
+			ev, err = m.Load(ctx, ev)
+		}
+	}
+	if err != nil {
+		return Event{}, err
+	}
+	ev.codec = s.codec
+	return ev, nil
+}
+
+// Pages begin small, for the many reads that want little, and grow to maxPage rows while these
+// stay below pageBytes.
+const (
+	minPage   = 16
+	firstPage = 256
+	maxPage   = 1000
+	pageBytes = 8 << 20
+)
+
+// pageSize returns how many rows to ask for after a page.
+func pageSize(last []record) int {
+	bytes := 0
+	for i := range last {
+		bytes += len(last[i].data) + len(last[i].metadata)
+	}
+	perRow := bytes/len(last) + 1
+	return max(minPage, min(maxPage, pageBytes/perRow))
+}
+
+// read yields the records that a selection picks and, of those, the ones stored under names (nil:
+// all).
+func (s *Store) read(ctx context.Context, from Selection, names []string, opts ReadOptions) iter.Seq2[*record, error] {
+	return func(yield func(*record, error) bool) {
+		q := page{from: from, names: names, after: opts.After, before: opts.Before, limit: firstPage, backward: opts.Backward}
+		left := opts.Limit
+		err := checkRead(from, opts)
+		for err == nil && len(from) > 0 {
+			if exact := left > 0 && q.narrowsExactly(); exact {
+				q.limit = min(q.limit, left)
+			}
+			var (
+				rows []record
+				more bool
+			)
+			if rows, more, err = s.backend.readPage(ctx, &q); err != nil {
+				break
+			}
+			for i := range rows {
+				var ok bool
+				if ok, err = from.picks(&rows[i]); err != nil {
+					break
+				}
+				if !ok {
+					continue
+				}
+				if err = ctx.Err(); err != nil {
+					break
+				}
+				if !yield(&rows[i], nil) {
+					return
+				}
+				if left--; left == 0 {
+					return
+				}
+			}
+			if err != nil || !more {
+				break
+			}
+			if last := rows[len(rows)-1].position; q.backward {
+				q.before = last
+			} else {
+				q.after = last
+			}
+			q.limit = pageSize(rows)
+		}
+		if err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
+// readAggregate yields an aggregate's records by version.
+func (s *Store) readAggregate(ctx context.Context, stream, aggregateID string, after int64) iter.Seq2[*record, error] {
+	return func(yield func(*record, error) bool) {
+		err := checkName("stream name", stream)
+		if err == nil {
+			err = checkName("aggregate ID", aggregateID)
+		}
+		if err == nil && after < 0 {
+			err = invalid("version %d", after)
+		}
+		for limit := firstPage; err == nil; {
+			var rows []record
+			if rows, err = s.backend.readAggregate(ctx, stream, aggregateID, after, limit); err != nil {
+				break
+			}
+			for i := range rows {
+				if err = ctx.Err(); err != nil {
+					break
+				}
+				if !yield(&rows[i], nil) {
+					return
+				}
+			}
+			if len(rows) < limit {
+				break
+			}
+			after, limit = rows[len(rows)-1].version, pageSize(rows)
+		}
+		if err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
+func checkRead(from Selection, opts ReadOptions) error {
+	switch {
+	case opts.Limit < 0:
+		return invalid("ReadOptions.Limit %d", opts.Limit)
+	case opts.After < 0:
+		return invalid("ReadOptions.After %d", opts.After)
+	case opts.Before < 0:
+		return invalid("ReadOptions.Before %d", opts.Before)
+	}
+	return from.check()
+}
+
+// narrowsExactly says whether every row of a page will be picked, so that no more need be asked
+// for than are wanted.
+func (q *page) narrowsExactly() bool {
+	return !slices.ContainsFunc(q.from, func(src Source) bool { return len(src.Match) > 0 })
+}

@@ -1,0 +1,387 @@
+package eventstore
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Store is a log of events in streams, and what is derived from it. [Open] makes one over a
+// database, [NewMemStore] one in memory. It is safe for concurrent use, starts no goroutine
+// outside a running call, and needs no closing.
+//
+// Errors of a database come back wrapped. A context that ends ends every call with its error; an
+// append whose context ends while it is under way may or may not have been stored.
+type Store struct {
+	backend backend
+	codec   *payloadCodec
+	opts    Options
+	inTx    bool
+	shares  bool // the backend keeps the bytes that it hands out
+	loads   bool // there is Middleware.Load
+}
+
+// Options configure a store. The zero value, or nil, is the default.
+type Options struct {
+	// TablePrefix begins the names of the store's tables: letters, digits and underscores, at
+	// most 32 and no digit first. Default "es_". Several stores can share a database under
+	// different prefixes.
+	TablePrefix string
+
+	// Codec turns payloads, states and nothing else into JSON text. Default: encoding/json.
+	Codec Codec
+
+	// Upcasters bring events stored in earlier shapes to today's. At most one for each name.
+	Upcasters []Upcaster
+
+	// Metadata returns what to add to the metadata of every appended event. The event's own keys
+	// win. It runs before the middleware and must be safe for concurrent use.
+	Metadata func(context.Context) Metadata
+
+	// Middleware wraps appends and sees each event that is read. The first is the outermost.
+	Middleware []Middleware
+
+	// Logger is told of retries and conflicts at debug level. Default: silent.
+	Logger *slog.Logger
+
+	// Now is the clock for [Event].RecordedAt and [StreamInfo].CreatedAt; it must be safe for
+	// concurrent use. Default: the database's clock, on a memory store the process's. Leases are
+	// always kept by the database's clock.
+	Now func() time.Time
+}
+
+// Middleware wraps appends and sees each event that is read. Either function may be nil; both
+// must be safe for concurrent use.
+type Middleware struct {
+	// Append is called for every append that has events, after IDs and [Options].Metadata have
+	// been filled in. It stores the batch by calling next, with the batch it was given or with a
+	// changed one, and returns what next returned or something else. If it returns an error
+	// without calling next, nothing is stored; an error after next has succeeded reaches the
+	// caller although the events are stored. It may call next again: repeating a batch stores
+	// nothing twice. What it is given belongs to it, except the payloads.
+	Append func(ctx context.Context, b Batch, next func(context.Context, Batch) ([]Event, error)) ([]Event, error)
+
+	// Load is called for every event that is read, and once for each of them when an append
+	// returns events that were stored before. It returns the event that the reader is to see; an
+	// error ends the read.
+	Load func(ctx context.Context, ev Event) (Event, error)
+}
+
+// Batch is an append on its way through middleware.
+type Batch struct {
+	Stream, AggregateID string
+	Expected            ExpectedVersion
+	Events              []NewEvent
+}
+
+// ExpectedVersion is the version at which an append expects its aggregate; zero or more is exactly
+// that version.
+type ExpectedVersion int64
+
+const (
+	MustNotExist ExpectedVersion = 0  // the aggregate has no events
+	AnyVersion   ExpectedVersion = -1 // whatever it has
+	MustExist    ExpectedVersion = -2 // it has at least one
+)
+
+func (v ExpectedVersion) String() string {
+	switch v {
+	case MustNotExist:
+		return "that it does not exist"
+	case AnyVersion:
+		return "any version"
+	case MustExist:
+		return "that it exists"
+	}
+	return fmt.Sprintf("version %d", int64(v))
+}
+
+// admits says whether an append may go on from an aggregate at this version.
+func (v ExpectedVersion) admits(actual int64) bool {
+	switch v {
+	case AnyVersion:
+		return true
+	case MustExist:
+		return actual > 0
+	}
+	return actual == int64(v)
+}
+
+// defaultPrefix is the default of Options.TablePrefix.
+const defaultPrefix = "es_"
+
+var prefixPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,31}$`)
+
+// Open returns a store in db, which is the caller's: the store never closes it and changes none of
+// its settings. dialect is [Postgres] or [MySQL]. Open does no I/O; what is wrong with dialect or
+// opts is [ErrInvalid].
+func Open(db *sql.DB, dialect *Dialect, opts *Options) (*Store, error) {
+	switch {
+	case db == nil:
+		return nil, invalid("db is nil")
+	case dialect == nil:
+		return nil, invalid("dialect is nil: want Postgres or MySQL")
+	}
+	s, err := newStore(opts)
+	if err != nil {
+		return nil, err
+	}
+	s.backend = newSQLBackend(db, dialect, s.opts.TablePrefix)
+	return s, nil
+}
+
+// NewMemStore returns a store in memory that answers as a database's would, down to the encoded
+// bytes of payloads. It needs no [Store.Install]. Options that [Open] would refuse make every call
+// return that error.
+func NewMemStore(opts *Options) *Store {
+	s, err := newStore(opts)
+	if err != nil {
+		return &Store{backend: &brokenBackend{err: err}, codec: defaultCodec}
+	}
+	s.backend, s.shares = newMemBackend(), true
+	return s
+}
+
+func newStore(opts *Options) (*Store, error) {
+	s := &Store{}
+	if opts != nil {
+		s.opts = *opts
+	}
+	if s.opts.TablePrefix == "" {
+		s.opts.TablePrefix = defaultPrefix
+	}
+	if !prefixPattern.MatchString(s.opts.TablePrefix) {
+		return nil, invalid("Options.TablePrefix %q: want letters, digits and underscores, at most 32 and no digit first", s.opts.TablePrefix)
+	}
+	if s.opts.Logger == nil {
+		s.opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	s.opts.Middleware = append([]Middleware(nil), s.opts.Middleware...)
+	s.loads = slices.ContainsFunc(s.opts.Middleware, func(m Middleware) bool { return m.Load != nil })
+	var err error
+	s.codec, err = newPayloadCodec(s.opts.Codec, s.opts.Upcasters)
+	return s, err
+}
+
+// Install creates the store's tables, or brings those of an earlier version of this package up to
+// date. Calling it again changes nothing, and any number of processes may call it at once. On a
+// store that [Store.WithTx] returned it is [errors.ErrUnsupported]. The database must keep text as
+// UTF-8; if it does not: [ErrInvalid].
+func (s *Store) Install(ctx context.Context) error {
+	if s.inTx {
+		return fmt.Errorf("eventstore: Install inside a transaction: %w", errors.ErrUnsupported)
+	}
+	return s.backend.install(ctx)
+}
+
+// WriteSchema writes the statements of [Store.Install] for an empty database, for tools that
+// manage migrations. On a memory store it writes nothing.
+func (s *Store) WriteSchema(w io.Writer) error { return s.backend.writeSchema(w) }
+
+// WithTx returns a store whose calls run inside tx, at whatever isolation it has, and which never
+// commits or rolls it back. Nothing of it is repeated: [Aggregate.Execute] and [Aggregate.Handle]
+// try once, and a deadlock, a serialisation failure or a lost position is [ErrRetryTx]: roll back
+// and run the transaction again. After [*ConflictError] roll back too. Like tx, it is not safe for
+// concurrent use while a sequence is being read. On a memory store, which has no transactions,
+// every call of the result returns [errors.ErrUnsupported].
+func (s *Store) WithTx(tx *sql.Tx) *Store {
+	t := *s
+	t.inTx = true
+	t.backend = s.backend.withTx(tx)
+	return &t
+}
+
+// CreateStream makes a stream. If one of this name is there: [ErrStreamExists].
+func (s *Store) CreateStream(ctx context.Context, name string, md Metadata) error {
+	md, err := s.checkStream(ctx, name, md)
+	if err != nil {
+		return err
+	}
+	created, err := s.backend.createStream(ctx, name, md.encode(), s.now())
+	if err == nil && !created {
+		return fmt.Errorf("%w: %q", ErrStreamExists, name)
+	}
+	return err
+}
+
+// DeleteStream deletes a stream with all its events, for good; their positions are never used
+// again. If there is none of this name: [ErrStreamNotFound]. A stream created later under the
+// same name is another one.
+func (s *Store) DeleteStream(ctx context.Context, name string) error {
+	if err := checkName("stream name", name); err != nil {
+		return err
+	}
+	return s.mustFind(name)(s.backend.deleteStream(ctx, name))
+}
+
+// HasStream says whether a stream of this name exists.
+func (s *Store) HasStream(ctx context.Context, name string) (bool, error) {
+	if err := checkName("stream name", name); err != nil {
+		return false, err
+	}
+	return s.backend.hasStream(ctx, name)
+}
+
+// Streams returns the streams whose names begin with prefix, taken literally, by name in byte
+// order. An empty prefix is all.
+func (s *Store) Streams(ctx context.Context, prefix string) ([]StreamInfo, error) {
+	if err := checkText("prefix", prefix); err != nil {
+		return nil, err
+	}
+	rows, err := s.backend.streams(ctx, prefix)
+	if err != nil {
+		return nil, err
+	}
+	infos := make([]StreamInfo, len(rows))
+	for i, row := range rows {
+		md, err := decodeMetadata(row.metadata)
+		if err != nil {
+			return nil, fmt.Errorf("eventstore: metadata of stream %q: %w", row.name, err)
+		}
+		infos[i] = StreamInfo{Name: row.name, Metadata: md, CreatedAt: row.createdAt}
+	}
+	return infos, nil
+}
+
+// SetStreamMetadata replaces a stream's metadata. If there is none of this name:
+// [ErrStreamNotFound].
+func (s *Store) SetStreamMetadata(ctx context.Context, name string, md Metadata) error {
+	md, err := s.checkStream(ctx, name, md)
+	if err != nil {
+		return err
+	}
+	return s.mustFind(name)(s.backend.setStreamMetadata(ctx, name, md.encode()))
+}
+
+func (s *Store) checkStream(ctx context.Context, name string, md Metadata) (Metadata, error) {
+	if err := checkName("stream name", name); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return md.normal()
+}
+
+// mustFind turns "not found" into ErrStreamNotFound.
+func (*Store) mustFind(name string) func(found bool, err error) error {
+	return func(found bool, err error) error {
+		if err == nil && !found {
+			return fmt.Errorf("%w: %q", ErrStreamNotFound, name)
+		}
+		return err
+	}
+}
+
+// now returns the time that Options.Now dictates, or the zero time for the backend's own clock.
+func (s *Store) now() time.Time {
+	if s.opts.Now == nil {
+		return time.Time{}
+	}
+	return s.opts.Now().UTC().Truncate(time.Microsecond)
+}
+
+// backend is where a store keeps its rows: a database, or memory. It sees encoded bytes, valid
+// names and IDs, and nothing of Go payloads; what is done with them exists once, above this seam.
+type backend interface {
+	install(context.Context) error
+	writeSchema(io.Writer) error
+	withTx(*sql.Tx) backend
+
+	createStream(ctx context.Context, name string, metadata []byte, at time.Time) (created bool, err error)
+	deleteStream(ctx context.Context, name string) (found bool, err error)
+	hasStream(ctx context.Context, name string) (bool, error)
+	streams(ctx context.Context, prefix string) ([]streamRow, error)
+	setStreamMetadata(ctx context.Context, name string, metadata []byte) (found bool, err error)
+
+	// append stores rows as the next versions of an aggregate, all or none, and completes them
+	// with version, position and time. errVersion says that the aggregate was not at the expected
+	// version, or that something else is in the way that resolve can tell; errRepeat that the same
+	// call can succeed now.
+	append(ctx context.Context, a *appendCall) error
+
+	// resolve finds out why an append failed with errVersion.
+	resolve(ctx context.Context, a *appendCall) (verdict, error)
+
+	// readPage returns up to limit of the rows that a page asks for, in its order, and whether
+	// more may follow them. They are at least those that the selection picks: what it does not
+	// pick is for the caller to drop.
+	readPage(ctx context.Context, q *page) (rows []record, more bool, err error)
+
+	// readAggregate returns up to limit of an aggregate's rows, by version.
+	readAggregate(ctx context.Context, stream, aggregateID string, after int64, limit int) ([]record, error)
+}
+
+var (
+	errVersion = errors.New("eventstore: the aggregate is not as expected")
+	errRepeat  = errors.New("eventstore: the statement can be repeated")
+)
+
+// record is an event as it is stored. Its bytes are never changed once it has been handed out.
+type record struct {
+	position    Position
+	id          uuid.UUID
+	stream      string
+	aggregateID string
+	version     int64
+	name        string
+	data        []byte
+	metadata    []byte
+	recordedAt  time.Time
+
+	decoded Metadata // of metadata, once somebody has asked
+}
+
+// meta returns the record's metadata, decoded once.
+func (r *record) meta() (Metadata, error) {
+	if r.decoded == nil {
+		md, err := decodeMetadata(r.metadata)
+		if err != nil {
+			return nil, fmt.Errorf("eventstore: metadata of event %d: %w", r.position, err)
+		}
+		r.decoded = md
+	}
+	return r.decoded, nil
+}
+
+func byPosition(x, y record) int { return cmp.Compare(x.position, y.position) }
+
+type streamRow struct {
+	name      string
+	metadata  []byte
+	createdAt time.Time
+}
+
+// appendCall is an append as a backend sees it.
+type appendCall struct {
+	stream, aggregateID string
+	expected            ExpectedVersion
+	at                  time.Time // zero: the backend's clock
+	rows                []record
+}
+
+// verdict is what stood in an append's way.
+type verdict struct {
+	found  bool     // the stream exists
+	actual int64    // the aggregate's version
+	taken  bool     // the next version is taken, though actual, in an older snapshot, does not show it
+	stored []record // what is stored under the append's IDs, by version, of whatever aggregate
+}
+
+// page is one step of a read.
+type page struct {
+	from          Selection
+	names         []string // nil: all; else only events stored under these names matter
+	after, before Position // exclusive; zero: none
+	limit         int
+	backward      bool
+}
