@@ -155,7 +155,7 @@ func (a *Aggregate[S]) load(ctx context.Context, s *Store, id string) (*Root[S],
 			return nil, err
 		}
 		if err := s.turns(ctx, rec, func(t *turn) error { return folds.apply(&r.state, t) }); err != nil {
-			return nil, fmt.Errorf("aggregate %q in stream %q, version %d: %w", id, a.Stream, rec.version, err)
+			return nil, within(fmt.Sprintf("aggregate %q in stream %q, version %d", id, a.Stream, rec.version), err)
 		}
 		r.version = rec.version
 	}

@@ -82,6 +82,7 @@ func (s *Store) appendThrough(ctx context.Context, mw []Middleware, b Batch) ([]
 	if err != nil {
 		return nil, err
 	}
+	s.news.publish()
 	return s.stored(ctx, stored, len(stored) > 0 && &stored[0] != &a.rows[0])
 }
 
@@ -238,13 +239,5 @@ func (s *Store) stored(ctx context.Context, rows []record, earlier bool) ([]Even
 // backOff waits before another attempt: up to 2^attempt milliseconds and never more than 100,
 // with full jitter so that those who collided part ways.
 func backOff(ctx context.Context, attempt int) error {
-	longest := min(100*time.Millisecond, time.Millisecond<<min(attempt, 10))
-	t := time.NewTimer(rand.N(longest))
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
+	return sleep(ctx, rand.N(min(100*time.Millisecond, time.Millisecond<<min(attempt, 10))))
 }

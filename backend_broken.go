@@ -30,6 +30,7 @@ func (b *brokenBackend) append(context.Context, *appendCall) error { return b.er
 func (b *brokenBackend) resolve(context.Context, *appendCall) (verdict, error) {
 	return verdict{}, b.err
 }
+func (b *brokenBackend) seal(context.Context) (Position, bool, error) { return 0, true, b.err }
 func (b *brokenBackend) readPage(context.Context, *page) ([]record, bool, error) {
 	return nil, false, b.err
 }

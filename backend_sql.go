@@ -24,10 +24,11 @@ type sqlShared struct {
 	text    *statements
 	cache   *statementCache
 	hints   appendHints
+	sealer  *sealer
 }
 
 func newSQLBackend(db *sql.DB, dialect *Dialect, prefix string) *sqlBackend {
-	shared := &sqlShared{db: db, dialect: dialect, prefix: prefix, text: &dialect.statements}
+	shared := &sqlShared{db: db, dialect: dialect, prefix: prefix, text: &dialect.statements, sealer: newSealer()}
 	shared.cache = newStatementCache(db, dialect, prefix)
 	// A store needs no closing, but the server should not keep its prepared statements for as
 	// long as the caller keeps the pool.
@@ -212,11 +213,12 @@ func (b *sqlBackend) deleteStream(ctx context.Context, name string) (bool, error
 		if found, err = c.row(ctx, []any{&id}, b.text.lockStream, name); err != nil || !found {
 			return err
 		}
-		if _, err := c.exec(ctx, b.text.deleteStream, id); err != nil {
-			return err
+		for _, text := range []string{b.text.deleteStream, b.text.deleteSealed, b.text.eraseStream} {
+			if _, err := c.exec(ctx, text, id); err != nil {
+				return err
+			}
 		}
-		_, err = c.exec(ctx, b.text.eraseStream, id)
-		return err
+		return nil
 	})
 	return found, err
 }

@@ -193,7 +193,7 @@ func placeholders(n int) string { return strings.TrimSuffix(strings.Repeat("?, "
 func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendCall, rows []record, expected ExpectedVersion) error {
 	h, ok := b.hints.get(a.stream, a.aggregateID, expected, c.tx != nil)
 	if !ok {
-		found, err := b.look(ctx, c, a, &h)
+		found, err := b.lookUp(ctx, c, a, &h)
 		if err != nil {
 			return err
 		}
@@ -246,8 +246,8 @@ func (b *sqlBackend) guardedInsert(a *appendCall, rows []record, h appendHint, a
 	return b.text.insert + first + strings.Repeat(", "+b.text.insertRow, len(rows)-1), args
 }
 
-// look finds out what an append has to know, and remembers what others can use.
-func (b *sqlBackend) look(ctx context.Context, c conn, a *appendCall, h *appendHint) (found bool, err error) {
+// lookUp finds out what an append has to know, and remembers what others can use.
+func (b *sqlBackend) lookUp(ctx context.Context, c conn, a *appendCall, h *appendHint) (found bool, err error) {
 	var now time.Time
 	found, err = c.row(ctx, []any{&h.stream, &h.version, (*dbTime)(&now), &h.step}, b.text.state, a.aggregateID, a.stream)
 	if err == nil && found {
@@ -263,7 +263,7 @@ func (b *sqlBackend) resolve(ctx context.Context, a *appendCall) (verdict, error
 		v = verdict{}
 		var h appendHint
 		var err error
-		if v.found, err = b.look(ctx, c, a, &h); err != nil || !v.found {
+		if v.found, err = b.lookUp(ctx, c, a, &h); err != nil || !v.found {
 			return err
 		}
 		v.actual = h.version

@@ -51,7 +51,8 @@ type statements struct {
 	createStream      string // name, metadata, time; 0 rows: it exists
 	lockStream        string // name; one row: id
 	deleteStream      string // id
-	eraseStream       string // id; makes a stream's events gap rows
+	deleteSealed      string // id; deletes a stream's events up to the sealed position of which all know
+	eraseStream       string // id; makes a stream's other events gap rows
 	hasStream         string // name
 	listStreams       string // prefix, prefix
 	setStreamMetadata string // metadata, name
@@ -67,6 +68,17 @@ type statements struct {
 	state        string // aggregate id, name; one row: stream id, version, the database's time, step between positions
 	versionTaken string // name, aggregate id, version; at the latest, whatever the isolation
 	dropEvents   string // up to the list of positions
+
+	// Sealing.
+	sealedMark     string // one row: the sealed position that the database was told, or none
+	setSealedMark  string // position, position; never back
+	sealSpan       string // position, limit; one row: how many positions follow, and the last of them
+	sealPositions  string // position, limit; the positions that follow
+	writers        string // the transactions that write events; "": the database can't tell
+	lockedRange    string // from, to; fails if an uncommitted row is there; "": not needed
+	insertGaps     string // up to the rows
+	gapRow         string // position, minus position, event ID
+	insertGapsTail string // leaves alone what exists
 
 	// Reading.
 	columns     string // of an event e in a stream s

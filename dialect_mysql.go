@@ -34,6 +34,9 @@ INSERT INTO {streams} (name, metadata, created_at)
 VALUES (?, ?, COALESCE(?, UTC_TIMESTAMP(6)))`,
 		lockStream:   `SELECT id FROM {streams} WHERE name = ? FOR UPDATE`,
 		deleteStream: `DELETE FROM {streams} WHERE id = ?`,
+		deleteSealed: `
+DELETE FROM {events}
+WHERE stream_id = ? AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
 		eraseStream: `
 UPDATE {events}
 SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
@@ -67,6 +70,23 @@ FROM {streams} s WHERE s.name = ?`,
 SELECT 1 FROM {events}
 WHERE stream_id = (SELECT id FROM {streams} WHERE name = ?) AND aggregate_id = ? AND version = ?
 LOCK IN SHARE MODE`,
+
+		sealedMark: `SELECT value FROM {meta} WHERE name = 'sealed'`,
+		setSealedMark: `
+INSERT INTO {meta} (name, value) VALUES ('sealed', ?)
+ON DUPLICATE KEY UPDATE value = GREATEST(value, ?)`,
+		sealSpan: `
+SELECT COUNT(*), COALESCE(MAX(position), 0)
+FROM (SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT ?) w`,
+		sealPositions: `SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT ?`,
+		// FOR UPDATE is the one locking read that both MySQL and MariaDB know with NOWAIT.
+		lockedRange: `SELECT position FROM {events} WHERE position BETWEEN ? AND ? LIMIT 1 FOR UPDATE NOWAIT`,
+		insertGaps: `
+INSERT INTO {events} (position, stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
+VALUES `,
+		gapRow: `(?, 0, '', ?, ?, '', 'null', '{}', UTC_TIMESTAMP(6))`,
+		insertGapsTail: `
+ON DUPLICATE KEY UPDATE position = {events}.position`,
 
 		columns:     `e.position, s.name AS stream, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, CAST(e.recorded_at AS CHAR) AS recorded_at`,
 		streamName:  `?`,

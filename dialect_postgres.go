@@ -34,6 +34,9 @@ VALUES (?::text, ?::json, COALESCE(?::timestamptz, statement_timestamp()))
 ON CONFLICT (name) DO NOTHING`,
 		lockStream:   `SELECT id FROM {streams} WHERE name = ?::text FOR UPDATE`,
 		deleteStream: `DELETE FROM {streams} WHERE id = ?::bigint`,
+		deleteSealed: `
+DELETE FROM {events}
+WHERE stream_id = ?::bigint AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
 		eraseStream: `
 UPDATE {events}
 SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
@@ -78,6 +81,26 @@ SELECT s.id,
        statement_timestamp(), 1
 FROM {streams} s WHERE s.name = ?::text`,
 		dropEvents: `DELETE FROM {events} WHERE position IN (`,
+
+		sealedMark: `SELECT value FROM {meta} WHERE name = 'sealed'`,
+		setSealedMark: `
+INSERT INTO {meta} (name, value) VALUES ('sealed', ?::bigint)
+ON CONFLICT (name) DO UPDATE SET value = GREATEST({meta}.value, ?::bigint)`,
+		sealSpan: `
+SELECT count(*), COALESCE(max(position), 0)
+FROM (SELECT position FROM {events} WHERE position > ?::bigint ORDER BY position LIMIT ?::int) w`,
+		sealPositions: `SELECT position FROM {events} WHERE position > ?::bigint ORDER BY position LIMIT ?::int`,
+		writers: `
+SELECT DISTINCT virtualtransaction FROM pg_locks
+WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+AND relation = '{events}'::regclass`,
+		insertGaps: `
+INSERT INTO {events} (position, stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
+VALUES `,
+		gapRow: `(?::bigint, 0, '', ?::bigint, ?::uuid, '', 'null', '{}', statement_timestamp())`,
+		insertGapsTail: `
+ON CONFLICT DO NOTHING`,
 
 		columns:     `e.position, s.name AS stream, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, e.recorded_at`,
 		streamName:  `?::text`,

@@ -3,6 +3,7 @@ package eventstore
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Errors to branch on with [errors.Is]. Errors of the database itself are wrapped and reach the
@@ -80,5 +81,19 @@ func within(where string, err error) error {
 	if e, ok := err.(*invalidError); ok {
 		return invalid("%s: %w", where, e.err)
 	}
-	return fmt.Errorf("eventstore: %s: %w", where, err)
+	return &locatedError{where, err}
 }
+
+// locatedError says where another error was found. The other's own prefix is left out.
+type locatedError struct {
+	where string
+	err   error
+}
+
+func (e *locatedError) Unwrap() error { return e.err }
+func (e *locatedError) Error() string {
+	return prefix + e.where + ": " + strings.TrimPrefix(e.err.Error(), prefix)
+}
+
+// prefix begins the text of every error of this package.
+const prefix = "eventstore: "

@@ -180,6 +180,12 @@ func (m *memBackend) resolve(ctx context.Context, a *appendCall) (verdict, error
 	return v, nil
 }
 
+func (m *memBackend) seal(ctx context.Context) (Position, bool, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.next - 1, true, ctx.Err()
+}
+
 func (m *memBackend) readPage(ctx context.Context, q *page) ([]record, bool, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()

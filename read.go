@@ -113,6 +113,12 @@ func (s *Store) read(ctx context.Context, from Selection, names []string, opts R
 		q := page{from: from, names: names, after: opts.After, before: opts.Before, limit: firstPage, backward: opts.Backward}
 		left := opts.Limit
 		err := checkRead(from, opts)
+		if err == nil && opts.Sealed {
+			var sealed Position
+			if sealed, err = s.Sealed(ctx); q.before == 0 || q.before > sealed+1 {
+				q.before = sealed + 1
+			}
+		}
 		for err == nil && len(from) > 0 {
 			if exact := left > 0 && q.narrowsExactly(); exact {
 				q.limit = min(q.limit, left)

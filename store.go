@@ -25,6 +25,7 @@ type Store struct {
 	backend backend
 	codec   *payloadCodec
 	opts    Options
+	news    *news
 	inTx    bool
 	shares  bool // the backend keeps the bytes that it hands out
 	loads   bool // there is Middleware.Load
@@ -145,14 +146,14 @@ func Open(db *sql.DB, dialect *Dialect, opts *Options) (*Store, error) {
 func NewMemStore(opts *Options) *Store {
 	s, err := newStore(opts)
 	if err != nil {
-		return &Store{backend: &brokenBackend{err: err}, codec: defaultCodec}
+		return &Store{backend: &brokenBackend{err: err}, codec: defaultCodec, news: newNews()}
 	}
 	s.backend, s.shares = newMemBackend(), true
 	return s
 }
 
 func newStore(opts *Options) (*Store, error) {
-	s := &Store{}
+	s := &Store{news: newNews()}
 	if opts != nil {
 		s.opts = *opts
 	}
@@ -311,6 +312,10 @@ type backend interface {
 
 	// resolve finds out why an append failed with errVersion.
 	resolve(ctx context.Context, a *appendCall) (verdict, error)
+
+	// seal moves the sealed position as far as it can and returns it. If it is not settled, another
+	// look soon may get further.
+	seal(ctx context.Context) (p Position, settled bool, err error)
 
 	// readPage returns up to limit of the rows that a page asks for, in its order, and whether
 	// more may follow them. They are at least those that the selection picks: what it does not

@@ -1,0 +1,263 @@
+package eventstore
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// sealer finds out up to where the order of events is final. All of a store's readers share it.
+//
+// The database hands out positions before transactions commit, so that 8 can be seen while 7 is
+// still to come, and a reader that has moved on to 8 would lose 7. Every position up to the sealed
+// one therefore is accounted for: its row exists. Where a transaction was rolled back, a gap row
+// is put in the place of the number it has burnt. A writer that holds that number after all, which
+// on InnoDB can be alive without any trace, then fails on the primary key and repeats with another
+// number: no look at the clock, and no waiting, is part of the argument.
+type sealer struct {
+	lock   chan struct{} // holds one token; a channel because waiting for it ends with a context
+	known  bool          // sealed has been read
+	sealed Position
+	marked Position // what the database has been told
+	holes  map[Position]hole
+}
+
+// hole is a missing position below one that exists.
+type hole struct {
+	// writers are the transactions that could fill it: those that had the table locked for
+	// writing when the hole was first seen. The one that was given the number is among them
+	// unless it is over, since it had the lock before it was given the number.
+	writers []string
+}
+
+func newSealer() *sealer {
+	z := &sealer{lock: make(chan struct{}, 1), holes: map[Position]hole{}}
+	z.lock <- struct{}{}
+	return z
+}
+
+const (
+	sealWindow = 10000 // positions looked at with one statement
+	markEvery  = 1000  // positions after which the database is told
+)
+
+// seal looks, moves the sealed position as far as it can, and returns it. It is settled unless a
+// hole has been seen for the first time: nearly all of those are filled within milliseconds, so
+// they are left for the next look. Inside a caller's transaction, which may see an old snapshot,
+// it returns what has been sealed before.
+func (b *sqlBackend) seal(ctx context.Context) (p Position, settled bool, err error) {
+	z := b.sealer
+	select {
+	case <-ctx.Done():
+		return 0, false, ctx.Err()
+	case <-z.lock:
+	}
+	defer func() { z.lock <- struct{}{} }()
+	settled = true
+	err = b.run(ctx, "seal", func(c conn) (err error) {
+		if !z.known || c.tx != nil {
+			if err := b.readMark(ctx, c); err != nil {
+				return err
+			}
+		}
+		if c.tx == nil {
+			settled, err = b.look(ctx, c)
+		}
+		return err
+	})
+	return z.sealed, settled, err
+}
+
+func (b *sqlBackend) readMark(ctx context.Context, c conn) error {
+	var mark Position
+	if _, err := c.row(ctx, []any{&mark}, b.text.sealedMark); err != nil {
+		return err
+	}
+	b.sealer.known = true
+	b.sealer.sealed, b.sealer.marked = max(b.sealer.sealed, mark), max(b.sealer.marked, mark)
+	return nil
+}
+
+// look advances the sealed position.
+func (b *sqlBackend) look(ctx context.Context, c conn) (settled bool, err error) {
+	z := b.sealer
+	for {
+		var n, last int64
+		if _, err := c.row(ctx, []any{&n, &last}, b.text.sealSpan, int64(z.sealed), sealWindow); err != nil {
+			return false, err
+		}
+		if n == 0 {
+			clear(z.holes)
+			return true, nil
+		}
+		if last-int64(z.sealed) == n {
+			clear(z.holes)
+			if err := b.advance(ctx, c, Position(last)); err != nil || n < sealWindow {
+				return true, err
+			}
+			continue
+		}
+		filled, settled, err := b.lookAtHoles(ctx, c)
+		if err != nil || !filled {
+			return settled, err
+		}
+	}
+}
+
+// lookAtHoles advances to the first hole and deals with all of them. It reports whether it filled
+// any, so that another look gets further at once.
+func (b *sqlBackend) lookAtHoles(ctx context.Context, c conn) (filled, settled bool, err error) {
+	z := b.sealer
+	// What another process has sealed may have been deleted since.
+	if err := b.readMark(ctx, c); err != nil {
+		return false, false, err
+	}
+	// The order of these two statements matters: a writer that is over by the first has made its
+	// row visible to the second, if it ever will.
+	writers, err := b.writers(ctx, c)
+	if err != nil {
+		return false, false, err
+	}
+	missing, first, err := b.missing(ctx, c)
+	if err != nil {
+		return false, false, err
+	}
+	if err := b.advance(ctx, c, first); err != nil || len(missing) == 0 {
+		return len(missing) == 0, true, err
+	}
+
+	var fresh, dead []Position
+	known := make(map[Position]hole, len(missing))
+	for _, p := range missing {
+		h, seen := z.holes[p]
+		switch {
+		case !seen:
+			fresh = append(fresh, p)
+		case !slices.ContainsFunc(h.writers, func(w string) bool { return slices.Contains(writers, w) }):
+			dead = append(dead, p)
+		}
+		known[p] = h
+	}
+	z.holes = known
+	if len(fresh) > 0 {
+		if writers, err = b.writers(ctx, c); err != nil {
+			return false, false, err
+		}
+		for _, p := range fresh {
+			z.holes[p] = hole{writers}
+		}
+	}
+	for _, r := range ranges(dead) {
+		alive, err := b.inFlight(ctx, c, r)
+		if err != nil {
+			return false, false, err
+		}
+		if alive {
+			continue
+		}
+		if err := b.fill(ctx, c, r); err != nil {
+			return false, false, err
+		}
+		filled = true
+	}
+	return filled, len(fresh) == 0, nil
+}
+
+// missing returns the positions of the window that do not exist, and the last before the first of
+// them.
+func (b *sqlBackend) missing(ctx context.Context, c conn) (missing []Position, first Position, err error) {
+	first = b.sealer.sealed
+	next := first + 1
+	err = c.query(ctx, func(rows *sql.Rows) error {
+		var p Position
+		if err := rows.Scan(&p); err != nil {
+			return err
+		}
+		if len(missing) == 0 && p == next {
+			first = p
+		}
+		for ; next < p; next++ {
+			missing = append(missing, next)
+		}
+		next = p + 1
+		return nil
+	}, b.text.sealPositions, int64(first), sealWindow)
+	return missing, first, err
+}
+
+// writers returns the transactions that have the events table locked for writing, where the
+// database tells.
+func (b *sqlBackend) writers(ctx context.Context, c conn) (out []string, err error) {
+	if b.text.writers == "" {
+		return nil, nil
+	}
+	err = c.query(ctx, func(rows *sql.Rows) error {
+		var w string
+		err := rows.Scan(&w)
+		out = append(out, w)
+		return err
+	}, b.text.writers)
+	return out, err
+}
+
+// inFlight asks, without waiting, whether a row that is not yet committed stands in a range, where
+// the database answers such a question by a lock.
+func (b *sqlBackend) inFlight(ctx context.Context, c conn, r span) (bool, error) {
+	if b.text.lockedRange == "" {
+		return false, nil
+	}
+	_, err := c.row(ctx, []any{new(int64)}, b.text.lockedRange, int64(r.from), int64(r.to))
+	if b.dialect.classify(err) == faultRepeat {
+		return true, nil
+	}
+	return false, err
+}
+
+// fill puts gap rows in a range, but for positions that exist by now.
+func (b *sqlBackend) fill(ctx context.Context, c conn, r span) error {
+	const most = 500
+	for from := r.from; from <= r.to; from += most {
+		n := int(min(most, r.to-from+1))
+		args := make([]any, 0, 3*n)
+		for i := range n {
+			p := from + Position(i)
+			args = append(args, int64(p), int64(-p), b.dialect.eventID(gapID(p)))
+		}
+		text := b.text.insertGaps + strings.TrimSuffix(strings.Repeat(b.text.gapRow+", ", n), ", ") + b.text.insertGapsTail
+		if _, err := c.exec(ctx, text, args...); err != nil {
+			return fmt.Errorf("gap rows %d to %d: %w", from, from+Position(n)-1, err)
+		}
+	}
+	return nil
+}
+
+func (b *sqlBackend) advance(ctx context.Context, c conn, p Position) error {
+	z := b.sealer
+	z.sealed = max(z.sealed, p)
+	if z.sealed-z.marked < markEvery {
+		return nil
+	}
+	if _, err := c.exec(ctx, b.text.setSealedMark, int64(z.sealed), int64(z.sealed)); err != nil {
+		return err
+	}
+	z.marked = z.sealed
+	return nil
+}
+
+// span is the positions from one to another, both included.
+type span struct{ from, to Position }
+
+// ranges joins positions in ascending order.
+func ranges(positions []Position) []span {
+	var out []span
+	for _, p := range positions {
+		if n := len(out); n > 0 && out[n-1].to == p-1 {
+			out[n-1].to = p
+		} else {
+			out = append(out, span{p, p})
+		}
+	}
+	return out
+}

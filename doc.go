@@ -1,0 +1,50 @@
+// Package eventstore is an event store for services that already have a [database/sql.DB], on
+// Postgres, MySQL or MariaDB, with a store in memory that answers the same in their tests.
+//
+// # Types
+//
+// A [Store] keeps events in named streams. Each event belongs to an aggregate, whose versions
+// count from 1 without holes, and has a [Position] in the order of the whole store.
+//
+// A [Payload] is the application's own struct, which names itself. An [Aggregate] says how
+// payloads, taken by [Fold] functions, become a state to decide on; a [Root] is one such state
+// in memory.
+//
+// A [Selection] picks events by stream, category and [Match] for [Store.Read].
+//
+// # Basics
+//
+// Open a store over the service's own pool, install its tables, make a stream:
+//
+//	store, err := eventstore.Open(db, eventstore.Postgres, nil)
+//	err = store.Install(ctx)
+//	err = store.CreateStream(ctx, "accounts", nil)
+//
+// Then let an aggregate decide and record, as in the package's example, or use [Store.Append] and
+// [Store.Read] directly. [Store.WithTx] puts appends into the service's own transactions.
+//
+// # Guarantees
+//
+//   - An append stores all of its events or none. Of appends that race on one version exactly one
+//     succeeds; the others get a [*ConflictError], never an error of the driver.
+//   - Repeating an append with the same event IDs changes nothing, so one whose answer was lost
+//     can be repeated.
+//   - Appends never wait for each other unless they touch the same aggregate.
+//   - Payloads come back byte for byte, integers with all their digits, times to the microsecond
+//     in UTC.
+//   - All stores answer alike. What a filter means is defined in Go; SQL only narrows the rows.
+//   - The store never closes the caller's pool, never ends the caller's transaction, starts no
+//     goroutine outside a running call, writes no log unless given one, and keeps no global state.
+//   - No value becomes part of a statement's text.
+//
+// # Caveats
+//
+// A connection that breaks during an append leaves open whether it was stored. Give events their
+// IDs, or use [Root.Record], which does, and repeat.
+//
+// On MySQL the time of recording is the database's clock as it was last asked, at most a minute
+// ago, carried on by the process's. On Postgres it is that of the statement.
+//
+// Streams are few and made on purpose; aggregates are many and begin with their first event. Give
+// each kind of aggregate a stream, not each aggregate.
+package eventstore

@@ -1,0 +1,137 @@
+package eventstore
+
+import (
+	"context"
+	"iter"
+	"sync"
+	"time"
+)
+
+// Sealed looks, seals as far as can be, and returns the sealed position: the order of events up to
+// it is final, and no event can ever appear at or below it. It never goes back. An append that is
+// not yet committed holds it up, however long its transaction takes; one that was rolled back does
+// not. Inside a caller's transaction it returns what has been sealed before, without a look.
+func (s *Store) Sealed(ctx context.Context) (Position, error) {
+	for {
+		p, settled, err := s.backend.seal(ctx)
+		if err != nil || settled {
+			return p, err
+		}
+		if err := sleep(ctx, settleTime); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// settleTime is what a hole gets to be filled before somebody asks after its writer.
+const settleTime = 2 * time.Millisecond
+
+// subscribePoll is the longest that Subscribe waits between looks for new events.
+const subscribePoll = 500 * time.Millisecond
+
+// Subscribe yields the sealed events that a selection picks after a position, in position order,
+// and then waits for more. It ends with the context, whose error it yields, or at the first other
+// error. Whoever keeps the last position seen and subscribes again after it misses nothing. It
+// holds no connection while the caller's loop body runs or while it waits. Appends through this
+// Store wake it; those of others it finds within half a second.
+func (s *Store) Subscribe(ctx context.Context, from Selection, after Position) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		wait := newWaiter(s.news, subscribePoll)
+		for {
+			wait.listen()
+			sealed, settled, err := s.backend.seal(ctx)
+			if err == nil && sealed > after {
+				for ev, err := range s.Read(ctx, from, ReadOptions{After: after, Before: sealed + 1}) {
+					if !yield(ev, err) || err != nil {
+						return
+					}
+				}
+				after = sealed
+				wait.found()
+			}
+			if err == nil {
+				err = from.check()
+			}
+			if err == nil {
+				err = wait.wait(ctx, settled)
+			}
+			if err != nil {
+				yield(Event{}, err)
+				return
+			}
+		}
+	}
+}
+
+// news tells those who wait for events that there are some.
+type news struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+func newNews() *news { return &news{ch: make(chan struct{})} }
+
+// next returns a channel that is closed with the next publish.
+func (n *news) next() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ch
+}
+
+func (n *news) publish() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	close(n.ch)
+	n.ch = make(chan struct{})
+}
+
+// waiter waits between looks: until there is news from this process, or for a while that doubles
+// as long as nothing is found.
+type waiter struct {
+	news    *news
+	ch      <-chan struct{}
+	pause   time.Duration
+	longest time.Duration
+}
+
+const shortestPause = 10 * time.Millisecond
+
+func newWaiter(n *news, longest time.Duration) *waiter {
+	return &waiter{news: n, longest: longest, pause: min(shortestPause, longest)}
+}
+
+// listen is called before a look, so that what happens during it is not missed.
+func (w *waiter) listen() { w.ch = w.news.next() }
+
+// found is called when a look found something.
+func (w *waiter) found() { w.pause = min(shortestPause, w.longest) }
+
+// wait waits; not for long if the look before left something unsettled.
+func (w *waiter) wait(ctx context.Context, settled bool) error {
+	pause := w.pause
+	if settled {
+		w.pause = min(2*w.pause, w.longest)
+	} else {
+		pause = settleTime
+	}
+	t := time.NewTimer(pause)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-w.ch:
+	case <-t.C:
+	}
+	return ctx.Err()
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
