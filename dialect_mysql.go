@@ -121,6 +121,38 @@ CREATE TABLE IF NOT EXISTS {events} (
     KEY (stream_id, position)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`,
 	},
+	{`
+CREATE TABLE IF NOT EXISTS {snapshots} (
+    stream_id    BIGINT         NOT NULL,
+    aggregate_id VARBINARY(255) NOT NULL,
+    version      BIGINT         NOT NULL,
+    position     BIGINT         NOT NULL,
+    schema_no    BIGINT         NOT NULL,
+    state        LONGTEXT       NOT NULL,
+    PRIMARY KEY (stream_id, aggregate_id)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`, `
+CREATE TABLE IF NOT EXISTS {projections} (
+    name        VARBINARY(255) NOT NULL PRIMARY KEY,
+    position    BIGINT         NOT NULL,
+    state       LONGTEXT,
+    status      VARBINARY(16)  NOT NULL,
+    owner       VARBINARY(64)  NOT NULL,
+    epoch       BIGINT         NOT NULL,
+    stops       BIGINT         NOT NULL,
+    lease_until DATETIME(6)    NOT NULL,
+    read_model  BOOLEAN        NOT NULL,
+    retry       BOOLEAN        NOT NULL,
+    error       LONGTEXT       NOT NULL
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`, `
+CREATE TABLE IF NOT EXISTS {parked} (
+    projection   VARBINARY(255) NOT NULL,
+    position     BIGINT         NOT NULL,
+    stream       VARBINARY(255) NOT NULL,
+    aggregate_id VARBINARY(255) NOT NULL,
+    error        LONGTEXT       NOT NULL,
+    PRIMARY KEY (projection, position)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`,
+	},
 }
 
 // classifyMySQL goes by the server's error numbers.

@@ -133,6 +133,38 @@ CREATE TABLE IF NOT EXISTS {events} (
 )`, `
 CREATE INDEX IF NOT EXISTS {events}_stream ON {events} (stream_id, position)`,
 	},
+	{`
+CREATE TABLE IF NOT EXISTS {snapshots} (
+    stream_id    bigint NOT NULL,
+    aggregate_id text   COLLATE "C" NOT NULL,
+    version      bigint NOT NULL,
+    position     bigint NOT NULL,
+    schema_no    bigint NOT NULL,
+    state        json   NOT NULL,
+    PRIMARY KEY (stream_id, aggregate_id)
+)`, `
+CREATE TABLE IF NOT EXISTS {projections} (
+    name        text        COLLATE "C" PRIMARY KEY,
+    position    bigint      NOT NULL,
+    state       json,
+    status      text        NOT NULL,
+    owner       text        NOT NULL,
+    epoch       bigint      NOT NULL,
+    stops       bigint      NOT NULL,
+    lease_until timestamptz NOT NULL,
+    read_model  boolean     NOT NULL,
+    retry       boolean     NOT NULL,
+    error       text        NOT NULL
+)`, `
+CREATE TABLE IF NOT EXISTS {parked} (
+    projection   text   COLLATE "C" NOT NULL,
+    position     bigint NOT NULL,
+    stream       text   COLLATE "C" NOT NULL,
+    aggregate_id text   COLLATE "C" NOT NULL,
+    error        text   NOT NULL,
+    PRIMARY KEY (projection, position)
+)`,
+	},
 }
 
 // classifyPostgres goes by SQLSTATE, which pgx's and lib/pq's errors both tell.
