@@ -127,7 +127,9 @@ func (s *Store) encodeEvent(r *record, ev NewEvent) error {
 	if err := checkName("event name", r.name); err != nil {
 		return err
 	}
-	if r.data, err = s.codec.Marshal(ev.Payload); err != nil {
+	if stored, ok := ev.Payload.(storedPayload); ok {
+		r.data = stored.data
+	} else if r.data, err = s.codec.Marshal(ev.Payload); err != nil {
 		return invalid("payload %q can't be encoded: %w", r.name, err)
 	}
 	if err := checkData(s.codec.Codec, r.name, r.data); err != nil {
@@ -139,6 +141,14 @@ func (s *Store) encodeEvent(r *record, ev NewEvent) error {
 	r.metadata = r.decoded.encode()
 	return nil
 }
+
+// storedPayload is what another event holds, to be stored again as it is.
+type storedPayload struct {
+	name string
+	data []byte
+}
+
+func (p storedPayload) EventName() string { return p.name }
 
 // checkData refuses what one of the stores could not keep byte for byte. What encoding/json
 // returns is always valid JSON, but may hold bytes of a json.RawMessage that are not UTF-8.

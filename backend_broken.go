@@ -37,3 +37,23 @@ func (b *brokenBackend) readPage(context.Context, *page) ([]record, bool, error)
 func (b *brokenBackend) readAggregate(context.Context, string, string, int64, int) ([]record, error) {
 	return nil, b.err
 }
+
+func (b *brokenBackend) lastPosition(context.Context) (Position, error)        { return 0, b.err }
+func (b *brokenBackend) createProjection(context.Context, string) error        { return b.err }
+func (b *brokenBackend) projections(context.Context) ([]ProjectionInfo, error) { return nil, b.err }
+func (b *brokenBackend) projection(context.Context, string) (projectionRow, bool, error) {
+	return projectionRow{}, false, b.err
+}
+func (b *brokenBackend) takeLease(context.Context, string, string, *projectionRow, bool, time.Duration) (bool, error) {
+	return false, b.err
+}
+func (b *brokenBackend) renewLease(context.Context, string, int64, time.Duration) (bool, error) {
+	return false, b.err
+}
+func (b *brokenBackend) releaseLease(context.Context, string, string, ProjectionStatus, string) error {
+	return b.err
+}
+func (b *brokenBackend) control(context.Context, string, control) (bool, error) { return false, b.err }
+func (b *brokenBackend) removeProjection(context.Context, string, int64) error  { return b.err }
+func (b *brokenBackend) parked(context.Context, string) ([]parkedRow, error)    { return nil, b.err }
+func (b *brokenBackend) unit(context.Context) unit                              { return nil }

@@ -52,9 +52,9 @@ type conn struct {
 
 func (b *sqlBackend) conn() conn { return conn{b: b, tx: b.tx} }
 
-// runner is what can run a statement: *sql.DB, *sql.Conn and *sql.Tx, and *sql.Stmt with its text
+// executor is what can run a statement: *sql.DB, *sql.Conn and *sql.Tx, and *sql.Stmt with its text
 // left out.
-type runner interface {
+type executor interface {
 	ExecContext(ctx context.Context, text string, args ...any) (sql.Result, error)
 	QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error)
 }
@@ -69,8 +69,8 @@ func (p prepared) QueryContext(ctx context.Context, _ string, args ...any) (*sql
 	return p.Stmt.QueryContext(ctx, args...)
 }
 
-// runner returns what runs st here.
-func (c conn) runner(ctx context.Context, st *statement) runner {
+// executor returns what runs st here.
+func (c conn) executor(ctx context.Context, st *statement) executor {
 	switch {
 	case c.one != nil:
 		return c.one
@@ -91,7 +91,7 @@ func (c conn) exec(ctx context.Context, text string, args ...any) (sql.Result, e
 		return nil, err
 	}
 	defer st.release()
-	return c.runner(ctx, st).ExecContext(ctx, st.text, args...)
+	return c.executor(ctx, st).ExecContext(ctx, st.text, args...)
 }
 
 // query runs a statement and calls scan for each of its rows. The rows are closed when it
@@ -102,7 +102,7 @@ func (c conn) query(ctx context.Context, scan func(*sql.Rows) error, text string
 		return err
 	}
 	defer st.release()
-	rows, err := c.runner(ctx, st).QueryContext(ctx, st.text, args...)
+	rows, err := c.executor(ctx, st).QueryContext(ctx, st.text, args...)
 	if err != nil {
 		return err
 	}
@@ -170,7 +170,9 @@ func (b *sqlBackend) failed(op string, err error) error {
 		if b.tx != nil {
 			return fmt.Errorf("%w: %s: %w", ErrRetryTx, op, err)
 		}
-		return &repeatError{op, err}
+		return &passingError{op, err, errRepeat}
+	case faultLost:
+		return &passingError{op, err, errLost}
 	}
 	if errors.Is(err, errVersion) || errors.Is(err, errRepeat) || errors.Is(err, ErrInvalid) {
 		return err
@@ -178,15 +180,17 @@ func (b *sqlBackend) failed(op string, err error) error {
 	return fmt.Errorf("eventstore: %s: %w", op, err)
 }
 
-// repeatError is an errRepeat that the database asked for.
-type repeatError struct {
-	op  string
-	err error
+// passingError is an error of the database that need not come back when it is asked again: an
+// errRepeat or an errLost.
+type passingError struct {
+	op   string
+	err  error
+	kind error
 }
 
-func (e *repeatError) Error() string        { return "eventstore: " + e.op + ": " + e.err.Error() }
-func (e *repeatError) Unwrap() error        { return e.err }
-func (e *repeatError) Is(target error) bool { return target == errRepeat }
+func (e *passingError) Error() string        { return prefix + e.op + ": " + e.err.Error() }
+func (e *passingError) Unwrap() error        { return e.err }
+func (e *passingError) Is(target error) bool { return target == e.kind }
 
 func (b *sqlBackend) createStream(ctx context.Context, name string, metadata []byte, at time.Time) (bool, error) {
 	var created bool

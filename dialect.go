@@ -1,6 +1,11 @@
 package eventstore
 
 import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"io"
+	"net"
 	"strconv"
 	"strings"
 )
@@ -80,6 +85,33 @@ type statements struct {
 	gapRow         string // position, minus position, event ID
 	insertGapsTail string // leaves alone what exists
 
+	// Projections.
+	lastPosition     string // one row: the highest position that exists, or 0
+	createProjection string // name, generation; leaves alone what exists
+	projection       string // name
+	listProjections  string
+	takeLease        string // owner, has a read model, microseconds, name, epoch, owner; 0 rows: somebody else has it
+	renewLease       string // microseconds, name, epoch; 0 rows: it is lost
+	releaseLease     string // status, error, name, owner
+	checkpoint       string // position, microseconds, name, epoch; 0 rows: the lease is lost
+	checkpointState  string // position, microseconds, state, name, epoch
+	stopProjection   string // name; ends all of its runs
+	resetProjection  string // name; the next to take the lease has to empty what it has written
+	resetDone        string // name, epoch
+	resumed          string // name, epoch; what was asked for has been done
+	deleteProjection string // name; ends all of its runs
+	removeProjection string // name, epoch
+	retryParked      string // name; the next to take the lease has to try parked events again
+	fenceProjection  string // name; whoever has the lease has to take it, and all that belongs to it, anew
+	park             string // projection, position, stream, aggregate id, error
+	unpark           string // projection, position
+	dropParked       string // projection
+	listParked       string // projection
+
+	// Tables of read models.
+	upsert      string // behind an INSERT of a row, up to the assignments; {key}: the key's columns
+	upsertValue string // the row's value of {column}
+
 	// Reading.
 	columns     string // of an event e in a stream s
 	streamName  string // a parameter in place of the stream's name among the columns
@@ -98,7 +130,23 @@ const (
 	faultTaken         // a unique key or a guard of the append statement refused the row
 	faultRepeat        // deadlock, serialisation failure, lock time-out: the transaction can be repeated
 	faultNoTable       // a table or a column is missing
+	faultLost          // the connection or the server is gone, or not ready
 )
+
+// classifyConnection recognises, in an error that carries no code of a server, a connection that is
+// gone or was never made.
+func classifyConnection(err error) fault {
+	var network net.Error
+	var early interface{ SafeToRetry() bool } // pgx: nothing was sent
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return faultOther
+	case errors.Is(err, driver.ErrBadConn), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, net.ErrClosed), errors.As(err, &network), errors.As(err, &early) && early.SafeToRetry():
+		return faultLost
+	}
+	return faultOther
+}
 
 // tables are the names that a statement can hold in braces.
 var tables = []string{"meta", "streams", "events", "snapshots", "projections", "parked"}

@@ -88,6 +88,70 @@ VALUES `,
 		insertGapsTail: `
 ON DUPLICATE KEY UPDATE position = {events}.position`,
 
+		lastPosition: `SELECT COALESCE(MAX(position), 0) FROM {events}`,
+		createProjection: `
+INSERT INTO {projections} (name, position, status, owner, epoch, generation, lease_until, read_model, retry, error)
+VALUES (?, 0, 'idle', '', 0, ?, UTC_TIMESTAMP(6), FALSE, FALSE, '')
+ON DUPLICATE KEY UPDATE name = {projections}.name`,
+		projection: `
+SELECT position, state, status, owner, epoch, generation, lease_until > UTC_TIMESTAMP(6), read_model, retry, error
+FROM {projections} WHERE name = ?`,
+		listProjections: `
+SELECT p.name, p.position, p.status, p.owner, p.lease_until > UTC_TIMESTAMP(6), p.error,
+       (SELECT COUNT(*) FROM {parked} WHERE projection = p.name)
+FROM {projections} p ORDER BY p.name`,
+		takeLease: `
+UPDATE {projections}
+SET owner = ?, epoch = epoch + 1, read_model = ?, error = '',
+    lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND,
+    status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE 'running' END
+WHERE name = ? AND epoch = ?
+AND (lease_until <= UTC_TIMESTAMP(6) OR owner = ? OR status IN ('idle', 'failed', 'stopping'))`,
+		renewLease: `
+UPDATE {projections} SET lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
+WHERE name = ? AND epoch = ?`,
+		releaseLease: `
+UPDATE {projections} SET owner = '', epoch = epoch + 1, status = ?, error = ?, lease_until = UTC_TIMESTAMP(6)
+WHERE name = ? AND owner = ? AND status IN ('running', 'stopping')`,
+		checkpoint: `
+UPDATE {projections}
+SET position = ?, lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
+WHERE name = ? AND epoch = ?`,
+		checkpointState: `
+UPDATE {projections}
+SET position = ?, lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND, state = ?
+WHERE name = ? AND epoch = ?`,
+		stopProjection: `
+UPDATE {projections}
+SET epoch = epoch + 1, generation = generation + 1,
+    status = CASE WHEN status <> 'running' THEN status
+                  WHEN lease_until > UTC_TIMESTAMP(6) THEN 'stopping' ELSE 'idle' END
+WHERE name = ?`,
+		resetProjection: `
+UPDATE {projections}
+SET epoch = epoch + 1, status = 'resetting', position = 0, state = NULL, retry = FALSE, error = '',
+    lease_until = UTC_TIMESTAMP(6)
+WHERE name = ?`,
+		resetDone:  `UPDATE {projections} SET status = 'idle' WHERE name = ? AND epoch = ? AND status = 'resetting'`,
+		resumed:    `UPDATE {projections} SET status = 'running', retry = FALSE WHERE name = ? AND epoch = ?`,
+		dropParked: `DELETE FROM {parked} WHERE projection = ?`,
+		deleteProjection: `
+UPDATE {projections}
+SET epoch = epoch + 1, generation = generation + 1, status = 'deleting', lease_until = UTC_TIMESTAMP(6)
+WHERE name = ?`,
+		removeProjection: `DELETE FROM {projections} WHERE name = ? AND epoch = ?`,
+		retryParked:      `UPDATE {projections} SET epoch = epoch + 1, retry = TRUE WHERE name = ?`,
+		fenceProjection:  `UPDATE {projections} SET epoch = epoch + 1 WHERE name = ?`,
+		park: `
+INSERT INTO {parked} (projection, position, stream, aggregate_id, error)
+VALUES (?, ?, ?, ?, ?)
+ON DUPLICATE KEY UPDATE error = VALUES(error)`,
+		unpark:     `DELETE FROM {parked} WHERE projection = ? AND position = ?`,
+		listParked: `SELECT position, stream, aggregate_id, error FROM {parked} WHERE projection = ? ORDER BY position`,
+
+		upsert:      ` ON DUPLICATE KEY UPDATE `,
+		upsertValue: `VALUES({column})`,
+
 		columns:     `e.position, s.name AS stream, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, CAST(e.recorded_at AS CHAR) AS recorded_at`,
 		streamName:  `?`,
 		fromAll:     `{events} e STRAIGHT_JOIN {streams} s ON s.id = e.stream_id`,
@@ -138,7 +202,7 @@ CREATE TABLE IF NOT EXISTS {projections} (
     status      VARBINARY(16)  NOT NULL,
     owner       VARBINARY(64)  NOT NULL,
     epoch       BIGINT         NOT NULL,
-    stops       BIGINT         NOT NULL,
+    generation  BIGINT         NOT NULL,
     lease_until DATETIME(6)    NOT NULL,
     read_model  BOOLEAN        NOT NULL,
     retry       BOOLEAN        NOT NULL,
@@ -159,7 +223,10 @@ CREATE TABLE IF NOT EXISTS {parked} (
 func classifyMySQL(err error) fault {
 	var e *mysql.MySQLError
 	if !errors.As(err, &e) {
-		return faultOther
+		if errors.Is(err, mysql.ErrInvalidConn) {
+			return faultLost
+		}
+		return classifyConnection(err)
 	}
 	switch e.Number {
 	case 1062, 1242: // ER_DUP_ENTRY; ER_SUBQUERY_NO_1_ROW, which insertGuard makes
@@ -168,6 +235,8 @@ func classifyMySQL(err error) fault {
 		return faultRepeat
 	case 1146, 1054: // no such table, unknown column
 		return faultNoTable
+	case 1040, 1053, 1927, 3169: // too many connections, shutdown, connection killed, session killed
+		return faultLost
 	}
 	return faultOther
 }

@@ -3,6 +3,7 @@ package eventstore
 import (
 	"encoding/hex"
 	"errors"
+	"strings"
 )
 
 // Postgres is the dialect of PostgreSQL 13 and later, tested through github.com/jackc/pgx/v5/stdlib.
@@ -102,6 +103,70 @@ VALUES `,
 		insertGapsTail: `
 ON CONFLICT DO NOTHING`,
 
+		lastPosition: `SELECT COALESCE(max(position), 0) FROM {events}`,
+		createProjection: `
+INSERT INTO {projections} (name, position, status, owner, epoch, generation, lease_until, read_model, retry, error)
+VALUES (?::text, 0, 'idle', '', 0, ?::bigint, clock_timestamp(), false, false, '')
+ON CONFLICT (name) DO NOTHING`,
+		projection: `
+SELECT position, state, status, owner, epoch, generation, lease_until > clock_timestamp(), read_model, retry, error
+FROM {projections} WHERE name = ?::text`,
+		listProjections: `
+SELECT p.name, p.position, p.status, p.owner, p.lease_until > clock_timestamp(), p.error,
+       (SELECT count(*) FROM {parked} WHERE projection = p.name)
+FROM {projections} p ORDER BY p.name`,
+		takeLease: `
+UPDATE {projections}
+SET owner = ?::text, epoch = epoch + 1, read_model = ?::boolean, error = '',
+    lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond',
+    status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE 'running' END
+WHERE name = ?::text AND epoch = ?::bigint
+AND (lease_until <= clock_timestamp() OR owner = ?::text OR status IN ('idle', 'failed', 'stopping'))`,
+		renewLease: `
+UPDATE {projections} SET lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond'
+WHERE name = ?::text AND epoch = ?::bigint`,
+		releaseLease: `
+UPDATE {projections} SET owner = '', epoch = epoch + 1, status = ?::text, error = ?::text, lease_until = clock_timestamp()
+WHERE name = ?::text AND owner = ?::text AND status IN ('running', 'stopping')`,
+		checkpoint: `
+UPDATE {projections}
+SET position = ?::bigint, lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond'
+WHERE name = ?::text AND epoch = ?::bigint`,
+		checkpointState: `
+UPDATE {projections}
+SET position = ?::bigint, lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond', state = ?::json
+WHERE name = ?::text AND epoch = ?::bigint`,
+		stopProjection: `
+UPDATE {projections}
+SET epoch = epoch + 1, generation = generation + 1,
+    status = CASE WHEN status <> 'running' THEN status
+                  WHEN lease_until > clock_timestamp() THEN 'stopping' ELSE 'idle' END
+WHERE name = ?::text`,
+		resetProjection: `
+UPDATE {projections}
+SET epoch = epoch + 1, status = 'resetting', position = 0, state = NULL, retry = false, error = '',
+    lease_until = clock_timestamp()
+WHERE name = ?::text`,
+		resetDone:  `UPDATE {projections} SET status = 'idle' WHERE name = ?::text AND epoch = ?::bigint AND status = 'resetting'`,
+		resumed:    `UPDATE {projections} SET status = 'running', retry = false WHERE name = ?::text AND epoch = ?::bigint`,
+		dropParked: `DELETE FROM {parked} WHERE projection = ?::text`,
+		deleteProjection: `
+UPDATE {projections}
+SET epoch = epoch + 1, generation = generation + 1, status = 'deleting', lease_until = clock_timestamp()
+WHERE name = ?::text`,
+		removeProjection: `DELETE FROM {projections} WHERE name = ?::text AND epoch = ?::bigint`,
+		retryParked:      `UPDATE {projections} SET epoch = epoch + 1, retry = true WHERE name = ?::text`,
+		fenceProjection:  `UPDATE {projections} SET epoch = epoch + 1 WHERE name = ?::text`,
+		park: `
+INSERT INTO {parked} (projection, position, stream, aggregate_id, error)
+VALUES (?::text, ?::bigint, ?::text, ?::text, ?::text)
+ON CONFLICT (projection, position) DO UPDATE SET error = EXCLUDED.error`,
+		unpark:     `DELETE FROM {parked} WHERE projection = ?::text AND position = ?::bigint`,
+		listParked: `SELECT position, stream, aggregate_id, error FROM {parked} WHERE projection = ?::text ORDER BY position`,
+
+		upsert:      ` ON CONFLICT ({key}) DO UPDATE SET `,
+		upsertValue: `EXCLUDED.{column}`,
+
 		columns:     `e.position, s.name AS stream, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, e.recorded_at`,
 		streamName:  `?::text`,
 		fromAll:     `{events} e JOIN {streams} s ON s.id = e.stream_id`,
@@ -150,7 +215,7 @@ CREATE TABLE IF NOT EXISTS {projections} (
     status      text        NOT NULL,
     owner       text        NOT NULL,
     epoch       bigint      NOT NULL,
-    stops       bigint      NOT NULL,
+    generation  bigint      NOT NULL,
     lease_until timestamptz NOT NULL,
     read_model  boolean     NOT NULL,
     retry       boolean     NOT NULL,
@@ -171,7 +236,7 @@ CREATE TABLE IF NOT EXISTS {parked} (
 func classifyPostgres(err error) fault {
 	var coded interface{ SQLState() string }
 	if !errors.As(err, &coded) {
-		return faultOther
+		return classifyConnection(err)
 	}
 	switch coded.SQLState() {
 	case "23505": // unique_violation
@@ -180,6 +245,11 @@ func classifyPostgres(err error) fault {
 		return faultRepeat
 	case "42P01", "42703", "3F000": // undefined_table, undefined_column, invalid_schema_name
 		return faultNoTable
+	case "57P01", "57P02", "57P03", "57P05", "53300": // shutdown, crash, not ready, idle session ended, too many connections
+		return faultLost
+	}
+	if strings.HasPrefix(coded.SQLState(), "08") { // connection exception
+		return faultLost
 	}
 	return faultOther
 }

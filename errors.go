@@ -65,6 +65,22 @@ func (e *ConflictError) Error() string {
 // Is makes every *ConflictError an [ErrConflict].
 func (e *ConflictError) Is(target error) bool { return target == ErrConflict }
 
+// ProjectionError says that a projection's handler failed for good on an event. The projection
+// has taken in all events before it, and nothing of it; running it again tries again.
+type ProjectionError struct {
+	Name  string // the projection's
+	Event Event
+	Err   error // the handler's
+}
+
+func (e *ProjectionError) Error() string {
+	return fmt.Sprintf("%sprojection %q: event %d, %q: %s", prefix, e.Name, e.Event.Position, e.Event.Name,
+		strings.TrimPrefix(e.Err.Error(), prefix))
+}
+
+// Unwrap returns the handler's error.
+func (e *ProjectionError) Unwrap() error { return e.Err }
+
 // invalidError is an ErrInvalid that says what about which argument.
 type invalidError struct{ err error }
 

@@ -11,7 +11,6 @@ import (
 // they want. If several entries of one list want an event, all of them run, in list order.
 type Fold[S any] struct {
 	name    string // "": any event that no other entry names
-	any     bool
 	apply   func(*S, *turn) error
 	problem error
 }
@@ -59,7 +58,7 @@ func OnEvent[E Payload, S any](apply func(state *S, e E, ev Event)) Fold[S] {
 
 // OnAny folds the events that no other entry of the list names.
 func OnAny[S any](apply func(state *S, ev Event)) Fold[S] {
-	f := Fold[S]{any: true}
+	f := Fold[S]{}
 	if apply == nil {
 		f.problem = invalid("OnAny: its function is nil")
 	}
@@ -81,33 +80,26 @@ func entryProblem[E Payload](maker, name string, missing bool) error {
 	return checkName(fmt.Sprintf("%s[%T]: the event name", maker, *new(E)), name)
 }
 
-// folds is a checked list of folds, ready to be applied.
-type folds[S any] struct {
-	named map[string][]*Fold[S]
-	rest  []*Fold[S] // the OnAny entries
+// byName are the entries of a checked list, by the names of the events that they want.
+type byName[E any] struct {
+	named map[string][]E
+	rest  []E // those that want what no other names
 }
 
-// newFolds checks a definition's list; field names it in errors.
-func newFolds[S any](field string, when []Fold[S]) (*folds[S], error) {
-	l := &folds[S]{named: make(map[string][]*Fold[S], len(when))}
-	for i := range when {
-		f := &when[i]
-		switch {
-		case f.problem != nil:
-			return nil, within(fmt.Sprintf("%s[%d]", field, i), f.problem)
-		case f.apply == nil:
-			return nil, invalid("%s[%d] is the zero Fold", field, i)
-		case f.any:
-			l.rest = append(l.rest, f)
-		default:
-			l.named[f.name] = append(l.named[f.name], f)
-		}
+// add appends an entry; an empty name stands for what no other entry names.
+func (l *byName[E]) add(name string, e E) {
+	if name == "" {
+		l.rest = append(l.rest, e)
+		return
 	}
-	return l, nil
+	if l.named == nil {
+		l.named = map[string][]E{}
+	}
+	l.named[name] = append(l.named[name], e)
 }
 
-// entries returns the folds that want an event of this name.
-func (l *folds[S]) entries(name string) []*Fold[S] {
+// entries returns those that want an event of this name.
+func (l *byName[E]) entries(name string) []E {
 	if named, ok := l.named[name]; ok {
 		return named
 	}
@@ -115,7 +107,7 @@ func (l *folds[S]) entries(name string) []*Fold[S] {
 }
 
 // names returns the names that the list wants, or nil if it wants all.
-func (l *folds[S]) names() map[string]bool {
+func (l *byName[E]) names() map[string]bool {
 	if len(l.rest) > 0 {
 		return nil
 	}
@@ -124,6 +116,30 @@ func (l *folds[S]) names() map[string]bool {
 		names[name] = true
 	}
 	return names
+}
+
+// folds is a checked list of folds, ready to be applied.
+type folds[S any] struct{ byName[*Fold[S]] }
+
+// newFolds checks a definition's list; field names it in errors.
+func newFolds[S any](field string, when []Fold[S]) (*folds[S], error) {
+	l := &folds[S]{}
+	for i := range when {
+		f := &when[i]
+		if err := f.check(); err != nil {
+			return nil, within(fmt.Sprintf("%s[%d]", field, i), err)
+		}
+		l.add(f.name, f)
+	}
+	return l, nil
+}
+
+// check finds what is wrong with a fold.
+func (f *Fold[S]) check() error {
+	if f.problem == nil && f.apply == nil {
+		return invalid("the zero Fold")
+	}
+	return f.problem
 }
 
 // apply runs the entries that want the turn's payload, one after the other.

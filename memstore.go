@@ -23,6 +23,9 @@ type memBackend struct {
 	next   Position
 	byName map[string]*memStream
 	events map[uuid.UUID]*record
+
+	projected  map[string]*memProjection
+	generation int64 // of the projection created last
 }
 
 type memStream struct {
@@ -34,7 +37,7 @@ type memStream struct {
 }
 
 func newMemBackend() *memBackend {
-	return &memBackend{next: 1, byName: map[string]*memStream{}, events: map[uuid.UUID]*record{}}
+	return &memBackend{next: 1, byName: map[string]*memStream{}, events: map[uuid.UUID]*record{}, projected: map[string]*memProjection{}}
 }
 
 func (m *memBackend) install(ctx context.Context) error { return ctx.Err() }
@@ -61,8 +64,14 @@ func (m *memBackend) createStream(ctx context.Context, name string, metadata []b
 	if m.byName[name] != nil {
 		return false, nil
 	}
-	m.byName[name] = &memStream{name: name, metadata: metadata, createdAt: m.clock(at), aggregates: map[string][]*record{}}
+	m.create(name, metadata, at)
 	return true, nil
+}
+
+func (m *memBackend) create(name string, metadata []byte, at time.Time) {
+	if m.byName[name] == nil {
+		m.byName[name] = &memStream{name: name, metadata: metadata, createdAt: m.clock(at), aggregates: map[string][]*record{}}
+	}
 }
 
 func (m *memBackend) deleteStream(ctx context.Context, name string) (bool, error) {
@@ -71,9 +80,13 @@ func (m *memBackend) deleteStream(ctx context.Context, name string) (bool, error
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
+	return m.drop(name), nil
+}
+
+func (m *memBackend) drop(name string) bool {
 	st := m.byName[name]
 	if st == nil {
-		return false, nil
+		return false
 	}
 	delete(m.byName, name)
 	for _, r := range st.log {
@@ -82,7 +95,7 @@ func (m *memBackend) deleteStream(ctx context.Context, name string) (bool, error
 	// Readers hold no part of the log, but may hold its records: the slice is made anew so that
 	// what is deleted is freed.
 	m.log = slices.DeleteFunc(m.log, func(r *record) bool { return m.events[r.id] != r })
-	return true, nil
+	return true
 }
 
 func (m *memBackend) hasStream(ctx context.Context, name string) (bool, error) {
@@ -128,18 +141,22 @@ func (m *memBackend) append(ctx context.Context, a *appendCall) error {
 		return err
 	}
 	st := m.byName[a.stream]
-	if st == nil {
+	if st == nil || !a.expected.admits(int64(len(st.aggregates[a.aggregateID]))) || m.taken(a) {
 		return errVersion
 	}
+	m.insert(a)
+	return nil
+}
+
+// taken says whether one of an append's events is stored.
+func (m *memBackend) taken(a *appendCall) bool {
+	return slices.ContainsFunc(a.rows, func(r record) bool { return m.events[r.id] != nil })
+}
+
+// insert stores what an append holds and completes its rows.
+func (m *memBackend) insert(a *appendCall) {
+	st := m.byName[a.stream]
 	aggregate := st.aggregates[a.aggregateID]
-	if !a.expected.admits(int64(len(aggregate))) {
-		return errVersion
-	}
-	for i := range a.rows {
-		if m.events[a.rows[i].id] != nil {
-			return errVersion
-		}
-	}
 	at := m.clock(a.at)
 	kept := make([]record, len(a.rows))
 	for i := range a.rows {
@@ -157,7 +174,6 @@ func (m *memBackend) append(ctx context.Context, a *appendCall) error {
 		aggregate = append(aggregate, &kept[i])
 	}
 	st.aggregates[a.aggregateID] = aggregate
-	return nil
 }
 
 func (m *memBackend) resolve(ctx context.Context, a *appendCall) (verdict, error) {

@@ -25,7 +25,9 @@ type Store struct {
 	backend backend
 	codec   *payloadCodec
 	opts    Options
-	news    *news
+	news    *news // of events
+	moves   *news // of projections
+	leases  *leases
 	inTx    bool
 	shares  bool // the backend keeps the bytes that it hands out
 	loads   bool // there is Middleware.Load
@@ -146,14 +148,14 @@ func Open(db *sql.DB, dialect *Dialect, opts *Options) (*Store, error) {
 func NewMemStore(opts *Options) *Store {
 	s, err := newStore(opts)
 	if err != nil {
-		return &Store{backend: &brokenBackend{err: err}, codec: defaultCodec, news: newNews()}
+		return &Store{backend: &brokenBackend{err: err}, codec: defaultCodec, news: newNews(), moves: newNews(), leases: newLeases()}
 	}
 	s.backend, s.shares = newMemBackend(), true
 	return s
 }
 
 func newStore(opts *Options) (*Store, error) {
-	s := &Store{news: newNews()}
+	s := &Store{news: newNews(), moves: newNews(), leases: newLeases()}
 	if opts != nil {
 		s.opts = *opts
 	}
@@ -324,11 +326,14 @@ type backend interface {
 
 	// readAggregate returns up to limit of an aggregate's rows, by version.
 	readAggregate(ctx context.Context, stream, aggregateID string, after int64, limit int) ([]record, error)
+
+	projectionBackend
 }
 
 var (
 	errVersion = errors.New("eventstore: the aggregate is not as expected")
 	errRepeat  = errors.New("eventstore: the statement can be repeated")
+	errLost    = errors.New("eventstore: the connection to the database is lost")
 )
 
 // record is an event as it is stored. Its bytes are never changed once it has been handed out.

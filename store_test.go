@@ -204,6 +204,23 @@ func (l lane) open(t testing.TB, opts *es.Options) *es.Store {
 	return s
 }
 
+// openTwice returns a fresh, installed store, and another Store over the same tables, as another
+// process would have it. On memory, where there is no other process, they are one.
+func (l lane) openTwice(t testing.TB) (s, other *es.Store) {
+	t.Helper()
+	if l.db == nil {
+		s = l.open(t, nil)
+		return s, s
+	}
+	prefix := l.newPrefix(t)
+	s, _ = l.openIn(t, prefix, nil)
+	other, _ = l.openIn(t, prefix, nil)
+	if err := s.Install(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s, other
+}
+
 // newPrefix returns a table prefix that nobody else uses, and drops its tables behind the test.
 func (l lane) newPrefix(t testing.TB) string {
 	prefix := fmt.Sprintf("t%d_%d_", os.Getpid(), prefixes.Add(1))

@@ -1,0 +1,98 @@
+package eventstore
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// lease is a runner's right to move a projection on. It is kept by the database's clock; what
+// makes it safe is not the clock but the epoch, which grows whenever the lease changes hands or
+// somebody stops, resets or deletes the projection: whatever a runner writes is written only while
+// the epoch is still its own.
+type lease struct {
+	store *Store
+	name  string
+	epoch int64
+	term  time.Duration
+	ctx   context.Context // ends with the lease, because of ErrLeaseLost if it was lost
+	lose  context.CancelCauseFunc
+	kept  chan struct{} // closed when nobody renews it any more
+}
+
+// begin registers a lease that has been taken, and renews it until it is lost or given up.
+func (s *Store) beginLease(ctx context.Context, name string, epoch int64, term time.Duration) *lease {
+	l := &lease{store: s, name: name, epoch: epoch, term: term, kept: make(chan struct{})}
+	l.ctx, l.lose = context.WithCancelCause(ctx)
+	s.leases.add(l)
+	go l.keep()
+	return l
+}
+
+// giveUp ends the lease here; what the database knows of it is another matter.
+func (l *lease) giveUp() {
+	l.lose(context.Canceled)
+	<-l.kept
+	l.store.leases.remove(l)
+}
+
+// lost says whether somebody else has taken over, as far as is known here.
+func (l *lease) lost() bool { return errors.Is(context.Cause(l.ctx), ErrLeaseLost) }
+
+// keep renews the lease from beside the handlers. It asks the pool for a connection of its own: if
+// there is none to be had, the next checkpoint renews the lease too.
+func (l *lease) keep() {
+	defer close(l.kept)
+	pause := l.term / 3
+	for sleep(l.ctx, pause) == nil {
+		held, err := l.store.backend.renewLease(l.ctx, l.name, l.epoch, l.term)
+		switch {
+		case err != nil:
+			// The runner meets the same fault, or the lease runs out.
+			pause = l.term / 10
+		case !held:
+			l.lose(ErrLeaseLost)
+		default:
+			pause = l.term / 3
+		}
+	}
+}
+
+// leases are those that runners of one Store have, so that whoever takes one away can tell its
+// runner at once. Runners elsewhere learn it from the database.
+type leases struct {
+	mu   sync.Mutex
+	held map[*lease]struct{}
+}
+
+func newLeases() *leases { return &leases{held: map[*lease]struct{}{}} }
+
+func (ls *leases) add(l *lease) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	// Whoever had it before has lost it: there can only be one.
+	for other := range ls.held {
+		if other.name == l.name {
+			other.lose(ErrLeaseLost)
+		}
+	}
+	ls.held[l] = struct{}{}
+}
+
+func (ls *leases) remove(l *lease) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	delete(ls.held, l)
+}
+
+// revoke ends the leases of a projection whose epoch has changed.
+func (ls *leases) revoke(name string) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for l := range ls.held {
+		if l.name == name {
+			l.lose(ErrLeaseLost)
+		}
+	}
+}

@@ -1,0 +1,336 @@
+package eventstore
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+)
+
+// memProjection is a projection's row and the events that it has set aside.
+type memProjection struct {
+	projectionRow
+	leaseUntil time.Time
+	parked     map[Position]parkedRow
+}
+
+// current is the row as a reader sees it now.
+func (p *memProjection) current() projectionRow {
+	row := p.projectionRow
+	row.held = time.Now().Before(p.leaseUntil)
+	return row
+}
+
+func (m *memBackend) lastPosition(ctx context.Context) (Position, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.next - 1, ctx.Err()
+}
+
+func (m *memBackend) createProjection(ctx context.Context, name string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := ctx.Err(); err != nil || m.projected[name] != nil {
+		return err
+	}
+	m.generation++
+	m.projected[name] = &memProjection{projectionRow: projectionRow{status: StatusIdle, generation: m.generation << 32}, parked: map[Position]parkedRow{}}
+	return nil
+}
+
+func (m *memBackend) projection(ctx context.Context, name string) (projectionRow, bool, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if p := m.projected[name]; p != nil {
+		return p.current(), true, ctx.Err()
+	}
+	return projectionRow{}, false, ctx.Err()
+}
+
+func (m *memBackend) projections(ctx context.Context) ([]ProjectionInfo, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var out []ProjectionInfo
+	for name, p := range m.projected {
+		info := ProjectionInfo{Name: name, Status: p.status, Position: p.position, Owner: p.owner, Parked: len(p.parked), Error: p.problem}
+		out = append(out, info.seen(p.current().held))
+	}
+	slices.SortFunc(out, func(x, y ProjectionInfo) int { return strings.Compare(x.Name, y.Name) })
+	return out, ctx.Err()
+}
+
+// change calls fn with a projection's row, if there is one, and says what it returned.
+func (m *memBackend) change(ctx context.Context, name string, fn func(p *memProjection) bool) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	p := m.projected[name]
+	return p != nil && fn(p), nil
+}
+
+func (m *memBackend) takeLease(ctx context.Context, name, owner string, row *projectionRow, readModel bool, term time.Duration) (bool, error) {
+	return m.change(ctx, name, func(p *memProjection) bool {
+		now := p.current()
+		if now.epoch != row.epoch || !now.free(owner) {
+			return false
+		}
+		p.owner, p.readModel, p.problem, p.leaseUntil = owner, readModel, "", time.Now().Add(term)
+		p.epoch++
+		if p.status != StatusResetting && p.status != StatusDeleting {
+			p.status = StatusRunning
+		}
+		return true
+	})
+}
+
+func (m *memBackend) renewLease(ctx context.Context, name string, epoch int64, term time.Duration) (bool, error) {
+	return m.change(ctx, name, func(p *memProjection) bool {
+		if p.epoch != epoch {
+			return false
+		}
+		p.leaseUntil = time.Now().Add(term)
+		return true
+	})
+}
+
+func (m *memBackend) releaseLease(ctx context.Context, name, owner string, status ProjectionStatus, problem string) error {
+	_, err := m.change(ctx, name, func(p *memProjection) bool {
+		if p.owner != owner || p.status != StatusRunning && p.status != StatusStopping {
+			return false
+		}
+		p.owner, p.status, p.problem, p.leaseUntil = "", status, problem, time.Time{}
+		p.epoch++
+		return true
+	})
+	return err
+}
+
+func (m *memBackend) control(ctx context.Context, name string, c control) (bool, error) {
+	return m.change(ctx, name, func(p *memProjection) bool {
+		p.epoch++
+		switch c.kind {
+		case controlStop:
+			p.generation++
+			if p.status == StatusRunning {
+				p.status = StatusIdle
+				if p.current().held {
+					p.status = StatusStopping
+				}
+			}
+		case controlReset:
+			p.status, p.position, p.state, p.retry, p.problem, p.leaseUntil = StatusResetting, 0, nil, false, "", time.Time{}
+		case controlDelete:
+			p.generation++
+			p.status, p.leaseUntil = StatusDeleting, time.Time{}
+		case controlRetryParked:
+			p.retry = true
+		case controlDropParked:
+			delete(p.parked, c.position)
+		}
+		return true
+	})
+}
+
+func (m *memBackend) removeProjection(ctx context.Context, name string, epoch int64) error {
+	_, err := m.change(ctx, name, func(p *memProjection) bool {
+		if p.epoch == epoch {
+			delete(m.projected, name)
+		}
+		return true
+	})
+	return err
+}
+
+func (m *memBackend) parked(ctx context.Context, name string) ([]parkedRow, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var out []parkedRow
+	if p := m.projected[name]; p != nil {
+		for _, row := range p.parked {
+			out = append(out, row)
+		}
+	}
+	slices.SortFunc(out, func(x, y parkedRow) int { return cmp.Compare(x.position, y.position) })
+	return out, ctx.Err()
+}
+
+// memUnit keeps what a batch does until it is committed, as a whole. Its events get their
+// positions then: until that they have none.
+type memUnit struct {
+	m       *memBackend
+	ctx     context.Context
+	changes []func() // on m, under its lock
+	created map[string]bool
+	appends []*appendCall
+	parks   []func(*memProjection)
+}
+
+func (m *memBackend) unit(ctx context.Context) unit {
+	return &memUnit{m: m, ctx: ctx, created: map[string]bool{}}
+}
+
+func (u *memUnit) sqlTx() (*sql.Tx, error) {
+	return nil, fmt.Errorf("eventstore: a memory store has no transactions: %w", errors.ErrUnsupported)
+}
+
+func (u *memUnit) store() (backend, error) {
+	return &memUnitBackend{brokenBackend{err: fmt.Errorf("eventstore: not within a projection on a memory store: %w", errors.ErrUnsupported)}, u}, nil
+}
+
+func (u *memUnit) park(_ string, row parkedRow) error {
+	u.parks = append(u.parks, func(p *memProjection) { p.parked[row.position] = row })
+	return nil
+}
+
+func (u *memUnit) unpark(_ string, at Position) error {
+	u.parks = append(u.parks, func(p *memProjection) { delete(p.parked, at) })
+	return nil
+}
+
+func (u *memUnit) dropParked(string) error {
+	u.parks = append(u.parks, func(p *memProjection) { clear(p.parked) })
+	return nil
+}
+
+func (u *memUnit) broken(error) error { return nil }
+func (u *memUnit) rollback()          {}
+
+func (u *memUnit) commit(c checkpoint) (bool, error) {
+	u.m.mu.Lock()
+	defer u.m.mu.Unlock()
+	if err := u.ctx.Err(); err != nil {
+		return false, err
+	}
+	p := u.m.projected[c.name]
+	if p == nil || p.epoch != c.epoch {
+		return false, nil
+	}
+	// What others have done since an append was accepted is a reason to try again.
+	if !u.fits() {
+		return false, &passingError{"checkpoint", errVersion, errRepeat}
+	}
+	for _, change := range u.changes {
+		change()
+	}
+	for _, park := range u.parks {
+		park(p)
+	}
+	p.position, p.leaseUntil = c.position, time.Now().Add(c.term)
+	if c.state != nil {
+		p.state = c.state
+	}
+	if c.resumed {
+		p.status, p.retry = StatusRunning, false
+	}
+	return true, nil
+}
+
+// memUnitBackend is the backend for what is appended within a unit.
+type memUnitBackend struct {
+	brokenBackend
+	u *memUnit
+}
+
+func (b *memUnitBackend) install(context.Context) error { return b.err }
+func (b *memUnitBackend) writeSchema(io.Writer) error   { return b.err }
+
+func (b *memUnitBackend) createStream(ctx context.Context, name string, metadata []byte, at time.Time) (bool, error) {
+	if has, err := b.hasStream(ctx, name); has || err != nil {
+		return false, err
+	}
+	b.u.created[name] = true
+	b.u.changes = append(b.u.changes, func() { b.u.m.create(name, metadata, at) })
+	return true, nil
+}
+
+func (b *memUnitBackend) deleteStream(ctx context.Context, name string) (bool, error) {
+	has, err := b.hasStream(ctx, name)
+	b.u.changes = append(b.u.changes, func() { b.u.m.drop(name) })
+	return has, err
+}
+
+func (b *memUnitBackend) hasStream(ctx context.Context, name string) (bool, error) {
+	has, err := b.u.m.hasStream(ctx, name)
+	return has || b.u.created[name], err
+}
+
+func (b *memUnitBackend) append(ctx context.Context, a *appendCall) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b.u.m.mu.RLock()
+	defer b.u.m.mu.RUnlock()
+	if !b.u.admits(a, b.u.appends) || b.u.taken(a) {
+		return errVersion
+	}
+	kept := &appendCall{stream: a.stream, aggregateID: a.aggregateID, expected: a.expected, at: a.at, rows: slices.Clone(a.rows)}
+	b.u.appends = append(b.u.appends, kept)
+	b.u.changes = append(b.u.changes, func() { b.u.m.insert(kept) })
+	return nil
+}
+
+// fits says whether everything that the unit appends can still be stored.
+func (u *memUnit) fits() bool {
+	for i, a := range u.appends {
+		if !u.admits(a, u.appends[:i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// admits says whether the store takes an append behind earlier ones of the unit.
+func (u *memUnit) admits(a *appendCall, earlier []*appendCall) bool {
+	st := u.m.byName[a.stream]
+	if st == nil && !u.created[a.stream] || u.m.taken(a) {
+		return false
+	}
+	version := 0
+	if st != nil {
+		version = len(st.aggregates[a.aggregateID])
+	}
+	for _, e := range earlier {
+		if e.stream == a.stream && e.aggregateID == a.aggregateID {
+			version += len(e.rows)
+		}
+	}
+	return a.expected.admits(int64(version))
+}
+
+// taken says whether the unit holds one of an append's events already.
+func (u *memUnit) taken(a *appendCall) bool {
+	for _, earlier := range u.appends {
+		for i := range earlier.rows {
+			if slices.ContainsFunc(a.rows, func(r record) bool { return r.id == earlier.rows[i].id }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (b *memUnitBackend) resolve(ctx context.Context, a *appendCall) (verdict, error) {
+	v, err := b.u.m.resolve(ctx, a)
+	v.found = v.found || b.u.created[a.stream]
+	if len(v.stored) > 0 || err != nil {
+		return v, err
+	}
+	// What the unit itself is about to store counts as stored, in its order.
+	for _, earlier := range b.u.appends {
+		for i := range earlier.rows {
+			r := earlier.rows[i]
+			if slices.ContainsFunc(a.rows, func(w record) bool { return w.id == r.id }) {
+				r.version = int64(len(v.stored))
+				v.stored = append(v.stored, r)
+			}
+		}
+	}
+	return v, nil
+}

@@ -1,0 +1,223 @@
+package eventstore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// ProjectionInfo describes a projection or a relay.
+type ProjectionInfo struct {
+	Name     string
+	Status   ProjectionStatus
+	Position Position // the last that it has taken in or passed over
+	Lag      int64    // sealed position minus Position: an upper bound of the events to come, without counting
+	Owner    string   // who holds the lease; empty: nobody runs it
+	Parked   int      // events set aside
+	Error    string   // why it has failed
+}
+
+// ProjectionStatus says what becomes of a projection.
+type ProjectionStatus string
+
+const (
+	StatusIdle      ProjectionStatus = "idle"      // nobody runs it
+	StatusRunning   ProjectionStatus = "running"   // somebody holds the lease
+	StatusStopping  ProjectionStatus = "stopping"  // its runner can't write any more, and has not noticed yet
+	StatusResetting ProjectionStatus = "resetting" // its next runner empties its read model
+	StatusDeleting  ProjectionStatus = "deleting"  // its next runner drops its read model
+	StatusFailed    ProjectionStatus = "failed"    // a handler has failed for good
+)
+
+// seen returns what is stored as it is to be seen: a runner whose lease has run out is none.
+func (p ProjectionInfo) seen(held bool) ProjectionInfo {
+	if !held {
+		p.Owner = ""
+		if p.Status == StatusRunning || p.Status == StatusStopping {
+			p.Status = StatusIdle
+		}
+	}
+	return p
+}
+
+// Projections returns all projections and relays that have ever run and were not deleted, by name
+// in byte order.
+func (s *Store) Projections(ctx context.Context) ([]ProjectionInfo, error) {
+	infos, err := s.backend.projections(ctx)
+	if err != nil || len(infos) == 0 {
+		return nil, err
+	}
+	sealed, _, err := s.backend.seal(ctx)
+	for i := range infos {
+		infos[i].Lag = max(0, int64(sealed-infos[i].Position))
+	}
+	return infos, err
+}
+
+// StopProjection ends all runs of a projection or relay, wherever they are: from when it returns
+// they can write nothing any more, and each returns nil when it notices, in this process at once.
+// It can be run again. If none of this name has ever run: [ErrProjectionNotFound].
+func (s *Store) StopProjection(ctx context.Context, name string) error {
+	return s.controlProjection(ctx, name, control{kind: controlStop})
+}
+
+// ResetProjection begins a projection or relay at the first event again; see [Projection.Reset]. A
+// read model, which only its definition knows, is emptied by the projection's runner, at once or
+// when it is next run: until then its status is [StatusResetting]. If none of this name has ever
+// run: [ErrProjectionNotFound].
+func (s *Store) ResetProjection(ctx context.Context, name string) error {
+	if err := s.controllable(name); err != nil {
+		return err
+	}
+	return s.resetProjection(ctx, newRunner(s, name, nil, nil, 0, 0, 0))
+}
+
+// DeleteProjection removes a projection or relay; see [Projection.Delete]. A read model, which only
+// its definition knows, is dropped by the projection's runner, at once or when it is next run: until
+// then its status is [StatusDeleting]. If none of this name has ever run: [ErrProjectionNotFound].
+func (s *Store) DeleteProjection(ctx context.Context, name string, emitted bool) error {
+	if err := s.controllable(name); err != nil {
+		return err
+	}
+	return s.deleteProjection(ctx, newRunner(s, name, nil, nil, 0, 0, 0), emitted)
+}
+
+// ParkedEvent is an event that a projection has set aside by [Park].
+type ParkedEvent struct {
+	Event Event  // only with Position, Stream and AggregateID if it has been deleted since
+	Error string // of the handler; empty: it waits behind another of its aggregate
+}
+
+// ParkedEvents returns the events that a projection has set aside, by position. If none of this
+// name has ever run: [ErrProjectionNotFound].
+func (s *Store) ParkedEvents(ctx context.Context, projection string) ([]ParkedEvent, error) {
+	if err := checkName("projection name", projection); err != nil {
+		return nil, err
+	}
+	if _, found, err := s.backend.projection(ctx, projection); err != nil || !found {
+		return nil, cmp.Or(err, notFound(projection))
+	}
+	rows, err := s.backend.parked(ctx, projection)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]ParkedEvent, len(rows))
+	for i, row := range rows {
+		out[i] = ParkedEvent{Event{Position: row.position, Stream: row.stream, AggregateID: row.aggregateID}, row.problem}
+		for ev, err := range s.Read(ctx, FromAll(), ReadOptions{After: row.position - 1, Before: row.position + 1}) {
+			if err != nil {
+				return nil, err
+			}
+			out[i].Event = ev
+		}
+	}
+	return out, nil
+}
+
+// RetryParked has the events that a projection has set aside tried again, each aggregate's in
+// order: by its runner at once, or when it is next run. What fails again stays, with what stands
+// behind it. If none of this name has ever run: [ErrProjectionNotFound].
+func (s *Store) RetryParked(ctx context.Context, projection string) error {
+	return s.controlProjection(ctx, projection, control{kind: controlRetryParked})
+}
+
+// DropParked gives up an event that a projection has set aside. Later ones of its aggregate stay
+// where they are until [Store.RetryParked]. Dropping what is not there does nothing. If no
+// projection of this name has ever run: [ErrProjectionNotFound].
+func (s *Store) DropParked(ctx context.Context, projection string, p Position) error {
+	return s.controlProjection(ctx, projection, control{kind: controlDropParked, position: p})
+}
+
+func notFound(projection string) error {
+	return fmt.Errorf("%w: %q", ErrProjectionNotFound, projection)
+}
+
+func (s *Store) controllable(name string) error {
+	if s.inTx {
+		return fmt.Errorf("eventstore: to control a projection inside a transaction: %w", errors.ErrUnsupported)
+	}
+	return checkName("projection name", name)
+}
+
+// controlProjection changes a projection from outside.
+func (s *Store) controlProjection(ctx context.Context, name string, c control) error {
+	if err := s.controllable(name); err != nil {
+		return err
+	}
+	found, err := s.backend.control(ctx, name, c)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return notFound(name)
+	}
+	s.leases.revoke(name)
+	s.moves.publish()
+	return nil
+}
+
+// resetProjection resets what r runs, and leaves to another runner only a read model that r does
+// not know.
+func (s *Store) resetProjection(ctx context.Context, r *runner) error {
+	if err := s.controlProjection(ctx, r.name, control{kind: controlReset}); err != nil {
+		return err
+	}
+	return s.carryOut(ctx, r, StatusResetting, func(row *projectionRow) error {
+		if r.readModel != nil {
+			if err := r.makeReadModel(ctx); err != nil {
+				return err
+			}
+		}
+		if err := r.finishReset(ctx, row); err != nil {
+			return err
+		}
+		return s.backend.releaseLease(ctx, r.name, r.owner, StatusIdle, "")
+	})
+}
+
+func (s *Store) deleteProjection(ctx context.Context, r *runner, emitted bool) error {
+	if err := s.controlProjection(ctx, r.name, control{kind: controlDelete}); err != nil {
+		return err
+	}
+	if emitted {
+		// Nobody can emit to it any more.
+		if err := s.DeleteStream(ctx, r.name); err != nil && !errors.Is(err, ErrStreamNotFound) {
+			return err
+		}
+	}
+	return s.carryOut(ctx, r, StatusDeleting, nil)
+}
+
+// carryOut does what a control call has left to do, unless it takes a definition that r has not,
+// or another runner is faster: then it is that one's.
+func (s *Store) carryOut(ctx context.Context, r *runner, status ProjectionStatus, fn func(*projectionRow) error) error {
+	r.owner, r.term = uuid.NewString(), defaultLease
+	for attempt := 1; ; attempt++ {
+		row, found, err := s.backend.projection(ctx, r.name)
+		switch {
+		case err != nil:
+			return err
+		case !found || row.status != status || row.readModel && r.readModel == nil:
+			return nil
+		case row.free(r.owner) && status == StatusDeleting:
+			err = r.finishDelete(ctx, &row)
+		case row.free(r.owner):
+			var taken bool
+			if taken, err = s.backend.takeLease(ctx, r.name, r.owner, &row, r.readModel != nil, r.term); err == nil && taken {
+				row.epoch++
+				err = fn(&row)
+			}
+		}
+		s.moves.publish()
+		if err != nil && !errors.Is(err, errRepeat) && !errors.Is(err, ErrLeaseLost) || attempt == maxRepeats {
+			return err
+		}
+		if err := sleep(ctx, min(100*time.Millisecond, pauseAfter(min(attempt, 4)))); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,72 @@
+package eventstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Relay hands sealed events to a broker or any other consumer, at least once and in order, and
+// remembers how far it is. It is a literal, checked when it runs. Relays and projections share
+// their names: [Store.Projections] lists both, and both can be stopped, reset and deleted.
+type Relay struct {
+	Name string // 1 to 255 bytes
+	From Selection
+
+	// Publish hands events on, in position order, as they are stored. When it returns nil they
+	// are done with; after an error, or if the process dies, the same events come again, perhaps
+	// with more behind them. It is tried again for as long as ctx lasts, after pauses of up to two
+	// seconds. ctx ends when another runner takes over.
+	Publish func(ctx context.Context, events []Event) error
+
+	BatchSize int           // the most events of a call; zero: 1000
+	Poll      time.Duration // the longest wait between looks for new events; zero: 500ms
+
+	// Lease is how long a runner that has died keeps others from taking over. It is renewed while
+	// Publish runs. Zero: 10s; at least 1s.
+	Lease time.Duration
+}
+
+// Run follows the log like [Projection.Run]: it returns ctx.Err() when ctx ends, and nil when it is
+// stopped.
+func (rl *Relay) Run(ctx context.Context, s *Store) error {
+	if err := checkRunner("Relay", rl.Name, rl.From, rl.BatchSize, rl.Poll, rl.Lease); err != nil {
+		return err
+	}
+	switch {
+	case rl.Publish == nil:
+		return invalid("Relay.Publish is nil")
+	case s.inTx:
+		return fmt.Errorf("eventstore: a relay inside a transaction: %w", errors.ErrUnsupported)
+	}
+	r := newRunner(s, rl.Name, rl.From, nil, rl.BatchSize, rl.Poll, rl.Lease)
+	r.follower = &publisher{rl, s}
+	return r.run(ctx)
+}
+
+// publisher is a relay's follower.
+type publisher struct {
+	relay *Relay
+	store *Store
+}
+
+func (*publisher) restore([]byte) error    { return nil }
+func (*publisher) encode() ([]byte, error) { return nil, nil }
+
+func (f *publisher) handle(ctx context.Context, _ *work, rows []record) (int, error) {
+	events := make([]Event, len(rows))
+	for i := range rows {
+		var err error
+		if events[i], err = f.store.load(ctx, &rows[i]); err != nil {
+			return 0, err
+		}
+	}
+	if err := f.relay.Publish(ctx, events); err != nil {
+		return 0, err
+	}
+	return len(rows), nil
+}
+
+func (*publisher) decide(context.Context, *record, error, int) Decision { return Retry }
+func (*publisher) fatal(_ *record, err error) error                     { return err }

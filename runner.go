@@ -1,0 +1,626 @@
+package eventstore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// follower is what a runner does with events: a projection handles them, a relay publishes them.
+type follower interface {
+	// restore sets the state to one that was stored; nil: to the one before the first event.
+	restore(state []byte) error
+	// handle takes in events, as part of w, and returns how many of them went well.
+	handle(ctx context.Context, w *work, rows []record) (done int, err error)
+	// encode returns the state as it is to be stored, or nil if there is none or it has not changed.
+	encode() ([]byte, error)
+	// decide says what becomes of an event on which handle has failed.
+	decide(ctx context.Context, r *record, err error, attempt int) Decision
+	// fatal is the error that ends the run if that is Fail.
+	fatal(r *record, err error) error
+}
+
+// runner follows the sealed order of events for a follower and keeps a checkpoint. It holds the
+// projection's lease while it does, and stands by while another runner has it.
+//
+// A batch is read outside any transaction, while the one before it is being handled. What handlers
+// write and the checkpoint commit together, if the lease's epoch is still the runner's own. After
+// any error the runner takes the lease anew, which begins another epoch, and goes on from what is
+// stored: so a commit whose answer was lost is either seen or can't happen any more.
+type runner struct {
+	store     *Store
+	name      string
+	from      Selection
+	names     []string // under which wanted events are stored; nil: any
+	batchSize int
+	poll      time.Duration
+	term      time.Duration // of the lease
+	follower  follower
+	readModel ReadModel
+
+	owner      string
+	target     Position // a catch-up ends there; noTarget: never
+	begun      bool     // generation is known
+	generation int64
+	made       bool // the read model is there
+	failures   int  // since there was last progress
+
+	lease    *lease
+	position Position // as stored
+	state    []byte   // as stored
+	parked   map[aggregateKey]bool
+	limit    int // of a page
+	window   Position
+}
+
+const (
+	noTarget Position = -1
+
+	defaultBatchSize = 1000
+	defaultPoll      = 500 * time.Millisecond
+	defaultLease     = 10 * time.Second
+	shortestLease    = time.Second
+
+	// A look covers at least minWindow positions and then as many more as can be looked at
+	// quickly, so that an event which is rare in a long log is searched for in steps, each of
+	// which is remembered.
+	minWindow = 10000
+	maxWindow = 1 << 40
+	quickLook = 50 * time.Millisecond
+	slowLook  = 500 * time.Millisecond
+
+	releaseTime = time.Second
+)
+
+// errStopped ends a run that has been asked to end, or has reached its target.
+var errStopped = errors.New("eventstore: stopped")
+
+// run follows until ctx ends, somebody stops it, the target is reached, or something fails for good.
+func (r *runner) run(ctx context.Context) error {
+	r.owner = uuid.NewString()
+	r.limit, r.window = min(firstPage, r.batchSize), minWindow
+	for {
+		err := r.hold(ctx)
+		switch {
+		case errors.Is(err, errStopped):
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, ErrLeaseLost):
+			r.store.opts.Logger.InfoContext(ctx, "lease lost", "projection", r.name, "owner", r.owner)
+		case errors.Is(err, errRepeat), errors.Is(err, errLost), errors.Is(err, ErrRetryTx):
+			r.failures++
+			r.store.opts.Logger.WarnContext(ctx, "projection begins again from its checkpoint", "projection", r.name, "attempt", r.failures, "error", err)
+			if sleep(ctx, pauseAfter(r.failures)) != nil {
+				r.release(ctx, StatusIdle, "")
+				return ctx.Err()
+			}
+		default:
+			return err
+		}
+	}
+}
+
+// pauseAfter is how long to wait after a number of failures in a row: longer and longer, up to two
+// seconds, with jitter.
+func pauseAfter(failures int) time.Duration {
+	longest := min(2*time.Second, 10*time.Millisecond<<min(failures, 10))
+	return longest/2 + rand.N(longest/2)
+}
+
+// hold takes the lease and follows until something ends that. It gives the lease back unless it
+// was lost.
+func (r *runner) hold(ctx context.Context) (err error) {
+	row, err := r.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	status := StatusIdle
+	problem := ""
+	r.lease = r.store.beginLease(ctx, r.name, row.epoch, r.term)
+	defer func() {
+		if r.lease.lost() && !errors.Is(err, errStopped) {
+			err = ErrLeaseLost
+		}
+		r.lease.giveUp()
+		if err != nil && !errors.Is(err, errStopped) && !errors.Is(err, ErrLeaseLost) && ctx.Err() == nil {
+			if errors.Is(err, errRepeat) || errors.Is(err, errLost) || errors.Is(err, ErrRetryTx) {
+				return // run takes it again at once
+			}
+			status, problem = StatusFailed, err.Error()
+		}
+		r.release(ctx, status, problem)
+	}()
+	r.store.opts.Logger.InfoContext(ctx, "lease taken", "projection", r.name, "owner", r.owner, "epoch", row.epoch)
+	if err := r.prepare(r.lease.ctx, &row); err != nil {
+		return err
+	}
+	return r.follow(r.lease.ctx)
+}
+
+// release gives the lease back, also when ctx is over, but not at any price: it runs out by itself.
+func (r *runner) release(ctx context.Context, status ProjectionStatus, problem string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
+	defer cancel()
+	if err := r.store.backend.releaseLease(ctx, r.name, r.owner, status, problem); err != nil {
+		r.store.opts.Logger.WarnContext(ctx, "lease not released", "projection", r.name, "owner", r.owner, "error", err)
+	}
+	r.store.moves.publish()
+}
+
+// acquire waits until it has the lease and returns what is stored under it.
+func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
+	wait := newWaiter(r.store.moves, min(r.poll, r.term/4))
+	for {
+		wait.listen()
+		row, found, err := r.store.backend.projection(ctx, r.name)
+		switch {
+		case err != nil:
+			return row, err
+		case !found && r.begun:
+			return row, errStopped // it has been deleted
+		case !found:
+			if err := r.store.backend.createProjection(ctx, r.name); err != nil {
+				return row, err
+			}
+			continue
+		}
+		if row.status == StatusDeleting && row.free(r.owner) {
+			if err := r.finishDelete(ctx, &row); err != nil {
+				return row, err
+			}
+			if !r.begun {
+				continue // from nothing
+			}
+		}
+		if !r.begun {
+			r.begun, r.generation = true, row.generation
+		}
+		switch {
+		case row.generation != r.generation:
+			r.release(ctx, StatusIdle, "")
+			return row, errStopped
+		case r.caughtUp(&row):
+			r.position = row.position
+			return row, cmp.Or(r.follower.restore(row.state), errStopped)
+		}
+		if row.free(r.owner) {
+			if taken, err := r.store.backend.takeLease(ctx, r.name, r.owner, &row, r.readModel != nil, r.term); err != nil {
+				return row, err
+			} else if taken {
+				// Whatever was under way when the lease was taken is stored by now, or never will be.
+				row, found, err := r.store.backend.projection(ctx, r.name)
+				if err != nil {
+					return row, err
+				}
+				if found && row.owner == r.owner {
+					return row, nil
+				}
+			}
+			continue
+		}
+		if err := wait.wait(ctx, true); err != nil {
+			return row, err
+		}
+	}
+}
+
+// caughtUp says whether nothing is left to do for a catch-up.
+func (r *runner) caughtUp(row *projectionRow) bool {
+	return r.target != noTarget && row.position >= r.target && !row.retry &&
+		row.status != StatusResetting && row.status != StatusDeleting && (r.readModel == nil || row.readModel)
+}
+
+// prepare brings the read model and the state to where row says that they are.
+func (r *runner) prepare(ctx context.Context, row *projectionRow) error {
+	if r.readModel != nil && !r.made {
+		if err := r.makeReadModel(ctx); err != nil {
+			return err
+		}
+		r.made = true
+	}
+	if row.status == StatusResetting {
+		if err := r.finishReset(ctx, row); err != nil {
+			return err
+		}
+	}
+	r.position, r.state = row.position, row.state
+	if err := r.follower.restore(r.state); err != nil {
+		return fmt.Errorf("eventstore: state of projection %q: %w", r.name, err)
+	}
+	waiting, err := r.store.backend.parked(ctx, r.name)
+	if err != nil {
+		return err
+	}
+	r.parked = map[aggregateKey]bool{}
+	for _, p := range waiting {
+		r.parked[aggregateKey{p.stream, p.aggregateID}] = true
+	}
+	if row.retry {
+		return r.retryParked(ctx, waiting)
+	}
+	return nil
+}
+
+// makeReadModel creates the read model in a transaction of its own: on MySQL creating a table ends
+// whatever transaction it is in.
+func (r *runner) makeReadModel(ctx context.Context) error {
+	u := r.store.backend.unit(ctx)
+	defer u.rollback()
+	tx, err := u.sqlTx()
+	if err == nil {
+		err = r.readModel.Init(ctx, tx)
+	}
+	if err == nil {
+		err = tx.Commit()
+	}
+	return r.readModelFailed(u, "initialise", err)
+}
+
+func (r *runner) readModelFailed(u unit, op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if broken := u.broken(err); broken != nil {
+		return broken
+	}
+	return fmt.Errorf("eventstore: projection %q: %s read model: %w", r.name, op, err)
+}
+
+// finishReset empties what the projection has written, and begins at the beginning.
+func (r *runner) finishReset(ctx context.Context, row *projectionRow) error {
+	u := r.store.backend.unit(ctx)
+	defer u.rollback()
+	if r.readModel != nil {
+		tx, err := u.sqlTx()
+		if err == nil {
+			err = r.readModel.Reset(ctx, tx)
+		}
+		if err != nil {
+			return r.readModelFailed(u, "reset", err)
+		}
+	}
+	inside, err := u.store()
+	if err == nil {
+		_, err = inside.deleteStream(ctx, r.name)
+	}
+	if err == nil {
+		err = u.dropParked(r.name)
+	}
+	if err != nil {
+		return err
+	}
+	held, err := u.commit(checkpoint{name: r.name, epoch: row.epoch, term: r.term, resumed: true})
+	if err == nil && !held {
+		err = ErrLeaseLost
+	}
+	return err
+}
+
+// finishDelete drops what belongs to a projection that has been deleted.
+func (r *runner) finishDelete(ctx context.Context, row *projectionRow) error {
+	taken, err := r.store.backend.takeLease(ctx, r.name, r.owner, row, r.readModel != nil, r.term)
+	if err != nil || !taken {
+		return err
+	}
+	if r.readModel != nil {
+		u := r.store.backend.unit(ctx)
+		defer u.rollback()
+		tx, err := u.sqlTx()
+		if err == nil {
+			err = r.readModel.Delete(ctx, tx)
+		}
+		if err == nil {
+			err = tx.Commit()
+		}
+		if err != nil {
+			return r.readModelFailed(u, "delete", err)
+		}
+		r.made = false
+	}
+	if err := r.store.backend.removeProjection(ctx, r.name, row.epoch+1); err != nil {
+		return err
+	}
+	r.store.moves.publish()
+	return nil
+}
+
+// batch is what a look at the log has found.
+type batch struct {
+	rows    []record
+	upTo    Position // the position behind which to look next
+	settled bool     // unless another look soon may get further
+	err     error
+}
+
+// follow handles one batch after the other, and reads the next one meanwhile.
+func (r *runner) follow(ctx context.Context) error {
+	wait := newWaiter(r.store.news, r.poll)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var ahead chan batch
+	defer func() {
+		cancel()
+		if ahead != nil {
+			<-ahead
+		}
+	}()
+	checked := time.Now()
+	for {
+		if r.target != noTarget && r.position >= r.target {
+			return errStopped
+		}
+		if ahead == nil {
+			ahead = r.fetch(ctx, wait, r.position)
+		}
+		b := <-ahead
+		ahead = nil
+		if b.err != nil {
+			return b.err
+		}
+		if b.upTo > r.position {
+			wait.found()
+			if r.target == noTarget || b.upTo < r.target {
+				ahead = r.fetch(ctx, wait, b.upTo)
+			}
+			if err := r.process(ctx, b.rows, b.upTo); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := wait.wait(ctx, b.settled); err != nil {
+			return err
+		}
+		if time.Since(checked) >= r.poll {
+			if err := r.check(ctx); err != nil {
+				return err
+			}
+			checked = time.Now()
+		}
+	}
+}
+
+// check finds out whether the lease is still held, where no checkpoint does.
+func (r *runner) check(ctx context.Context) error {
+	row, found, err := r.store.backend.projection(ctx, r.name)
+	if err == nil && (!found || row.epoch != r.lease.epoch) {
+		err = ErrLeaseLost
+	}
+	return err
+}
+
+// fetch looks for sealed events after a position.
+func (r *runner) fetch(ctx context.Context, wait *waiter, after Position) chan batch {
+	out := make(chan batch, 1)
+	go func() {
+		var b batch
+		b.err = r.look(ctx, wait, after, &b)
+		out <- b
+	}()
+	return out
+}
+
+func (r *runner) look(ctx context.Context, wait *waiter, after Position, b *batch) error {
+	wait.listen()
+	sealed, settled, err := r.store.backend.seal(ctx)
+	if err != nil {
+		return err
+	}
+	b.settled, b.upTo = settled, max(after, min(sealed, after+r.window))
+	if b.upTo == after {
+		return nil
+	}
+	began := time.Now()
+	rows, more, err := r.store.backend.readPage(ctx, &page{from: r.from, names: r.names, after: after, before: b.upTo + 1, limit: r.limit})
+	if err != nil {
+		return err
+	}
+	if more {
+		b.upTo = rows[len(rows)-1].position
+		r.limit = min(r.batchSize, pageSize(rows))
+	} else if took := time.Since(began); took < quickLook {
+		r.window = min(2*r.window, maxWindow)
+	} else if took > slowLook {
+		r.window = max(r.window/2, minWindow)
+	}
+	b.rows = rows[:0]
+	for i := range rows {
+		picked, err := r.from.picks(&rows[i])
+		if err != nil {
+			return err
+		}
+		if picked {
+			b.rows = append(b.rows, rows[i])
+		}
+	}
+	return nil
+}
+
+// process takes in a batch, whatever becomes of single events, and moves the checkpoint to upTo.
+func (r *runner) process(ctx context.Context, rows []record, upTo Position) error {
+	for {
+		done, failure, err := r.attempt(ctx, rows, upTo)
+		if err != nil || failure == nil {
+			return err
+		}
+		if done > 0 {
+			// What went well before was undone with the rest: once more, by itself.
+			if err := r.process(ctx, rows[:done], rows[done-1].position); err != nil {
+				return err
+			}
+			rows = rows[done:]
+		}
+		if err := r.settle(ctx, rows[:1], failure); err != nil {
+			return err
+		}
+		rows = rows[1:]
+	}
+}
+
+// settle does with an event that has failed what the definition says.
+func (r *runner) settle(ctx context.Context, one []record, failure error) error {
+	ev := &one[0]
+	for attempt := 1; ; attempt++ {
+		decision := r.follower.decide(ctx, ev, failure, attempt)
+		r.store.opts.Logger.WarnContext(ctx, "projection failed on an event", "projection", r.name, "position", ev.position, "attempt", attempt, "decision", decision, "error", failure)
+		switch decision {
+		case Retry:
+			if err := sleep(ctx, pauseAfter(attempt)); err != nil {
+				return err
+			}
+			var err error
+			if _, failure, err = r.attempt(ctx, one, ev.position); err != nil || failure == nil {
+				return err
+			}
+		case Skip:
+			return r.finish(ctx, r.begin(ctx), ev.position)
+		case Park:
+			w := r.begin(ctx)
+			defer w.unit.rollback()
+			if err := w.park(ev, failure.Error()); err != nil {
+				return err
+			}
+			if err := r.finish(ctx, w, ev.position); err != nil {
+				return err
+			}
+			r.parked[aggregateKey{ev.stream, ev.aggregateID}] = true
+			return nil
+		default:
+			return r.follower.fatal(ev, failure)
+		}
+	}
+}
+
+func (w *work) park(r *record, problem string) error {
+	return w.unit.park(w.name, parkedRow{r.position, r.stream, r.aggregateID, problem})
+}
+
+func (r *runner) begin(ctx context.Context) *work {
+	return &work{unit: r.store.backend.unit(ctx), lease: r.lease, name: r.name}
+}
+
+// attempt handles events and commits, or does neither. A failure is a handler's; done is how many
+// events went well before it.
+func (r *runner) attempt(ctx context.Context, rows []record, upTo Position) (done int, failure, err error) {
+	w := r.begin(ctx)
+	defer w.unit.rollback()
+	if len(rows) > 0 {
+		if done, failure = r.follower.handle(ctx, w, rows); failure != nil {
+			return r.undo(ctx, w, done, failure)
+		}
+		if w.stopped && done > 0 {
+			upTo = rows[done-1].position
+		}
+	}
+	if err := r.finish(ctx, w, upTo); err != nil {
+		return 0, nil, err
+	}
+	if w.stopped {
+		return done, nil, errStopped
+	}
+	return done, nil, nil
+}
+
+// undo takes back what handlers have done, and says whether the failure was theirs.
+func (r *runner) undo(ctx context.Context, w *work, done int, failure error) (int, error, error) {
+	broken := w.unit.broken(failure)
+	if w.fault != nil {
+		broken = w.fault
+	}
+	w.unit.rollback()
+	if ctx.Err() != nil {
+		return 0, nil, context.Cause(ctx)
+	}
+	// A handler that makes the database ask for a repetition every time fails all the same.
+	if broken != nil && (errors.Is(broken, errLost) || r.failures < maxRepeats) {
+		return 0, nil, broken
+	}
+	if err := r.follower.restore(r.state); err != nil {
+		return 0, nil, err
+	}
+	return done, failure, nil
+}
+
+// finish commits work together with the checkpoint behind it.
+func (r *runner) finish(ctx context.Context, w *work, upTo Position) error {
+	state, err := r.follower.encode()
+	if err != nil {
+		return fmt.Errorf("eventstore: state of projection %q: %w", r.name, err)
+	}
+	if err := r.commit(w, checkpoint{position: upTo, state: state}); err != nil {
+		return err
+	}
+	r.position, r.failures = upTo, 0
+	if state != nil {
+		r.state = state
+	}
+	if w.wrote {
+		r.store.news.publish()
+	}
+	r.store.moves.publish()
+	return nil
+}
+
+// commit commits work, if the lease is still this runner's.
+func (r *runner) commit(w *work, c checkpoint) error {
+	c.name, c.epoch, c.term = r.name, r.lease.epoch, r.term
+	held, err := w.unit.commit(c)
+	if err == nil && !held {
+		r.lease.lose(ErrLeaseLost)
+		err = ErrLeaseLost
+	}
+	return err
+}
+
+// retryParked tries the events that have been set aside again, each aggregate's in order. What
+// fails again stays, and what stands behind it.
+func (r *runner) retryParked(ctx context.Context, waiting []parkedRow) error {
+	clear(r.parked)
+	for i := range waiting {
+		if !r.parked[aggregateKey{waiting[i].stream, waiting[i].aggregateID}] {
+			if err := r.retryOne(ctx, &waiting[i]); err != nil {
+				return err
+			}
+		}
+	}
+	w := r.begin(ctx)
+	defer w.unit.rollback()
+	return r.commit(w, checkpoint{position: r.position, resumed: true})
+}
+
+func (r *runner) retryOne(ctx context.Context, p *parkedRow) error {
+	rows, _, err := r.store.backend.readPage(ctx, &page{from: FromAll(), after: p.position - 1, before: p.position + 1, limit: 1})
+	if err != nil {
+		return err
+	}
+	w := r.begin(ctx)
+	defer func() { w.unit.rollback() }()
+	if len(rows) > 0 { // or else it has been deleted
+		if _, failure := r.follower.handle(ctx, w, rows); failure != nil {
+			if _, failure, err = r.undo(ctx, w, 0, failure); err != nil {
+				return err
+			}
+			r.parked[aggregateKey{p.stream, p.aggregateID}] = true
+			w = r.begin(ctx)
+			if err := w.park(&rows[0], failure.Error()); err != nil {
+				return err
+			}
+			return r.finish(ctx, w, r.position)
+		}
+	}
+	if err := w.unit.unpark(r.name, p.position); err != nil {
+		return err
+	}
+	if err := r.finish(ctx, w, r.position); err != nil {
+		return err
+	}
+	if w.stopped {
+		return errStopped
+	}
+	return nil
+}
