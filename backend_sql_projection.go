@@ -78,7 +78,7 @@ func (b *sqlBackend) renewLease(ctx context.Context, name string, epoch int64, t
 }
 
 func (b *sqlBackend) releaseLease(ctx context.Context, name, owner string, status ProjectionStatus, problem string) error {
-	_, err := b.change(ctx, "release lease", b.text.releaseLease, string(status), problem, name, owner)
+	_, err := b.change(ctx, "release lease", b.text.releaseLease, problem, string(status), name, owner)
 	return err
 }
 

@@ -111,8 +111,10 @@ AND (lease_until <= UTC_TIMESTAMP(6) OR owner = ? OR status IN ('idle', 'failed'
 UPDATE {projections} SET lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
 WHERE name = ? AND epoch = ?`,
 		releaseLease: `
-UPDATE {projections} SET owner = '', epoch = epoch + 1, status = ?, error = ?, lease_until = UTC_TIMESTAMP(6)
-WHERE name = ? AND owner = ? AND status IN ('running', 'stopping')`,
+UPDATE {projections}
+SET owner = '', epoch = epoch + 1, lease_until = UTC_TIMESTAMP(6), error = ?,
+    status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE ? END
+WHERE name = ? AND owner = ?`,
 		checkpoint: `
 UPDATE {projections}
 SET position = ?, lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
@@ -132,7 +134,6 @@ UPDATE {projections}
 SET epoch = epoch + 1, status = 'resetting', position = 0, state = NULL, retry = FALSE, error = '',
     lease_until = UTC_TIMESTAMP(6)
 WHERE name = ?`,
-		resetDone:  `UPDATE {projections} SET status = 'idle' WHERE name = ? AND epoch = ? AND status = 'resetting'`,
 		resumed:    `UPDATE {projections} SET status = 'running', retry = FALSE WHERE name = ? AND epoch = ?`,
 		dropParked: `DELETE FROM {parked} WHERE projection = ?`,
 		deleteProjection: `
@@ -200,7 +201,7 @@ CREATE TABLE IF NOT EXISTS {projections} (
     position    BIGINT         NOT NULL,
     state       LONGTEXT,
     status      VARBINARY(16)  NOT NULL,
-    owner       VARBINARY(64)  NOT NULL,
+    owner       VARBINARY(255) NOT NULL,
     epoch       BIGINT         NOT NULL,
     generation  BIGINT         NOT NULL,
     lease_until DATETIME(6)    NOT NULL,

@@ -126,8 +126,10 @@ AND (lease_until <= clock_timestamp() OR owner = ?::text OR status IN ('idle', '
 UPDATE {projections} SET lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond'
 WHERE name = ?::text AND epoch = ?::bigint`,
 		releaseLease: `
-UPDATE {projections} SET owner = '', epoch = epoch + 1, status = ?::text, error = ?::text, lease_until = clock_timestamp()
-WHERE name = ?::text AND owner = ?::text AND status IN ('running', 'stopping')`,
+UPDATE {projections}
+SET owner = '', epoch = epoch + 1, lease_until = clock_timestamp(), error = ?::text,
+    status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE ?::text END
+WHERE name = ?::text AND owner = ?::text`,
 		checkpoint: `
 UPDATE {projections}
 SET position = ?::bigint, lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond'
@@ -147,7 +149,6 @@ UPDATE {projections}
 SET epoch = epoch + 1, status = 'resetting', position = 0, state = NULL, retry = false, error = '',
     lease_until = clock_timestamp()
 WHERE name = ?::text`,
-		resetDone:  `UPDATE {projections} SET status = 'idle' WHERE name = ?::text AND epoch = ?::bigint AND status = 'resetting'`,
 		resumed:    `UPDATE {projections} SET status = 'running', retry = false WHERE name = ?::text AND epoch = ?::bigint`,
 		dropParked: `DELETE FROM {parked} WHERE projection = ?::text`,
 		deleteProjection: `

@@ -102,10 +102,13 @@ func (m *memBackend) renewLease(ctx context.Context, name string, epoch int64, t
 
 func (m *memBackend) releaseLease(ctx context.Context, name, owner string, status ProjectionStatus, problem string) error {
 	_, err := m.change(ctx, name, func(p *memProjection) bool {
-		if p.owner != owner || p.status != StatusRunning && p.status != StatusStopping {
+		if p.owner != owner {
 			return false
 		}
-		p.owner, p.status, p.problem, p.leaseUntil = "", status, problem, time.Time{}
+		if p.status != StatusResetting && p.status != StatusDeleting {
+			p.status = status
+		}
+		p.owner, p.problem, p.leaseUntil = "", problem, time.Time{}
 		p.epoch++
 		return true
 	})

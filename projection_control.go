@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/google/uuid"
 )
 
 // ProjectionInfo describes a projection or a relay.
@@ -16,7 +14,7 @@ type ProjectionInfo struct {
 	Status   ProjectionStatus
 	Position Position // the last that it has taken in or passed over
 	Lag      int64    // sealed position minus Position: an upper bound of the events to come, without counting
-	Owner    string   // who holds the lease; empty: nobody runs it
+	Owner    string   // who holds the lease, as host/process/run; empty: nobody runs it
 	Parked   int      // events set aside
 	Error    string   // why it has failed
 }
@@ -172,10 +170,7 @@ func (s *Store) resetProjection(ctx context.Context, r *runner) error {
 				return err
 			}
 		}
-		if err := r.finishReset(ctx, row); err != nil {
-			return err
-		}
-		return s.backend.releaseLease(ctx, r.name, r.owner, StatusIdle, "")
+		return r.finishReset(ctx, row)
 	})
 }
 
@@ -189,13 +184,13 @@ func (s *Store) deleteProjection(ctx context.Context, r *runner, emitted bool) e
 			return err
 		}
 	}
-	return s.carryOut(ctx, r, StatusDeleting, nil)
+	return s.carryOut(ctx, r, StatusDeleting, func(row *projectionRow) error { return r.finishDelete(ctx, row) })
 }
 
 // carryOut does what a control call has left to do, unless it takes a definition that r has not,
 // or another runner is faster: then it is that one's.
 func (s *Store) carryOut(ctx context.Context, r *runner, status ProjectionStatus, fn func(*projectionRow) error) error {
-	r.owner, r.term = uuid.NewString(), defaultLease
+	r.owner, r.term = newOwner(), defaultLease
 	for attempt := 1; ; attempt++ {
 		row, found, err := s.backend.projection(ctx, r.name)
 		switch {
@@ -203,14 +198,8 @@ func (s *Store) carryOut(ctx context.Context, r *runner, status ProjectionStatus
 			return err
 		case !found || row.status != status || row.readModel && r.readModel == nil:
 			return nil
-		case row.free(r.owner) && status == StatusDeleting:
-			err = r.finishDelete(ctx, &row)
 		case row.free(r.owner):
-			var taken bool
-			if taken, err = s.backend.takeLease(ctx, r.name, r.owner, &row, r.readModel != nil, r.term); err == nil && taken {
-				row.epoch++
-				err = fn(&row)
-			}
+			err = r.alone(ctx, &row, fn)
 		}
 		s.moves.publish()
 		if err != nil && !errors.Is(err, errRepeat) && !errors.Is(err, ErrLeaseLost) || attempt == maxRepeats {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"time"
 
 	"github.com/google/uuid"
@@ -82,7 +83,7 @@ var errStopped = errors.New("eventstore: stopped")
 
 // run follows until ctx ends, somebody stops it, the target is reached, or something fails for good.
 func (r *runner) run(ctx context.Context) error {
-	r.owner = uuid.NewString()
+	r.owner = newOwner()
 	r.limit, r.window = min(firstPage, r.batchSize), minWindow
 	for {
 		err := r.hold(ctx)
@@ -104,6 +105,13 @@ func (r *runner) run(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// newOwner names a run: the host and the process for people who look for it, the rest so that no
+// other run has the name.
+func newOwner() string {
+	host, _ := os.Hostname() // without a name the rest has to do
+	return fmt.Sprintf("%.100s/%d/%s", host, os.Getpid(), uuid.NewString())
 }
 
 // pauseAfter is how long to wait after a number of failures in a row: longer and longer, up to two
@@ -171,7 +179,8 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 			continue
 		}
 		if row.status == StatusDeleting && row.free(r.owner) {
-			if err := r.finishDelete(ctx, &row); err != nil {
+			err := r.alone(ctx, &row, func(row *projectionRow) error { return r.finishDelete(ctx, row) })
+			if err != nil {
 				return row, err
 			}
 			if !r.begun {
@@ -302,12 +311,20 @@ func (r *runner) finishReset(ctx context.Context, row *projectionRow) error {
 	return err
 }
 
-// finishDelete drops what belongs to a projection that has been deleted.
-func (r *runner) finishDelete(ctx context.Context, row *projectionRow) error {
+// alone calls fn with the lease that row has seen free, unless another takes it first.
+func (r *runner) alone(ctx context.Context, row *projectionRow, fn func(*projectionRow) error) error {
 	taken, err := r.store.backend.takeLease(ctx, r.name, r.owner, row, r.readModel != nil, r.term)
 	if err != nil || !taken {
 		return err
 	}
+	held := *row
+	held.epoch++
+	defer r.release(ctx, StatusIdle, "") // behind a delete there is nothing to release
+	return fn(&held)
+}
+
+// finishDelete drops what belongs to a projection that has been deleted.
+func (r *runner) finishDelete(ctx context.Context, row *projectionRow) error {
 	if r.readModel != nil {
 		u := r.store.backend.unit(ctx)
 		defer u.rollback()
@@ -323,11 +340,7 @@ func (r *runner) finishDelete(ctx context.Context, row *projectionRow) error {
 		}
 		r.made = false
 	}
-	if err := r.store.backend.removeProjection(ctx, r.name, row.epoch+1); err != nil {
-		return err
-	}
-	r.store.moves.publish()
-	return nil
+	return r.store.backend.removeProjection(ctx, r.name, row.epoch)
 }
 
 // batch is what a look at the log has found.

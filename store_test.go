@@ -34,12 +34,17 @@ type lane struct {
 	name    string
 	db      *sql.DB // nil: memory
 	dialect *es.Dialect
+	driver  string
+	dsn     string
 	odd     bool // connected in a way that few are, to show that it makes no difference
 }
 
 var lanes []lane
 
 func TestMain(m *testing.M) {
+	if os.Getenv(memberVariable) != "" {
+		os.Exit(fleetMember())
+	}
 	flag.Parse()
 	// A server that a test kills makes the driver write to the standard error.
 	_ = mysql.SetLogger(&mysql.NopLogger{})
@@ -92,7 +97,7 @@ func openLanes() (stop func(), err error) {
 		if err != nil {
 			return
 		}
-		l := lane{name: name, dialect: dialect, odd: strings.Contains(name, "-")}
+		l := lane{name: name, dialect: dialect, driver: driver, dsn: dsn, odd: strings.Contains(name, "-")}
 		if l.db, err = sql.Open(driver, dsn); err == nil {
 			l.db.SetMaxOpenConns(conns)
 			l.db.SetMaxIdleConns(conns)
@@ -174,19 +179,28 @@ func forEachStore(t *testing.T, test func(t *testing.T, s *es.Store)) {
 // forEachLane runs a test on every lane.
 func forEachLane(t *testing.T, test func(t *testing.T, l lane)) {
 	t.Helper()
-	for _, l := range lanes {
-		t.Run(l.name, func(t *testing.T) { test(t, l) })
-	}
+	forEach(t, func(lane) bool { return true }, test)
 }
 
 // forEachDatabase runs a test on every lane but memory.
 func forEachDatabase(t *testing.T, test func(t *testing.T, l lane)) {
 	t.Helper()
-	forEachLane(t, func(t *testing.T, l lane) {
-		if l.db != nil {
-			test(t, l)
+	forEach(t, func(l lane) bool { return l.db != nil }, test)
+}
+
+// forEachKind runs a test on one lane for each kind of database.
+func forEachKind(t *testing.T, test func(t *testing.T, l lane)) {
+	t.Helper()
+	forEach(t, func(l lane) bool { return l.db != nil && !l.odd }, test)
+}
+
+func forEach(t *testing.T, wanted func(lane) bool, test func(t *testing.T, l lane)) {
+	t.Helper()
+	for _, l := range lanes {
+		if wanted(l) {
+			t.Run(l.name, func(t *testing.T) { test(t, l) })
 		}
-	})
+	}
 }
 
 var prefixes atomic.Int64

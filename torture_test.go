@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -142,16 +143,6 @@ func (tt *torture) check(t *testing.T, reader string, seen []es.Event) {
 	}
 }
 
-// forEachKind runs a test on one lane for each kind of database.
-func forEachKind(t *testing.T, test func(t *testing.T, l lane)) {
-	t.Helper()
-	forEachDatabase(t, func(t *testing.T, l lane) {
-		if !l.odd {
-			test(t, l)
-		}
-	})
-}
-
 func TestTorture(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l lane) {
 		s := l.open(t, nil)
@@ -192,13 +183,71 @@ func TestTorture(t *testing.T) {
 				}
 			}
 		})
+		// Projections: one follows with a table that takes any row, one is caught up with again and
+		// again; and a relay, which is killed by nobody and so publishes each event once.
+		load := es.FromStreams("load-a", "load-b")
+		table := newRows(t, l)
+		follower := totalsOf("follower", table.insert())
+		follower.From, follower.ReadModel, follower.BatchSize = load, table.table(), 50
+		endFollower := running(t, follower, s)
+		order := es.Projection[[]es.Position]{Name: "order", From: load, When: []es.Handler[[]es.Position]{
+			es.OnAny(func(seen *[]es.Position, ev es.Event) { *seen = append(*seen, ev.Position) }),
+		}}
+		loaded := make(chan struct{})
+		readers.Go(func() {
+			for {
+				if _, err := order.CatchUp(ctx, s); err != nil {
+					t.Errorf("catch up: %v", err)
+					return
+				}
+				select {
+				case <-loaded:
+					return
+				default:
+				}
+			}
+		})
+		var published []es.Event
+		relay := es.Relay{Name: "relay", From: load, Poll: 20 * time.Millisecond, Publish: func(_ context.Context, evs []es.Event) error {
+			published = append(published, evs...)
+			return nil
+		}}
+		relaying, endRelay := context.WithCancel(ctx)
+		defer endRelay()
+		relayed := make(chan error, 1)
+		go func() { relayed <- relay.Run(relaying, s) }()
+
 		tt.run(t)
-		if _, err := s.Append(ctx, "end", "end", es.MustNotExist, es.NewEvent{ID: marker, Payload: deposited{}}); err != nil {
+		close(loaded)
+		end, err := s.Append(ctx, "end", "end", es.MustNotExist, es.NewEvent{ID: marker, Payload: deposited{}})
+		if err != nil {
 			t.Fatal(err)
 		}
 		readers.Wait()
 		tt.check(t, "subscription", subscribed)
 		tt.check(t, "sealed cursor", polled)
+		var want []int64
+		for _, ev := range polled {
+			want = append(want, int64(ev.Position))
+		}
+		if err := follower.Wait(ctx, s, end[0].Position); err != nil {
+			t.Fatal(err)
+		}
+		if err := endFollower(); !errors.Is(err, context.Canceled) {
+			t.Errorf("the following projection ended with %v", err)
+		}
+		if got := table.positions(t); !slices.Equal(got, want) {
+			t.Errorf("the projection's table has %d rows, want those of the %d events", len(got), len(want))
+		}
+		if cp := catchUp(t, &order, s); len(cp.State) != len(want) || !slices.EqualFunc(cp.State, want, func(p es.Position, w int64) bool { return int64(p) == w }) {
+			t.Errorf("the projection caught up with took in %d events, want %d", len(cp.State), len(want))
+		}
+		eventually(t, "the relay", func() bool { return info(t, s, "relay").Position >= end[0].Position })
+		endRelay()
+		if err := <-relayed; !errors.Is(err, context.Canceled) {
+			t.Errorf("the relay ended with %v", err)
+		}
+		tt.check(t, "relay", published)
 		sameEvents(t, "a read of everything", collect(t, s.Read(ctx, es.FromStreams("load-a", "load-b"), es.ReadOptions{})), polled)
 	})
 }
@@ -244,10 +293,11 @@ func TestTortureBites(t *testing.T) {
 	})
 }
 
-// TestSealingWaitsForWriters leaves an append open in a caller's transaction: other appends go on,
-// sealing stops below it and goes on behind it.
+// TestSealingWaitsForWriters leaves an append open in a caller's transaction for five seconds:
+// other appends go on at their pace, sealing stops below it and goes on behind it.
 func TestSealingWaitsForWriters(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l lane) {
+		t.Parallel()
 		s := l.open(t, nil)
 		ctx := t.Context()
 		createStream(t, s, "a", "b")
@@ -256,30 +306,75 @@ func TestSealingWaitsForWriters(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer tx.Rollback()
+		pace := func(name string, n int) time.Duration {
+			began := time.Now()
+			for i := range n {
+				mustAppend(t, s, "a", fmt.Sprint(name, i), es.MustNotExist, events(1, 1)...)
+			}
+			return time.Since(began) / time.Duration(n)
+		}
+		alone := pace("before-", 50)
 		open, err := s.WithTx(tx).Append(ctx, "a", "open", es.MustNotExist, events(1, 1)...)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := range 20 {
-			if _, err := s.Append(ctx, "a", fmt.Sprint("other-", i), es.MustNotExist, events(1, 1)...); err != nil {
-				t.Fatal(err)
-			}
+		appended, slowest := 0, time.Duration(0)
+		for held := time.Now(); time.Since(held) < 5*time.Second; appended += 50 {
+			slowest = max(slowest, pace(fmt.Sprint("beside-", appended, "-"), 50))
 			if p, err := s.Sealed(ctx); err != nil || p >= open[0].Position {
 				t.Fatalf("sealed %d (%v) with an append open at %d", p, err, open[0].Position)
 			}
 		}
+		t.Logf("%v for each append before, at most %v beside the open transaction", alone, slowest)
+		if slowest > 20*alone+20*time.Millisecond {
+			t.Errorf("appends took %v each beside an open transaction, %v before it", slowest, alone)
+		}
 		if err := tx.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		last, err := s.Append(ctx, "b", "last", es.MustNotExist, events(1, 1)...)
-		if err != nil {
-			t.Fatal(err)
-		}
+		committed := time.Now()
+		last := mustAppend(t, s, "b", "last", es.MustNotExist, events(1, 1)...)
 		if p, err := s.Sealed(ctx); err != nil || p < last[0].Position {
 			t.Fatalf("sealed %d (%v) after everything up to %d was committed", p, err, last[0].Position)
 		}
-		if got := collect(t, s.Read(ctx, es.FromAll(), es.ReadOptions{Sealed: true})); len(got) != 22 {
-			t.Errorf("%d sealed events, want 22", len(got))
+		if took := time.Since(committed); took > time.Second {
+			t.Errorf("sealing resumed %v after the commit, want within a second", took)
+		}
+		if got := collect(t, s.Read(ctx, es.FromAll(), es.ReadOptions{Sealed: true})); len(got) != appended+52 {
+			t.Errorf("%d sealed events, want %d", len(got), appended+52)
+		}
+	})
+}
+
+// TestSealingIgnoresOtherTables leaves a transaction open that writes another table: it holds
+// nothing up, not even past burnt positions.
+func TestSealingIgnoresOtherTables(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l lane) {
+		s := l.open(t, nil)
+		ctx := t.Context()
+		createStream(t, s, "a")
+		table := newRows(t, l)
+		if _, err := l.db.ExecContext(ctx, table.table().Create); err != nil {
+			t.Fatal(err)
+		}
+		other, err := l.db.BeginTx(ctx, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Rollback()
+		if _, err := other.ExecContext(ctx, "INSERT INTO "+table.name+" (position) VALUES (1)"); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 5 {
+			l.inTx(t, s, false, nil, func(_ *sql.Tx, s *es.Store) { mustAppend(t, s, "a", "burnt", es.AnyVersion, events(2, 1)...) })
+			last := mustAppend(t, s, "a", fmt.Sprint(i), es.MustNotExist, events(1, 1)...)
+			began := time.Now()
+			if p, err := s.Sealed(ctx); err != nil || p < last[0].Position {
+				t.Errorf("sealed %d (%v), want %d", p, err, last[0].Position)
+			}
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("sealing took %v", took)
+			}
 		}
 	})
 }

@@ -1,0 +1,82 @@
+package eventstore_test
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"runtime"
+	"testing"
+	"time"
+
+	es "example.com/eventstore"
+)
+
+// TestCancel ends everything that waits or runs at random moments: it returns promptly with the
+// context's error, and leaves neither a goroutine nor a connection in use.
+func TestCancel(t *testing.T) {
+	forEachLane(t, func(t *testing.T, l lane) {
+		s := l.open(t, nil)
+		createStream(t, s, "accounts")
+		mustAppend(t, s, "accounts", "a", es.AnyVersion, events(3000, 1)...)
+		p := totalsOf("totals", es.Do(func(ctx context.Context, step *es.Step[totals], e deposited) error {
+			if e.Cents%500 == 0 {
+				return step.Emit(ctx, es.NewEvent{Payload: e})
+			}
+			return nil
+		}))
+		p.BatchSize = 100
+		relay := es.Relay{Name: "relay", From: es.FromAll(), BatchSize: 100, Publish: func(context.Context, []es.Event) error { return nil }}
+		calls := map[string]func(ctx context.Context) error{
+			"Run":       func(ctx context.Context) error { return p.Run(ctx, s) },
+			"Relay.Run": func(ctx context.Context) error { return relay.Run(ctx, s) },
+			"Wait":      func(ctx context.Context) error { return p.Wait(ctx, s, 1<<40) },
+			"CatchUp": func(ctx context.Context) error {
+				for {
+					if _, err := p.CatchUp(ctx, s); err != nil {
+						return err
+					}
+				}
+			},
+			"Subscribe": func(ctx context.Context) error {
+				for _, err := range s.Subscribe(ctx, es.FromAll(), 0) {
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			},
+		}
+		// What the drivers and the pool keep running is there by now.
+		for name, call := range calls {
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			_ = call(ctx)
+			cancel()
+			_ = name
+		}
+		idle := func() int { time.Sleep(5 * time.Millisecond); return runtime.NumGoroutine() }
+		for name, call := range calls {
+			for range 8 {
+				before := idle()
+				ctx, cancel := context.WithCancel(t.Context())
+				var cancelled time.Time
+				time.AfterFunc(rand.N(25*time.Millisecond), func() { cancelled = time.Now(); cancel() })
+				err := call(ctx)
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("%s returned %v, want context.Canceled", name, err)
+				}
+				<-ctx.Done()
+				if took := time.Since(cancelled); took > 3*time.Second {
+					t.Errorf("%s returned %v after its context ended", name, took)
+				}
+				eventually(t, "connections to be free after "+name, func() bool { return l.db == nil || l.db.Stats().InUse == 0 })
+				eventually(t, "goroutines to end after "+name, func() bool { return runtime.NumGoroutine() <= before+2 })
+			}
+		}
+		if cp := catchUp(t, p, s); cp.State.Events != 3000 {
+			t.Errorf("in the end %d events, want 3000", cp.State.Events)
+		}
+		if got := collect(t, s.Read(t.Context(), es.FromStream("totals"), es.ReadOptions{})); len(got) != 6 {
+			t.Errorf("%d events emitted, want 6", len(got))
+		}
+	})
+}

@@ -1,0 +1,91 @@
+package eventstore_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	es "example.com/eventstore"
+)
+
+// TestRelay publishes with a publisher that fails now and then: everything comes, in order, and
+// what failed comes again.
+func TestRelay(t *testing.T) {
+	forEachLane(t, func(t *testing.T, l lane) {
+		s := l.open(t, nil)
+		ctx := t.Context()
+		createStream(t, s, "accounts", "cards")
+		var mu sync.Mutex
+		var published []es.Event
+		calls := 0
+		relay := &es.Relay{
+			Name: "relay", From: es.FromStream("accounts", es.Meta("secret").NotEquals(true)), BatchSize: 4, Poll: 20 * time.Millisecond, Lease: time.Second,
+			Publish: func(_ context.Context, evs []es.Event) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if len(evs) == 0 || len(evs) > 4 {
+					t.Errorf("published %d events at a time, want 1 to 4", len(evs))
+				}
+				if calls++; calls%3 == 0 {
+					return errors.New("the broker is away")
+				}
+				published = append(published, evs...)
+				return nil
+			},
+		}
+		done := make(chan error, 1)
+		run := func() (cancel func()) {
+			running, cancel := context.WithCancel(ctx)
+			go func() { done <- relay.Run(running, s) }()
+			return cancel
+		}
+		var want []es.Event
+		end := run()
+		defer func() { end() }()
+		for i := range 12 {
+			evs := events(3, int64(i))
+			for k := range evs {
+				evs[k].Metadata = es.Metadata{"secret": k == 1}
+			}
+			stored := mustAppend(t, s, "accounts", "a", es.AnyVersion, evs...)
+			want = append(want, stored[0], stored[2])
+			mustAppend(t, s, "cards", "a", es.AnyVersion, events(1, 1)...)
+			if i == 6 {
+				end()
+				if err := <-done; !errors.Is(err, context.Canceled) {
+					t.Errorf("Run returned %v, want context.Canceled", err)
+				}
+				end = run()
+			}
+		}
+		last := want[len(want)-1].Position
+		eventually(t, "the relay", func() bool { return info(t, s, "relay").Position >= last })
+		if err := s.StopProjection(ctx, "relay"); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Errorf("Run returned %v after a stop, want nil", err)
+		}
+		// The run that was ended may have published what it could not note any more.
+		var once []es.Event
+		for _, ev := range published {
+			if len(once) == 0 || ev.Position > once[len(once)-1].Position {
+				once = append(once, ev)
+			}
+		}
+		sameEvents(t, "published", once, want)
+		wantIdle(t, l, "at the end")
+	})
+}
+
+func TestRelayInvalid(t *testing.T) {
+	forEachStore(t, func(t *testing.T, s *es.Store) {
+		publish := func(context.Context, []es.Event) error { return nil }
+		wantInvalid(t, "without a name", (&es.Relay{From: es.FromAll(), Publish: publish}).Run(t.Context(), s), "Relay.Name")
+		wantInvalid(t, "without a selection", (&es.Relay{Name: "r", Publish: publish}).Run(t.Context(), s), "Relay.From")
+		wantInvalid(t, "without Publish", (&es.Relay{Name: "r", From: es.FromAll()}).Run(t.Context(), s), "Relay.Publish")
+		wantInvalid(t, "with a short lease", (&es.Relay{Name: "r", From: es.FromAll(), Publish: publish, Lease: 1}).Run(t.Context(), s), "Relay.Lease")
+	})
+}
