@@ -206,6 +206,8 @@ func (u *sqlUnit) broken(err error) error {
 	return nil
 }
 
+func (u *sqlUnit) late(err error) bool { return u.b.dialect.classify(err) == faultAborted }
+
 func (u *sqlUnit) commit(c checkpoint) (bool, error) {
 	text, args := u.b.text.checkpoint, []any{int64(c.position), c.term.Microseconds()}
 	if c.state != nil {

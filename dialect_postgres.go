@@ -244,6 +244,8 @@ func classifyPostgres(err error) fault {
 		return faultTaken
 	case "40001", "40P01", "55P03": // serialization_failure, deadlock_detected, lock_not_available
 		return faultRepeat
+	case "25P02": // in_failed_sql_transaction
+		return faultAborted
 	case "42P01", "42703", "3F000": // undefined_table, undefined_column, invalid_schema_name
 		return faultNoTable
 	case "57P01", "57P02", "57P03", "57P05", "53300": // shutdown, crash, not ready, idle session ended, too many connections

@@ -203,6 +203,7 @@ func (u *memUnit) dropParked(string) error {
 }
 
 func (u *memUnit) broken(error) error { return nil }
+func (u *memUnit) late(error) bool    { return false }
 func (u *memUnit) rollback()          {}
 
 func (u *memUnit) commit(c checkpoint) (bool, error) {

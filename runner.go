@@ -94,7 +94,7 @@ func (r *runner) run(ctx context.Context) error {
 			return ctx.Err()
 		case errors.Is(err, ErrLeaseLost):
 			r.store.opts.Logger.InfoContext(ctx, "lease lost", "projection", r.name, "owner", r.owner)
-		case errors.Is(err, errRepeat), errors.Is(err, errLost), errors.Is(err, ErrRetryTx):
+		case passing(err):
 			r.failures++
 			r.store.opts.Logger.WarnContext(ctx, "projection begins again from its checkpoint", "projection", r.name, "attempt", r.failures, "error", err)
 			if sleep(ctx, pauseAfter(r.failures)) != nil {
@@ -105,6 +105,11 @@ func (r *runner) run(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// passing says whether an error need not come back when the database is asked again.
+func passing(err error) bool {
+	return errors.Is(err, errRepeat) || errors.Is(err, errLost) || errors.Is(err, ErrRetryTx)
 }
 
 // newOwner names a run: the host and the process for people who look for it, the rest so that no
@@ -137,7 +142,7 @@ func (r *runner) hold(ctx context.Context) (err error) {
 		}
 		r.lease.giveUp()
 		if err != nil && !errors.Is(err, errStopped) && !errors.Is(err, ErrLeaseLost) && ctx.Err() == nil {
-			if errors.Is(err, errRepeat) || errors.Is(err, errLost) || errors.Is(err, ErrRetryTx) {
+			if passing(err) {
 				return // run takes it again at once
 			}
 			status, problem = StatusFailed, err.Error()
@@ -461,6 +466,15 @@ func (r *runner) process(ctx context.Context, rows []record, upTo Position) erro
 		if err != nil || failure == nil {
 			return err
 		}
+		if done == unknown {
+			for i := range rows {
+				if err := r.process(ctx, rows[i:i+1], rows[i].position); err != nil {
+					return err
+				}
+			}
+			rows = nil
+			continue
+		}
 		if done > 0 {
 			// What went well before was undone with the rest: once more, by itself.
 			if err := r.process(ctx, rows[:done], rows[done-1].position); err != nil {
@@ -517,8 +531,13 @@ func (r *runner) begin(ctx context.Context) *work {
 	return &work{unit: r.store.backend.unit(ctx), lease: r.lease, name: r.name}
 }
 
+// unknown is how many events went well when it turned out only at the commit that one did not: a
+// handler has hidden an error of its statement, or a deferred constraint is broken, or the state
+// can't be encoded.
+const unknown = -1
+
 // attempt handles events and commits, or does neither. A failure is a handler's; done is how many
-// events went well before it.
+// events went well before it, or unknown.
 func (r *runner) attempt(ctx context.Context, rows []record, upTo Position) (done int, failure, err error) {
 	w := r.begin(ctx)
 	defer w.unit.rollback()
@@ -530,13 +549,18 @@ func (r *runner) attempt(ctx context.Context, rows []record, upTo Position) (don
 			upTo = rows[done-1].position
 		}
 	}
-	if err := r.finish(ctx, w, upTo); err != nil {
-		return 0, nil, err
-	}
-	if w.stopped {
+	switch err := r.finish(ctx, w, upTo); {
+	case err == nil && w.stopped:
 		return done, nil, errStopped
+	case err == nil:
+		return done, nil, nil
+	case passing(err) || errors.Is(err, ErrLeaseLost) || len(rows) == 0:
+		return 0, nil, err
+	case len(rows) == 1:
+		return r.undo(ctx, w, 0, err)
+	default:
+		return r.undo(ctx, w, unknown, err)
 	}
-	return done, nil, nil
 }
 
 // undo takes back what handlers have done, and says whether the failure was theirs.
@@ -555,6 +579,9 @@ func (r *runner) undo(ctx context.Context, w *work, done int, failure error) (in
 	}
 	if err := r.follower.restore(r.state); err != nil {
 		return 0, nil, err
+	}
+	if done > 0 && w.unit.late(failure) {
+		done = unknown
 	}
 	return done, failure, nil
 }

@@ -103,6 +103,8 @@ type unit interface {
 	// broken returns an error of kind errRepeat or errLost if err, or the state of the unit, is
 	// due to the database and not to what the caller did.
 	broken(err error) error
+	// late says that err only says that something before it has failed.
+	late(err error) bool
 	// commit stores all of it, if the epoch is still the checkpoint's.
 	commit(c checkpoint) (held bool, err error)
 	// rollback undoes a unit that has not been committed; behind a commit it does nothing.
