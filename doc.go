@@ -10,7 +10,10 @@
 // payloads, taken by [Fold] functions, become a state to decide on; a [Root] is one such state
 // in memory.
 //
-// A [Selection] picks events by stream, category and [Match] for [Store.Read].
+// A [Selection] picks events by stream, category and [Match]: for [Store.Read], for a [Query],
+// which folds them into a state whenever it is run, for a [Projection], which keeps its state, or
+// tables (a [ReadModel]), up to date and remembers how far it is, and for a [Relay], which hands
+// them on to a broker.
 //
 // # Basics
 //
@@ -23,6 +26,12 @@
 // Then let an aggregate decide and record, as in the package's example, or use [Store.Append] and
 // [Store.Read] directly. [Store.WithTx] puts appends into the service's own transactions.
 //
+// Run projections beside the service's other work, in as many processes as there are: one of them
+// does it, the others stand by.
+//
+//	go balances.Run(ctx, store)
+//	err = balances.Wait(ctx, store, stored[len(stored)-1].Position) // read your writes
+//
 // # Guarantees
 //
 //   - An append stores all of its events or none. Of appends that race on one version exactly one
@@ -30,6 +39,12 @@
 //   - Repeating an append with the same event IDs changes nothing, so one whose answer was lost
 //     can be repeated.
 //   - Appends never wait for each other unless they touch the same aggregate.
+//   - The sealed position only grows, and no event ever appears at or below it. Projections,
+//     relays, subscriptions and reads with [ReadOptions].Sealed read only sealed events, so none of
+//     them ever misses one, with any number of writers, long transactions, rollbacks and crashes.
+//   - A projection's state, its rows, the events it emits and its position commit together, or not
+//     at all: each event counts once. A runner that has been replaced can't commit any more.
+//   - A relay publishes each event at least once, and in order.
 //   - Payloads come back byte for byte, integers with all their digits, times to the microsecond
 //     in UTC.
 //   - All stores answer alike. What a filter means is defined in Go; SQL only narrows the rows.
@@ -44,6 +59,12 @@
 //
 // On MySQL the time of recording is the database's clock as it was last asked, at most a minute
 // ago, carried on by the process's. On Postgres it is that of the statement.
+//
+// A transaction that has appended holds the sealed position up until it ends: projections wait for
+// it, other appends don't. Keep such transactions short.
+//
+// An effect that leaves the database's transaction (a mail, a call) can come about twice, as the
+// batch it is part of can be handled again.
 //
 // Streams are few and made on purpose; aggregates are many and begin with their first event. Give
 // each kind of aggregate a stream, not each aggregate.

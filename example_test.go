@@ -30,6 +30,130 @@ var Accounts = eventstore.Aggregate[Account]{
 	},
 }
 
+// Money counts what all accounts hold.
+type Money struct{ Cents int64 }
+
+var Deposits = eventstore.Projection[Money]{
+	Name: "deposits",
+	From: eventstore.FromStream("accounts"),
+	When: []eventstore.Handler[Money]{
+		eventstore.On(func(m *Money, e Deposited) { m.Cents += e.Cents }),
+		eventstore.On(func(m *Money, e Withdrawn) { m.Cents -= e.Cents }),
+	},
+}
+
+// bank returns a store with two accounts.
+func bank(ctx context.Context) (*eventstore.Store, error) {
+	store := eventstore.NewMemStore(nil)
+	err := store.CreateStream(ctx, "accounts", nil)
+	for id, cents := range map[string]int64{"A-1": 700, "A-2": 50} {
+		_, err2 := store.Append(ctx, "accounts", id, eventstore.MustNotExist,
+			eventstore.NewEvent{Payload: Opened{Owner: "Ann"}}, eventstore.NewEvent{Payload: Deposited{Cents: cents}})
+		err = errors.Join(err, err2)
+	}
+	return store, err
+}
+
+func ExampleProjection() {
+	ctx := context.Background()
+	store, err := bank(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	before, err := Deposits.CatchUp(ctx, store)
+	fmt.Println(before.State.Cents, err)
+
+	// A service has it follow instead: go Deposits.Run(ctx, store)
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	done := make(chan error)
+	go func() { done <- Deposits.Run(running, store) }()
+	stored, err := store.Append(ctx, "accounts", "A-2", 2, eventstore.NewEvent{Payload: Withdrawn{Cents: 20}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = Deposits.Wait(ctx, store, stored[0].Position) // read your writes
+	after, err2 := Deposits.Load(ctx, store)
+	fmt.Println(after.State.Cents, err, err2)
+	stop()
+	fmt.Println(<-done)
+	// Output:
+	// 750 <nil>
+	// 730 <nil> <nil>
+	// context canceled
+}
+
+func ExampleQuery() {
+	ctx := context.Background()
+	store, err := bank(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	owners := eventstore.Query[map[string]int]{
+		From: eventstore.FromStream("accounts"),
+		Init: func() map[string]int { return map[string]int{} },
+		When: []eventstore.Fold[map[string]int]{
+			eventstore.On(func(n *map[string]int, e Opened) { (*n)[e.Owner]++ }),
+		},
+	}
+	fmt.Println(owners.Run(ctx, store))
+	// Output: map[Ann:2] <nil>
+}
+
+func ExampleRelay() {
+	ctx := context.Background()
+	store, err := bank(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	relay := eventstore.Relay{
+		Name: "to-the-broker",
+		From: eventstore.FromStream("accounts", eventstore.ByEventName.Equals("account.opened")),
+		Publish: func(ctx context.Context, events []eventstore.Event) error {
+			for _, ev := range events {
+				fmt.Println("publish", ev.Name, string(ev.Data))
+			}
+			stop() // a service goes on until it shuts down
+			return nil
+		},
+	}
+	fmt.Println(relay.Run(running, store))
+	// Output:
+	// publish account.opened {"Owner":"Ann"}
+	// publish account.opened {"Owner":"Ann"}
+	// context canceled
+}
+
+func ExampleStore_Subscribe() {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	store, err := bank(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for ev, err := range store.Subscribe(ctx, eventstore.FromAll(eventstore.ByEventName.Equals("account.opened")), 0) {
+		if err != nil {
+			fmt.Println(err)
+			break
+		}
+		fmt.Println(ev.Name)
+		if ev.Position > 2 {
+			stop()
+		}
+	}
+	// Output:
+	// account.opened
+	// account.opened
+	// context canceled
+}
+
 func Example() {
 	ctx := context.Background()
 	store := eventstore.NewMemStore(nil) // or eventstore.Open(db, eventstore.Postgres, nil)

@@ -53,7 +53,9 @@ type Options struct {
 	// Middleware wraps appends and sees each event that is read. The first is the outermost.
 	Middleware []Middleware
 
-	// Logger is told of retries and conflicts at debug level. Default: silent.
+	// Logger is told of retried and conflicting appends at debug level, of leases taken and lost
+	// at info, and of events that projections fail on and of faults of the database that they
+	// survive at warn. Default: silent.
 	Logger *slog.Logger
 
 	// Now is the clock for [Event].RecordedAt and [StreamInfo].CreatedAt; it must be safe for
