@@ -26,7 +26,7 @@ Usage: gitlog [flags]
 
   -repo DIR      the repository, or any folder in it (default: where you are);
                  "-" reads a log from standard input instead, made with
-                   ` + logCommand + `
+     ` + logCommand + `
   -store URL     memory (the default: kept for this run only),
                  postgres://user:password@host:port/database or
                  mysql://user:password@host:port/database

@@ -111,7 +111,8 @@ func renderSingleAuthor(w io.Writer, r *Report, touched []*FileActivity, top int
 		if a, ok := r.Authors[f.Author]; ok {
 			name = a.Name
 		}
-		fmt.Fprintf(w, "  %s %*s %s\n", nameColumn(f.ID), countWidth, count(f.Changes), shorten(printable(name), barWidth))
+		line := fmt.Sprintf("  %s %*s %s", nameColumn(f.ID), countWidth, count(f.Changes), shorten(printable(name), barWidth))
+		fmt.Fprintln(w, strings.TrimRight(line, " "))
 	}
 	renderRest(w, len(single)-top)
 }

@@ -1,0 +1,425 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"example.com/eventstore"
+	"example.com/eventstore/internal/testserver"
+	"github.com/go-sql-driver/mysql"
+)
+
+// Tests of what a store keeps run on all of them. Servers are started for the run and stopped at
+// its end; DSNs in EVENTSTORE_TEST_POSTGRES and EVENTSTORE_TEST_MYSQL replace them.
+var memoryOnly = flag.Bool("memory", false, "run on the memory store only, without database servers")
+
+// servers are the stores, beside memory, that tests run on: what -store is given.
+var servers []struct{ name, url string }
+
+func TestMain(m *testing.M) {
+	if os.Getenv("GITLOG_TEST_MAIN") != "" {
+		main()
+		return
+	}
+	flag.Parse()
+	// Neither this machine's settings of git nor a hook that runs the tests makes a difference.
+	for _, name := range []string{"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX"} {
+		os.Unsetenv(name)
+	}
+	os.Setenv("GIT_CONFIG_GLOBAL", os.DevNull)
+	os.Setenv("GIT_CONFIG_NOSYSTEM", "1")
+	stop, err := startServers()
+	code := 1
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	} else {
+		code = m.Run()
+	}
+	stop()
+	os.Exit(code)
+}
+
+func startServers() (stop func(), err error) {
+	if *memoryOnly {
+		return func() {}, nil
+	}
+	var started []*testserver.Server
+	stop = func() {
+		for _, s := range started {
+			_ = s.Stop()
+		}
+	}
+	for _, s := range []struct {
+		name, variable string
+		engine         testserver.Engine
+	}{
+		{"postgres", "EVENTSTORE_TEST_POSTGRES", testserver.Postgres},
+		{"mysql", "EVENTSTORE_TEST_MYSQL", testserver.MariaDB},
+	} {
+		dsn := os.Getenv(s.variable)
+		if dsn == "" {
+			server, err := testserver.Start(context.Background(), s.engine, testserver.Options{})
+			if err != nil {
+				return stop, err
+			}
+			started = append(started, server)
+			dsn = server.DSN("")
+		}
+		if s.engine == testserver.MariaDB {
+			if dsn, err = withDatabase(dsn); err != nil {
+				return stop, err
+			}
+		}
+		servers = append(servers, struct{ name, url string }{s.name, dsn})
+	}
+	return stop, nil
+}
+
+// withDatabase creates a database if the DSN names none.
+func withDatabase(dsn string) (string, error) {
+	cfg, err := mysql.ParseDSN(dsn)
+	if err != nil || cfg.DBName != "" {
+		return dsn, err
+	}
+	db, err := sql.Open("mysql", dsn)
+	if err != nil {
+		return "", err
+	}
+	defer db.Close()
+	if _, err := db.Exec("CREATE DATABASE IF NOT EXISTS gitlog_test"); err != nil {
+		return "", err
+	}
+	cfg.DBName = "gitlog_test"
+	return cfg.FormatDSN(), nil
+}
+
+var prefixes atomic.Int64
+
+// forEachServer runs a test on each database server, with a table prefix of its own.
+func forEachServer(t *testing.T, test func(t *testing.T, url, prefix string)) {
+	t.Helper()
+	if len(servers) == 0 {
+		t.Skip("-memory: no database servers")
+	}
+	for _, server := range servers {
+		t.Run(server.name, func(t *testing.T) {
+			prefix := fmt.Sprintf("gl%d_%d_", os.Getpid(), prefixes.Add(1))
+			t.Cleanup(func() { dropTables(t, server.url, prefix) })
+			test(t, server.url, prefix)
+		})
+	}
+}
+
+func dropTables(t *testing.T, url, prefix string) {
+	db, dialect, err := openDB(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	schema := "DATABASE()"
+	if dialect == eventstore.Postgres {
+		schema = "current_schema()"
+	}
+	rows, err := db.Query("SELECT table_name FROM information_schema.tables WHERE table_schema = " + schema)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(name, prefix) {
+			names = append(names, name)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if _, err := db.Exec("DROP TABLE " + name); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// result is what a run of the program left.
+type result struct {
+	code           int
+	stdout, stderr string
+}
+
+func gitlog(t *testing.T, stdin string, args ...string) result {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), args, strings.NewReader(stdin), &stdout, &stderr)
+	return result{code, stdout.String(), stderr.String()}
+}
+
+// fails checks that a run ended with a status, nothing on standard output, and one line on
+// standard error that holds a text.
+func (r result) fails(t *testing.T, code int, text string) {
+	t.Helper()
+	if r.code != code || r.stdout != "" {
+		t.Errorf("status %d and output %q, want status %d and none", r.code, r.stdout, code)
+	}
+	if !strings.HasPrefix(r.stderr, "gitlog: ") || strings.Count(r.stderr, "\n") != 1 || !strings.HasSuffix(r.stderr, "\n") {
+		t.Errorf("standard error is not one sentence: %q", r.stderr)
+	}
+	if !strings.Contains(r.stderr, text) {
+		t.Errorf("standard error %q does not say %q", r.stderr, text)
+	}
+}
+
+// succeeds checks that a run ended well and returns its output.
+func (r result) succeeds(t *testing.T) string {
+	t.Helper()
+	if r.code != exitOK {
+		t.Fatalf("status %d: %s", r.code, r.stderr)
+	}
+	return r.stdout
+}
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden compares with a file in testdata.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs; got:\n%s\nwant:\n%s", name, got, want)
+	}
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func TestGoldenReport(t *testing.T) {
+	log := readFile(t, "testdata/history.log")
+	golden(t, "report.txt", gitlog(t, log, "-repo", "-", "-top", "5").succeeds(t))
+	golden(t, "file.txt", gitlog(t, log, "-repo", "-", "-file", "src/server.go").succeeds(t))
+}
+
+func TestHelp(t *testing.T) {
+	out := gitlog(t, "", "-h").succeeds(t)
+	for _, want := range []string{"-repo", "-store", "-prefix", "-top", "-file", logCommand} {
+		if !strings.Contains(out, want) {
+			t.Errorf("-h does not mention %s", want)
+		}
+	}
+	checkWidth(t, out)
+}
+
+// The command that -h shows makes what parseLog reads, and is what the program itself runs.
+func TestLogCommand(t *testing.T) {
+	repo := exampleRepo(t)
+	direct := gitlog(t, "", "-repo", repo.dir).succeeds(t)
+	args := strings.Fields(logCommand)
+	log := repo.git(args[1:]...)
+	if piped := gitlog(t, log, "-repo", "-").succeeds(t); piped != direct {
+		t.Errorf("from standard input:\n%s\nfrom the repository:\n%s", piped, direct)
+	}
+	ours := strings.Join(logArgs, " ")
+	if !strings.Contains(ours, strings.TrimPrefix(logCommand, "git ")) {
+		t.Errorf("%q is not among the arguments %q", logCommand, ours)
+	}
+}
+
+func TestUsageErrors(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		text string
+	}{
+		{[]string{"-nosuch"}, "nosuch"},
+		{[]string{"-top", "0"}, "at least 1"},
+		{[]string{"-top", "many"}, "many"},
+		{[]string{"-repo"}, "-repo"},
+		{[]string{"extra"}, "1 argument that no flag asks for"},
+		{[]string{"postgres://me:secret@host/db"}, "1 argument"},
+	} {
+		r := gitlog(t, "", test.args...)
+		r.fails(t, exitUsage, test.text)
+		if strings.Contains(r.stderr, "secret") {
+			t.Errorf("%q shows a password", r.stderr)
+		}
+	}
+}
+
+func TestStoreErrors(t *testing.T) {
+	repo := exampleRepo(t)
+	const free = "127.0.0.1:1" // nothing listens there
+	for _, test := range []struct{ store, text string }{
+		{"postgres://me:secret@" + free + "/db?sslmode=disable", "can't be reached"},
+		{"mysql://me:secret@" + free + "/db", "can't be reached"},
+		{"me:secret@tcp(" + free + ")/db", "can't be reached"},
+		{"mysql://me:secret@tcp(" + free + ")/db", "can't be reached"},
+		{"mysql://me:secret@" + free, "names no database"},
+		{"mysql://me:secret@" + free + "/db?parseTime=secret", "parameter"},
+		{"me:secret@tcp(" + free, "DSN"},
+		{"postgres://me:secret/secret@" + free + "/db", "not a URL"},
+		{"mysql://me:sec%ret@" + free + "/db", "not a URL"},
+		{"postgres://" + free + "/db?password=secret&sslmode=odd", "sslmode"},
+		{"oracle://me:secret@" + free + "/db", "memory, postgres"},
+		{"secret", "memory, postgres"},
+		{"", "memory, postgres"},
+	} {
+		r := gitlog(t, "", "-repo", repo.dir, "-store", test.store)
+		r.fails(t, exitError, test.text)
+		if strings.Contains(r.stderr, "secret") || strings.Contains(r.stderr, "sec%ret") {
+			t.Errorf("-store %s: %q shows the password", test.store, r.stderr)
+		}
+	}
+	gitlog(t, "", "-repo", repo.dir, "-prefix", "a b").fails(t, exitError, "TablePrefix")
+}
+
+func TestMySQLURL(t *testing.T) {
+	for target, want := range map[string]string{
+		"mysql://me:p%40ss%2Fw@db.example:3307/shop?parseTime=true": "me:p@ss/w@tcp(db.example:3307)/shop?parseTime=true",
+		"mysql://me@db.example/shop":                                "me@tcp(db.example:3306)/shop",
+		"mysql:///shop":                                             "tcp(127.0.0.1:3306)/shop",
+		"mysql://me@[::1]:3307/shop":                                "me@tcp([::1]:3307)/shop",
+	} {
+		u := parseURL(t, target)
+		cfg, err := mysqlConfig(u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantCfg, err := mysql.ParseDSN(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := cfg.FormatDSN(), wantCfg.FormatDSN(); got != want {
+			t.Errorf("%s: %s, want %s", target, got, want)
+		}
+	}
+}
+
+func TestNoGit(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	gitlog(t, "").fails(t, exitError, "git is not installed")
+}
+
+func TestUnwritableOutput(t *testing.T) {
+	repo := exampleRepo(t)
+	var stderr bytes.Buffer
+	if code := run(t.Context(), []string{"-repo", repo.dir}, nil, failingWriter{}, &stderr); code != exitError {
+		t.Errorf("status %d", code)
+	}
+	if want := "gitlog: write the report: the disk is full\n"; stderr.String() != want {
+		t.Errorf("%q, want %q", stderr.String(), want)
+	}
+}
+
+type failingWriter struct{}
+
+func (failingWriter) Write([]byte) (int, error) { return 0, fmt.Errorf("the disk is full") }
+
+// Standard input is read with -repo - only: without it one that is closed, or never ends, is
+// nothing to wait for.
+func TestStandardInputIsLeftAlone(t *testing.T) {
+	repo := exampleRepo(t)
+	t.Chdir(repo.dir)
+	in, _ := io.Pipe() // reading it would block
+	var stdout, stderr bytes.Buffer
+	if code := run(t.Context(), nil, in, &stdout, &stderr); code != exitOK {
+		t.Fatal(stderr.String())
+	}
+	gitlog(t, "", "-repo", "-").fails(t, exitError, "standard input: there is nothing")
+}
+
+// A Ctrl-C ends the program at once, also while it waits for standard input.
+func TestInterrupt(t *testing.T) {
+	cmd := exec.Command(os.Args[0], "-repo", "-")
+	cmd.Env = append(os.Environ(), "GITLOG_TEST_MAIN=1")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// More than a pipe holds: when it is written, the program is reading.
+	if _, err := io.WriteString(stdin, strings.Repeat("\n", 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != exitInterrupted {
+		t.Errorf("status %d", code)
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if !strings.HasPrefix(stderr.String(), "gitlog: interrupted") || strings.Count(stderr.String(), "\n") != 1 {
+		t.Errorf("standard error: %q", stderr.String())
+	}
+}
+
+// A context that has ended ends a run that reads git, too.
+func TestInterruptedGit(t *testing.T) {
+	repo := exampleRepo(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var stdout, stderr bytes.Buffer
+	if code := run(ctx, []string{"-repo", repo.dir}, nil, &stdout, &stderr); code != exitInterrupted || stdout.Len() > 0 {
+		t.Errorf("status %d, output %q", code, stdout.String())
+	}
+}
+
+// Progress is for terminals.
+func TestNoProgressElsewhere(t *testing.T) {
+	repo := exampleRepo(t)
+	f, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if code := run(t.Context(), []string{"-repo", repo.dir}, nil, io.Discard, f); code != exitOK {
+		t.Errorf("status %d", code)
+	}
+	if text := readFile(t, f.Name()); text != "" {
+		t.Errorf("standard error: %q", text)
+	}
+	m := &meter{w: &bytes.Buffer{}}
+	m.show("reading: %d", 1)
+	m.show("reading: %d", 2) // too soon
+	m.clear()
+	m.clear()
+	if got, want := m.w.(*bytes.Buffer).String(), "\r\x1b[Kreading: 1\r\x1b[K"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
