@@ -96,14 +96,14 @@ const (
 	pageBytes = 8 << 20
 )
 
-// pageSize returns how many rows to ask for after a page.
-func pageSize(last []record) int {
+// pageSize returns how many rows to ask for after a page, at most so many.
+func pageSize(last []record, most int) int {
 	bytes := 0
 	for i := range last {
 		bytes += len(last[i].data) + len(last[i].metadata)
 	}
 	perRow := bytes/len(last) + 1
-	return max(minPage, min(maxPage, pageBytes/perRow))
+	return min(most, max(minPage, pageBytes/perRow))
 }
 
 // read yields the records that a selection picks and, of those, the ones stored under names (nil:
@@ -156,7 +156,7 @@ func (s *Store) read(ctx context.Context, from Selection, names []string, opts R
 			} else {
 				q.after = last
 			}
-			q.limit = pageSize(rows)
+			q.limit = pageSize(rows, maxPage)
 		}
 		if err != nil {
 			yield(nil, err)
@@ -190,7 +190,7 @@ func (s *Store) readAggregate(ctx context.Context, stream, aggregateID string, a
 			if len(rows) < limit {
 				break
 			}
-			after, limit = rows[len(rows)-1].version, pageSize(rows)
+			after, limit = rows[len(rows)-1].version, pageSize(rows, maxPage)
 		}
 		if err != nil {
 			yield(nil, err)

@@ -440,7 +440,7 @@ func (r *runner) look(ctx context.Context, wait *waiter, after Position, b *batc
 	}
 	if more {
 		b.upTo = rows[len(rows)-1].position
-		r.limit = min(r.batchSize, pageSize(rows))
+		r.limit = pageSize(rows, r.batchSize)
 	} else if took := time.Since(began); took < quickLook {
 		r.window = min(2*r.window, maxWindow)
 	} else if took > slowLook {

@@ -30,6 +30,14 @@ type Change struct {
 	Path    string    `json:"path,omitempty"`   // in full, where the aggregate ID had to be shortened
 }
 
+// changing is any event of a file.
+type changing interface {
+	eventstore.Payload
+	change() Change
+}
+
+func (ch Change) change() Change { return ch }
+
 // FileAdded says that a file came to be at this path.
 type FileAdded struct {
 	Change

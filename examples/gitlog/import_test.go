@@ -45,7 +45,7 @@ func importAll(t *testing.T, s *eventstore.Store, commits []*commit) imported {
 
 func readBack(t *testing.T, s *eventstore.Store) *Report {
 	t.Helper()
-	r, err := readReport(t.Context(), s)
+	r, err := readReport(t.Context(), &store{Store: s})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -589,11 +589,12 @@ func TestServersResume(t *testing.T) {
 	forEachServer(t, func(t *testing.T, url, prefix string) {
 		repo := exampleRepo(t)
 		commits := readRepo(t, repo.dir)
-		s, db, err := openStore(t.Context(), url, prefix)
+		st, err := openStore(t.Context(), url, prefix)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer db.Close()
+		defer st.close()
+		s := st.Store
 		if err := s.Install(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -607,7 +608,11 @@ func TestServersResume(t *testing.T) {
 			t.Fatalf("%v, want an interruption", err)
 		}
 		importAll(t, s, commits)
-		checkTotals(t, readBack(t, s), countWithGit(t, repo.dir))
+		r, err := readReport(t.Context(), st)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkTotals(t, r, countWithGit(t, repo.dir))
 		checkVersions(t, s, commits)
 	})
 }

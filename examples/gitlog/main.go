@@ -15,8 +15,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"example.com/eventstore"
 )
 
 const usage = `gitlog stores the history of a git repository as events, and reports on it from
@@ -115,13 +113,11 @@ func parseFlags(args []string) (config, error) {
 // report reads the history, stores what is new, and writes the report. The history is read to its
 // end before anything is stored.
 func report(ctx context.Context, cfg config, stdin io.Reader, stdout, stderr io.Writer, m *meter) error {
-	s, db, err := openStore(ctx, cfg.store, cfg.prefix)
+	s, err := openStore(ctx, cfg.store, cfg.prefix)
 	if err != nil {
 		return err
 	}
-	if db != nil {
-		defer db.Close()
-	}
+	defer s.close()
 	reading := func(commits int) { m.show("reading: %s", plural(commits, "commit")) }
 	h, err := readHistory(ctx, cfg.repo, stdin, reading)
 	if err != nil {
@@ -130,18 +126,18 @@ func report(ctx context.Context, cfg config, stdin io.Reader, stdout, stderr io.
 	if h.shallow {
 		// The first commits of a shallow clone seem to add every file; stored, they would be
 		// wrong for good.
-		if db != nil {
+		if s.db != nil {
 			return errors.New("a shallow clone can't be stored for good: run git fetch --unshallow first, or leave out -store")
 		}
 		m.clear()
 		fmt.Fprintln(stderr, "gitlog: this is a shallow clone: its first commits seem to add every file")
 	}
-	if db != nil {
+	if s.db != nil {
 		if err := s.Install(ctx); err != nil {
 			return err
 		}
 	}
-	sum, err := importHistory(ctx, s, h.commits, func(done, total int) {
+	sum, err := importHistory(ctx, s.Store, h.commits, func(done, total int) {
 		m.show("storing: %s of %s", count(done), plural(total, "event"))
 	})
 	if err != nil {
@@ -155,7 +151,7 @@ func report(ctx context.Context, cfg config, stdin io.Reader, stdout, stderr io.
 	if _, err := stdout.Write(out.Bytes()); err != nil {
 		return fmt.Errorf("write the report: %w", err)
 	}
-	if db != nil {
+	if s.db != nil {
 		fmt.Fprintf(stderr, "gitlog: %s, %s; %s were there already\n",
 			plural(sum.newCommits, "new commit"), plural(sum.newEvents, "new event"), count(sum.earlier))
 	}
@@ -163,9 +159,9 @@ func report(ctx context.Context, cfg config, stdin io.Reader, stdout, stderr io.
 }
 
 // write writes what was asked for, from what is in the store.
-func write(ctx context.Context, w io.Writer, s *eventstore.Store, cfg config, sum imported) error {
+func write(ctx context.Context, w io.Writer, s *store, cfg config, sum imported) error {
 	if cfg.file != "" {
-		return showFile(ctx, s, w, cfg.file)
+		return showFile(ctx, s.Store, w, cfg.file)
 	}
 	r, err := readReport(ctx, s)
 	if err != nil {

@@ -423,3 +423,13 @@ func TestNoProgressElsewhere(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+// The README shows what the program prints, and the command that it reads.
+func TestReadme(t *testing.T) {
+	readme := readFile(t, "README.md")
+	for _, want := range []string{"```text\n" + readFile(t, "testdata/report.txt") + "```\n", logCommand + " |"} {
+		if !strings.Contains(readme, want) {
+			t.Errorf("README.md does not hold\n%s", want)
+		}
+	}
+}

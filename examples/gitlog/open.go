@@ -19,16 +19,32 @@ import (
 // connectTimeout is how long a server may take to answer, unless the URL says otherwise.
 const connectTimeout = 10 * time.Second
 
-// openStore opens the store that -store names and makes sure that it answers. The db is nil for
-// the memory store; else it is for the caller to close. No error holds a password.
-func openStore(ctx context.Context, target, prefix string) (*eventstore.Store, *sql.DB, error) {
+// store is what -store names.
+type store struct {
+	*eventstore.Store
+	db      *sql.DB // nil: memory
+	dialect *eventstore.Dialect
+	prefix  string // of its tables
+}
+
+// close closes the connections. The event store itself needs none of that.
+func (s *store) close() error {
+	if s.db == nil {
+		return nil
+	}
+	return s.db.Close()
+}
+
+// openStore opens the store that -store names and makes sure that it answers. No error holds a
+// password.
+func openStore(ctx context.Context, target, prefix string) (*store, error) {
 	opts := &eventstore.Options{TablePrefix: prefix}
 	if target == "memory" {
-		return eventstore.NewMemStore(opts), nil, nil
+		return &store{Store: eventstore.NewMemStore(opts)}, nil
 	}
 	db, dialect, err := openDB(target)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	db.SetMaxOpenConns(appenders)
 	db.SetMaxIdleConns(appenders)
@@ -39,9 +55,9 @@ func openStore(ctx context.Context, target, prefix string) (*eventstore.Store, *
 		}
 	}
 	if err != nil {
-		return nil, nil, errors.Join(err, db.Close())
+		return nil, errors.Join(err, db.Close())
 	}
-	return s, db, nil
+	return &store{s, db, dialect, prefix}, nil
 }
 
 var (

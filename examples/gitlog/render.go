@@ -56,7 +56,7 @@ func renderTotals(w io.Writer, r *Report, touched, strangers int) {
 	row("lines removed", t.LinesRemoved, "")
 }
 
-func renderMostChanged(w io.Writer, touched []*FileActivity, top int) {
+func renderMostChanged(w io.Writer, touched []FileActivity, top int) {
 	if len(touched) == 0 {
 		return
 	}
@@ -95,10 +95,10 @@ func cell(n, most int) string {
 	return shades[(n*len(shades)-1)/most]
 }
 
-func renderSingleAuthor(w io.Writer, r *Report, touched []*FileActivity, top int) {
-	var single []*FileActivity
+func renderSingleAuthor(w io.Writer, r *Report, touched []FileActivity, top int) {
+	var single []FileActivity
 	for _, f := range touched {
-		if !f.Several {
+		if f.Author != "" {
 			single = append(single, f)
 		}
 	}

@@ -3,16 +3,14 @@ package main
 import (
 	"cmp"
 	"context"
-	"fmt"
-	"maps"
 	"slices"
 	"time"
 
 	"example.com/eventstore"
 )
 
-// Report is what is told about a history, made of the store's events alone. Its parts are
-// independent of each other, and none depends on the order of different files' events.
+// Report is what is told about a history, made of the store's events alone. None of its parts
+// depends on the order of different files' events.
 type Report struct {
 	Totals   Totals
 	Activity Activity
@@ -20,50 +18,56 @@ type Report struct {
 	Files    Files
 }
 
-// readReport folds all events in the store.
-func readReport(ctx context.Context, s *eventstore.Store) (*Report, error) {
-	r := &Report{Authors: make(Authors), Files: make(Files)}
-	for ev, err := range s.Read(ctx, eventstore.FromStreams(filesStream, commitsStream), eventstore.ReadOptions{}) {
-		if err == nil {
-			err = r.apply(ev)
-		}
-		if err != nil {
-			return nil, err
-		}
+// readReport asks the store. What is cheap to count again is a query; what would not be, and is
+// kept up to date instead, are projections.
+func readReport(ctx context.Context, s *store) (*Report, error) {
+	var r Report
+	var err error
+	if r.Totals, err = totals.Run(ctx, s.Store); err != nil {
+		return nil, err
 	}
-	return r, nil
+	if r.Activity, err = activity.Run(ctx, s.Store); err != nil {
+		return nil, err
+	}
+	if r.Authors, err = authors.Run(ctx, s.Store); err != nil {
+		return nil, err
+	}
+	spots, err := hotSpots.CatchUp(ctx, s.Store)
+	if err != nil {
+		return nil, err
+	}
+	single, err := singleAuthors(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	r.Files = Files{HotSpots: spots.State, Single: single}
+	return &r, nil
 }
 
-func (r *Report) apply(ev eventstore.Event) error {
-	switch ev.Name {
-	case commitMade:
-		return on(ev, func(e CommitMade) {
-			r.Totals.applyCommit(e)
-			r.Activity.applyCommit(e)
-			r.Authors.applyCommit(e)
-		})
-	case fileAdded:
-		return on(ev, func(e FileAdded) { r.change(ev, e.Change, &r.Totals.Added) })
-	case fileChanged:
-		return on(ev, func(e FileChanged) { r.change(ev, e.Change, &r.Totals.Changed) })
-	case fileRenamed:
-		return on(ev, func(e FileRenamed) { r.change(ev, e.Change, &r.Totals.Renamed) })
-	case fileDeleted:
-		return on(ev, func(e FileDeleted) {
-			if e.MovedTo != "" { // counted at the new path
-				r.Files.applyTouch(ev.AggregateID, e.Change)
-				return
+var totals = eventstore.Query[Totals]{
+	From: eventstore.FromStreams(filesStream, commitsStream),
+	When: []eventstore.Fold[Totals]{
+		eventstore.On(func(t *Totals, e CommitMade) { t.applyCommit(e) }),
+		eventstore.On(func(t *Totals, e FileAdded) { t.applyChange(e.Change, &t.Added) }),
+		eventstore.On(func(t *Totals, e FileChanged) { t.applyChange(e.Change, &t.Changed) }),
+		eventstore.On(func(t *Totals, e FileRenamed) { t.applyChange(e.Change, &t.Renamed) }),
+		eventstore.On(func(t *Totals, e FileDeleted) {
+			if e.MovedTo == "" { // or else it is counted at the new path
+				t.applyChange(e.Change, &t.Deleted)
 			}
-			r.change(ev, e.Change, &r.Totals.Deleted)
-		})
-	}
-	return fmt.Errorf("%w: %q in stream %s", eventstore.ErrUnknownEvent, ev.Name, ev.Stream)
+		}),
+	},
 }
 
-func (r *Report) change(ev eventstore.Event, ch Change, kind *int) {
-	*kind++
-	r.Totals.applyChange(ch)
-	r.Files.applyChange(ev.AggregateID, ch)
+var activity = eventstore.Query[Activity]{
+	From: eventstore.FromStream(commitsStream),
+	When: []eventstore.Fold[Activity]{eventstore.On(func(a *Activity, e CommitMade) { a.applyCommit(e) })},
+}
+
+var authors = eventstore.Query[Authors]{
+	From: eventstore.FromStream(commitsStream),
+	Init: func() Authors { return Authors{} },
+	When: []eventstore.Fold[Authors]{eventstore.On(func(a *Authors, e CommitMade) { a.applyCommit(e) })},
 }
 
 // on decodes an event and has apply take it.
@@ -100,7 +104,8 @@ func (t *Totals) applyCommit(e CommitMade) {
 	}
 }
 
-func (t *Totals) applyChange(ch Change) {
+func (t *Totals) applyChange(ch Change, kind *int) {
+	*kind++
 	t.LinesAdded += ch.Added
 	t.LinesRemoved += ch.Removed
 	if ch.Binary {
@@ -142,43 +147,26 @@ func (a Authors) applyCommit(e CommitMade) {
 	}
 }
 
-// Files are all paths, by aggregate ID.
-type Files map[string]*FileActivity
+// Files are all paths.
+type Files struct {
+	HotSpots HotSpots
+	Single   map[string]string // the author's key, where there is only one, by aggregate ID
+}
 
-// FileActivity is what happened at one path. It does not follow renames: the file has another
-// history at its other path.
+// FileActivity is what happened at one path.
 type FileActivity struct {
-	ID      string
-	Changes int   // without its leaving for another path
-	Lines   int64 // added and removed
-	Author  string
-	Several bool // Author is only the first of them
-}
-
-func (f Files) applyChange(id string, ch Change) {
-	a := f.applyTouch(id, ch)
-	a.Changes++
-	a.Lines += ch.Added + ch.Removed
-}
-
-// applyTouch takes note of the author only.
-func (f Files) applyTouch(id string, ch Change) *FileActivity {
-	key := authorKey(ch.Author, ch.Email)
-	a := f[id]
-	if a == nil {
-		a = &FileActivity{ID: id, Author: key}
-		f[id] = a
-	}
-	if a.Author != key {
-		a.Several = true
-	}
-	return a
+	ID string
+	HotSpot
+	Author string // the only one's key, or ""
 }
 
 // Touched returns the paths that were changed, the most changed first.
-func (f Files) Touched() []*FileActivity {
-	touched := slices.DeleteFunc(slices.Collect(maps.Values(f)), func(a *FileActivity) bool { return a.Changes == 0 })
-	slices.SortFunc(touched, func(a, b *FileActivity) int {
+func (f Files) Touched() []FileActivity {
+	touched := make([]FileActivity, 0, len(f.HotSpots))
+	for id, spot := range f.HotSpots {
+		touched = append(touched, FileActivity{id, spot, f.Single[id]})
+	}
+	slices.SortFunc(touched, func(a, b FileActivity) int {
 		return cmp.Or(cmp.Compare(b.Changes, a.Changes), cmp.Compare(b.Lines, a.Lines), cmp.Compare(a.ID, b.ID))
 	})
 	return touched
