@@ -203,6 +203,20 @@ func forEach(t *testing.T, wanted func(lane) bool, test func(t *testing.T, l lan
 	}
 }
 
+// pool returns a pool of its own for a lane's database, as another process would have it.
+func (l lane) pool(t testing.TB, dsn string, conns int) lane {
+	t.Helper()
+	db, err := sql.Open(l.driver, dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.SetMaxOpenConns(conns)
+	db.SetMaxIdleConns(conns)
+	t.Cleanup(func() { _ = db.Close() })
+	l.dsn, l.db = dsn, db
+	return l
+}
+
 var prefixes atomic.Int64
 
 // open returns a fresh, installed store.
