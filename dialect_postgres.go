@@ -47,30 +47,34 @@ WHERE stream_id = ?::bigint`,
 		listStreams:       `SELECT name, metadata, created_at FROM {streams} WHERE left(name, length(?::text)) = ?::text ORDER BY name`,
 		setStreamMetadata: `UPDATE {streams} SET metadata = ?::json WHERE name = ?::text`,
 
+		// Materialised, or the version would be looked up again for every row, past all the rows
+		// that the statement has inserted before it.
 		insert: `
+WITH s AS MATERIALIZED (
+    SELECT id, a.aggregate_id,
+           (SELECT COALESCE(max(version), 0) FROM {events}
+            WHERE stream_id = {streams}.id AND aggregate_id = a.aggregate_id) AS version
+    FROM {streams}, (SELECT ?::text COLLATE "C" AS aggregate_id) a
+    WHERE name = ?::text)
 INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
 SELECT s.id, s.aggregate_id, s.version + v.n, v.event_id, v.name, v.data, v.metadata,
        COALESCE(?::timestamptz, statement_timestamp())
-FROM (SELECT id, a.aggregate_id,
-             (SELECT COALESCE(max(version), 0) FROM {events}
-              WHERE stream_id = {streams}.id AND aggregate_id = a.aggregate_id) AS version
-      FROM {streams}, (SELECT ?::text COLLATE "C" AS aggregate_id) a
-      WHERE name = ?::text) s
-CROSS JOIN (VALUES `,
+FROM s CROSS JOIN (VALUES `,
 		insertRow: `(?::bigint, ?::uuid, ?::text, ?::json, ?::json)`,
 		insertTail: `) v (n, event_id, name, data, metadata)
 WHERE s.version BETWEEN ?::bigint AND ?::bigint
 ORDER BY v.n`,
 		insertArrays: `
+WITH s AS MATERIALIZED (
+    SELECT id, a.aggregate_id,
+           (SELECT COALESCE(max(version), 0) FROM {events}
+            WHERE stream_id = {streams}.id AND aggregate_id = a.aggregate_id) AS version
+    FROM {streams}, (SELECT ?::text COLLATE "C" AS aggregate_id) a
+    WHERE name = ?::text)
 INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
 SELECT s.id, s.aggregate_id, s.version + v.n, v.event_id, v.name, v.data::json, v.metadata::json,
        COALESCE(?::timestamptz, statement_timestamp())
-FROM (SELECT id, a.aggregate_id,
-             (SELECT COALESCE(max(version), 0) FROM {events}
-              WHERE stream_id = {streams}.id AND aggregate_id = a.aggregate_id) AS version
-      FROM {streams}, (SELECT ?::text COLLATE "C" AS aggregate_id) a
-      WHERE name = ?::text) s
-CROSS JOIN unnest(?::text::uuid[], ?::text::text[], ?::text::text[], ?::text::text[])
+FROM s CROSS JOIN unnest(?::text::uuid[], ?::text::text[], ?::text::text[], ?::text::text[])
            WITH ORDINALITY v (event_id, name, data, metadata, n)
 WHERE s.version BETWEEN ?::bigint AND ?::bigint
 ORDER BY v.n`,
