@@ -23,6 +23,9 @@ type Aggregate[S any] struct {
 	Init   func() S // the state before the first event; default: the zero S
 	When   []Fold[S]
 
+	Commands []Command[S] // what Handle carries out
+	Snapshot Snapshot     // default: none
+
 	// Attempts is how often Execute tries when other appends get in first, with jittered
 	// back-off between. Zero: 10.
 	Attempts int
@@ -42,6 +45,9 @@ type Root[S any] struct {
 	folds   *folds[S]
 	codec   *payloadCodec
 	err     error // what Record could not say
+
+	snapshot int64    // the version of the snapshot that is known to be stored
+	position Position // of the last event loaded
 }
 
 // ID returns the aggregate's ID.
@@ -126,8 +132,14 @@ func (a *Aggregate[S]) check() (*folds[S], error) {
 	if err := checkName("Aggregate.Stream", a.Stream); err != nil {
 		return nil, err
 	}
-	if a.Attempts < 0 {
+	switch {
+	case a.Attempts < 0:
 		return nil, invalid("Aggregate.Attempts %d", a.Attempts)
+	case a.Snapshot.Every < 0:
+		return nil, invalid("Aggregate.Snapshot.Every %d", a.Snapshot.Every)
+	}
+	if err := checkCommands("Aggregate.Commands", a.Commands); err != nil {
+		return nil, err
 	}
 	return newFolds("Aggregate.When", a.When)
 }
@@ -150,16 +162,40 @@ func (a *Aggregate[S]) load(ctx context.Context, s *Store, id string) (*Root[S],
 		return nil, err
 	}
 	r := a.root(id, folds, s.codec)
-	for rec, err := range s.readAggregate(ctx, a.Stream, id, 0) {
+	if a.Snapshot.Every > 0 {
+		rows, more, err := s.readSnapshot(ctx, a.Stream, id, a.Snapshot.Schema)
 		if err != nil {
 			return nil, err
 		}
-		if err := s.turns(ctx, rec, func(t *turn) error { return folds.apply(&r.state, t) }); err != nil {
-			return nil, within(fmt.Sprintf("aggregate %q in stream %q, version %d", id, a.Stream, rec.version), err)
+		if rows, ok := a.restore(ctx, s, r, rows); ok {
+			for i := range rows {
+				if err := a.replay(ctx, s, r, &rows[i]); err != nil {
+					return nil, err
+				}
+			}
+			if !more {
+				return r, nil
+			}
 		}
-		r.version = rec.version
+	}
+	for rec, err := range s.readAggregate(ctx, a.Stream, id, r.version) {
+		if err == nil {
+			err = a.replay(ctx, s, r, rec)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	return r, nil
+}
+
+// replay folds a stored event into a root.
+func (a *Aggregate[S]) replay(ctx context.Context, s *Store, r *Root[S], rec *record) error {
+	if err := s.turns(ctx, rec, func(t *turn) error { return r.folds.apply(&r.state, t) }); err != nil {
+		return within(fmt.Sprintf("aggregate %q in stream %q, version %d", r.id, a.Stream, rec.version), err)
+	}
+	r.version, r.position = rec.version, rec.position
+	return nil
 }
 
 // Save appends what r has recorded, at the version that r was loaded with, and returns the events
@@ -176,6 +212,7 @@ func (a *Aggregate[S]) Save(ctx context.Context, s *Store, r *Root[S]) ([]Event,
 	stored, err := s.Append(ctx, a.Stream, r.id, ExpectedVersion(r.version-int64(len(r.pending))), r.pending...)
 	if err == nil {
 		r.pending = nil
+		a.snapshotIfDue(ctx, s, r)
 	}
 	return stored, err
 }

@@ -88,10 +88,7 @@ func (s *Store) appendThrough(ctx context.Context, mw []Middleware, b Batch) ([]
 
 // encode checks a batch and turns it into rows.
 func (s *Store) encode(b Batch) (*appendCall, error) {
-	if err := checkName("stream name", b.Stream); err != nil {
-		return nil, err
-	}
-	if err := checkName("aggregate ID", b.AggregateID); err != nil {
+	if err := checkAggregate(b.Stream, b.AggregateID); err != nil {
 		return nil, err
 	}
 	if b.Expected < MustExist {

@@ -26,7 +26,14 @@ func (b *brokenBackend) streams(context.Context, string) ([]streamRow, error) {
 func (b *brokenBackend) setStreamMetadata(context.Context, string, []byte) (bool, error) {
 	return false, b.err
 }
-func (b *brokenBackend) append(context.Context, *appendCall) error { return b.err }
+func (b *brokenBackend) deleteAggregate(context.Context, string, string) (bool, int64, error) {
+	return false, 0, b.err
+}
+func (b *brokenBackend) readSnapshot(context.Context, string, string, int64, int) ([]record, error) {
+	return nil, b.err
+}
+func (b *brokenBackend) saveSnapshot(context.Context, *snapshot) error { return b.err }
+func (b *brokenBackend) append(context.Context, *appendCall) error     { return b.err }
 func (b *brokenBackend) resolve(context.Context, *appendCall) (verdict, error) {
 	return verdict{}, b.err
 }

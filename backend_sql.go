@@ -124,13 +124,14 @@ func (c conn) row(ctx context.Context, dest []any, text string, args ...any) (fo
 }
 
 // transact runs fn in the caller's transaction, or else in one of its own, which it repeats when
-// the database asks for that.
+// the database asks for that. What it is used for rests on locks and keys and not on the isolation,
+// so its own is read committed, whatever the default: that has the least to repeat.
 func (b *sqlBackend) transact(ctx context.Context, op string, fn func(conn) error) error {
 	return b.run(ctx, op, func(c conn) error {
 		if c.tx != nil {
 			return fn(c)
 		}
-		tx, err := b.db.BeginTx(ctx, nil)
+		tx, err := b.db.BeginTx(ctx, readCommitted)
 		if err != nil {
 			return err
 		}
@@ -142,6 +143,8 @@ func (b *sqlBackend) transact(ctx context.Context, op string, fn func(conn) erro
 		return tx.Commit()
 	})
 }
+
+var readCommitted = &sql.TxOptions{Isolation: sql.LevelReadCommitted}
 
 // run calls fn, which must not have effects when it fails, again for as long as the database asks
 // for that, and says in its error which operation it was.
@@ -217,7 +220,7 @@ func (b *sqlBackend) deleteStream(ctx context.Context, name string) (bool, error
 		if found, err = c.row(ctx, []any{&id}, b.text.lockStream, name); err != nil || !found {
 			return err
 		}
-		for _, text := range []string{b.text.deleteStream, b.text.deleteSealed, b.text.eraseStream} {
+		for _, text := range []string{b.text.deleteStream, b.text.deleteSealed, b.text.eraseStream, b.text.deleteSnapshots} {
 			if _, err := c.exec(ctx, text, id); err != nil {
 				return err
 			}

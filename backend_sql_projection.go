@@ -149,7 +149,7 @@ func (u *sqlUnit) sqlTx() (*sql.Tx, error) {
 	}
 	// Read committed, whatever the default: the lease is renewed in the row that the checkpoint
 	// updates, and a higher level would take that for a conflict.
-	tx, err := u.b.db.BeginTx(u.ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	tx, err := u.b.db.BeginTx(u.ctx, readCommitted)
 	if err != nil {
 		return nil, u.b.failed("begin", err)
 	}

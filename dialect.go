@@ -55,12 +55,23 @@ type statements struct {
 	// Streams.
 	createStream      string // name, metadata, time; 0 rows: it exists
 	lockStream        string // name; one row: id
+	streamID          string // name; one row: id
 	deleteStream      string // id
+	deleteSnapshots   string // id
 	deleteSealed      string // id; deletes a stream's events up to the sealed position of which all know
 	eraseStream       string // id; makes a stream's other events gap rows
 	hasStream         string // name
 	listStreams       string // prefix, prefix
 	setStreamMetadata string // metadata, name
+
+	// Aggregates.
+	lockLast       string // stream id, aggregate id; one row: the last version, locked against appends, or none
+	claimVersion   string // stream id, aggregate id, version, event ID; 0 rows: it is taken; "": lockLast sees the latest, whatever the isolation
+	deleteSealedOf string // stream id, aggregate id; deleteSealed for an aggregate
+	eraseOf        string // stream id, aggregate id; eraseStream for an aggregate
+	deleteSnapshot string // stream id, aggregate id
+	saveSnapshot   string // version, schema, state, stream, position, aggregate id, version; leaves alone what is later
+	loadSnapshot   string // aggregate id, schema, stream, stream, aggregate id, limit; the snapshot, then the events
 
 	// Appending.
 	insert       string // up to the rows

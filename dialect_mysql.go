@@ -32,8 +32,10 @@ CREATE TABLE IF NOT EXISTS {meta} (
 		createStream: `
 INSERT INTO {streams} (name, metadata, created_at)
 VALUES (?, ?, COALESCE(?, UTC_TIMESTAMP(6)))`,
-		lockStream:   `SELECT id FROM {streams} WHERE name = ? FOR UPDATE`,
-		deleteStream: `DELETE FROM {streams} WHERE id = ?`,
+		lockStream:      `SELECT id FROM {streams} WHERE name = ? FOR UPDATE`,
+		streamID:        `SELECT id FROM {streams} WHERE name = ?`,
+		deleteStream:    `DELETE FROM {streams} WHERE id = ?`,
+		deleteSnapshots: `DELETE FROM {snapshots} WHERE stream_id = ?`,
 		deleteSealed: `
 DELETE FROM {events}
 WHERE stream_id = ? AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
@@ -42,6 +44,51 @@ UPDATE {events}
 SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
     event_id = UNHEX(CONCAT('e5e5000000000000', LPAD(HEX(position), 16, '0')))
 WHERE stream_id = ?`,
+		lockLast: `
+SELECT version FROM {events} WHERE stream_id = ? AND aggregate_id = ?
+ORDER BY version DESC LIMIT 1 FOR UPDATE`,
+		deleteSealedOf: `
+DELETE FROM {events}
+WHERE stream_id = ? AND aggregate_id = ? AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
+		eraseOf: `
+UPDATE {events}
+SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
+    event_id = UNHEX(CONCAT('e5e5000000000000', LPAD(HEX(position), 16, '0')))
+WHERE stream_id = ? AND aggregate_id = ?`,
+		deleteSnapshot: `DELETE FROM {snapshots} WHERE stream_id = ? AND aggregate_id = ?`,
+		// The event is locked, so that a delete of the aggregate waits for this, or this sees that
+		// it is gone. Assignments run from left to right: the position comes last.
+		saveSnapshot: `
+INSERT INTO {snapshots} (version, schema_no, state, stream_id, aggregate_id, position)
+SELECT ?, ?, ?, e.stream_id, e.aggregate_id, e.position
+FROM {events} e
+WHERE e.stream_id = (SELECT id FROM {streams} WHERE name = ?)
+AND e.position = ? AND e.aggregate_id = ? AND e.version = ?
+LOCK IN SHARE MODE
+ON DUPLICATE KEY UPDATE
+    version = IF(VALUES(position) >= {snapshots}.position, VALUES(version), {snapshots}.version),
+    schema_no = IF(VALUES(position) >= {snapshots}.position, VALUES(schema_no), {snapshots}.schema_no),
+    state = IF(VALUES(position) >= {snapshots}.position, VALUES(state), {snapshots}.state),
+    position = GREATEST({snapshots}.position, VALUES(position))`,
+		loadSnapshot: `
+WITH s AS (
+    SELECT st.id, st.created_at, sn.aggregate_id, sn.version, sn.position, sn.state
+    FROM {streams} st
+    LEFT JOIN {snapshots} sn ON sn.stream_id = st.id AND sn.aggregate_id = ? AND sn.schema_no = ?
+        AND EXISTS (SELECT 1 FROM {events} e
+                    WHERE e.position = sn.position AND e.stream_id = sn.stream_id
+                    AND e.aggregate_id = sn.aggregate_id AND e.version = sn.version)
+    WHERE st.name = ?)
+SELECT position, '' AS stream, aggregate_id, version, x'00000000000000000000000000000000' AS event_id,
+       '' AS name, state AS data, '{}' AS metadata, CAST(created_at AS CHAR) AS recorded_at
+FROM s WHERE version IS NOT NULL
+UNION ALL
+(SELECT e.position, ?, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, CAST(e.recorded_at AS CHAR)
+ FROM {events} e
+ WHERE e.stream_id = (SELECT id FROM s) AND e.aggregate_id = ?
+ AND e.version > (SELECT COALESCE(version, 0) FROM s)
+ ORDER BY e.version LIMIT ?)
+ORDER BY version`,
 		hasStream:         `SELECT 1 FROM {streams} WHERE name = ?`,
 		listStreams:       `SELECT name, metadata, CAST(created_at AS CHAR) FROM {streams} WHERE LEFT(name, LENGTH(?)) = ? ORDER BY name`,
 		setStreamMetadata: `UPDATE {streams} SET metadata = ? WHERE name = ?`,
@@ -53,14 +100,16 @@ VALUES `,
 		// A guard that finds something missing returns two rows where one may be: an error in
 		// every SQL mode, where a NULL would become 0 if strict mode is off. The one on events
 		// reads through a derived table with LIMIT, because an INSERT can't name its own table
-		// directly. Both look for one value of a unique key and so lock a record and no gap.
+		// directly. Both look for one value of a unique key and so lock a record and no gap; the
+		// lock is asked for, because at read committed it would not be taken by itself, and an
+		// aggregate that is being deleted meanwhile would be left with a version and none before it.
 		insertGuard: `((SELECT CAST(? AS SIGNED) UNION ALL
   SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {streams} WHERE id = ?)), ?, ?, ?, ?, ?, ?, ?)`,
 		insertGuardV: `((SELECT CAST(? AS SIGNED) UNION ALL
   SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {streams} WHERE id = ?)
   UNION ALL
   SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM (
-    SELECT 1 FROM {events} WHERE stream_id = ? AND aggregate_id = ? AND version = ? LIMIT 1) previous)), ?, ?, ?, ?, ?, ?, ?)`,
+    SELECT 1 FROM {events} WHERE stream_id = ? AND aggregate_id = ? AND version = ? LIMIT 1 LOCK IN SHARE MODE) previous)), ?, ?, ?, ?, ?, ?, ?)`,
 		state: `
 SELECT s.id,
        (SELECT COALESCE(MAX(version), 0) FROM {events} WHERE stream_id = s.id AND aggregate_id = ?),

@@ -33,8 +33,10 @@ ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value`,
 INSERT INTO {streams} (name, metadata, created_at)
 VALUES (?::text, ?::json, COALESCE(?::timestamptz, statement_timestamp()))
 ON CONFLICT (name) DO NOTHING`,
-		lockStream:   `SELECT id FROM {streams} WHERE name = ?::text FOR UPDATE`,
-		deleteStream: `DELETE FROM {streams} WHERE id = ?::bigint`,
+		lockStream:      `SELECT id FROM {streams} WHERE name = ?::text FOR UPDATE`,
+		streamID:        `SELECT id FROM {streams} WHERE name = ?::text`,
+		deleteStream:    `DELETE FROM {streams} WHERE id = ?::bigint`,
+		deleteSnapshots: `DELETE FROM {snapshots} WHERE stream_id = ?::bigint`,
 		deleteSealed: `
 DELETE FROM {events}
 WHERE stream_id = ?::bigint AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
@@ -43,18 +45,69 @@ UPDATE {events}
 SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
     event_id = ('e5e5000000000000' || lpad(to_hex(position), 16, '0'))::uuid
 WHERE stream_id = ?::bigint`,
+		lockLast: `
+SELECT version FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text
+ORDER BY version DESC LIMIT 1 FOR UPDATE`,
+		claimVersion: `
+INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
+VALUES (?::bigint, ?::text, ?::bigint, ?::uuid, '', 'null', '{}', statement_timestamp())
+ON CONFLICT DO NOTHING`,
+		deleteSealedOf: `
+DELETE FROM {events}
+WHERE stream_id = ?::bigint AND aggregate_id = ?::text
+AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
+		eraseOf: `
+UPDATE {events}
+SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
+    event_id = ('e5e5000000000000' || lpad(to_hex(position), 16, '0'))::uuid
+WHERE stream_id = ?::bigint AND aggregate_id = ?::text`,
+		deleteSnapshot: `DELETE FROM {snapshots} WHERE stream_id = ?::bigint AND aggregate_id = ?::text`,
+		// The event is locked, so that a delete of the aggregate waits for this, or this sees that
+		// it is gone.
+		saveSnapshot: `
+INSERT INTO {snapshots} AS sn (stream_id, aggregate_id, version, position, schema_no, state)
+SELECT e.stream_id, e.aggregate_id, ?::bigint, e.position, ?::bigint, ?::json
+FROM {events} e
+WHERE e.stream_id = (SELECT id FROM {streams} WHERE name = ?::text)
+AND e.position = ?::bigint AND e.aggregate_id = ?::text AND e.version = ?::bigint
+FOR SHARE OF e
+ON CONFLICT (stream_id, aggregate_id) DO UPDATE
+SET version = EXCLUDED.version, position = EXCLUDED.position, schema_no = EXCLUDED.schema_no, state = EXCLUDED.state
+WHERE sn.position < EXCLUDED.position OR sn.position = EXCLUDED.position AND sn.schema_no <> EXCLUDED.schema_no`,
+		loadSnapshot: `
+WITH s AS MATERIALIZED (
+    SELECT st.id, st.created_at, sn.aggregate_id, sn.version, sn.position, sn.state
+    FROM {streams} st
+    LEFT JOIN {snapshots} sn ON sn.stream_id = st.id AND sn.aggregate_id = ?::text AND sn.schema_no = ?::bigint
+        AND EXISTS (SELECT 1 FROM {events} e
+                    WHERE e.position = sn.position AND e.stream_id = sn.stream_id
+                    AND e.aggregate_id = sn.aggregate_id AND e.version = sn.version)
+    WHERE st.name = ?::text)
+SELECT position, '' AS stream, aggregate_id, version, '00000000-0000-0000-0000-000000000000'::uuid AS event_id,
+       '' AS name, state AS data, '{}'::json AS metadata, created_at AS recorded_at
+FROM s WHERE version IS NOT NULL
+UNION ALL
+(SELECT e.position, ?::text, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, e.recorded_at
+ FROM {events} e
+ WHERE e.stream_id = (SELECT id FROM s) AND e.aggregate_id = ?::text
+ AND e.version > (SELECT COALESCE(version, 0) FROM s)
+ ORDER BY e.version LIMIT ?::int)
+ORDER BY version`,
 		hasStream:         `SELECT 1 FROM {streams} WHERE name = ?::text`,
 		listStreams:       `SELECT name, metadata, created_at FROM {streams} WHERE left(name, length(?::text)) = ?::text ORDER BY name`,
 		setStreamMetadata: `UPDATE {streams} SET metadata = ?::json WHERE name = ?::text`,
 
 		// Materialised, or the version would be looked up again for every row, past all the rows
-		// that the statement has inserted before it.
+		// that the statement has inserted before it. The event of that version is locked against
+		// its deletion, which appends to the same aggregate do not mind: or else one that was under
+		// way while the aggregate was deleted would leave a version without those before it.
 		insert: `
 WITH s AS MATERIALIZED (
-    SELECT id, a.aggregate_id,
-           (SELECT COALESCE(max(version), 0) FROM {events}
-            WHERE stream_id = {streams}.id AND aggregate_id = a.aggregate_id) AS version
-    FROM {streams}, (SELECT ?::text COLLATE "C" AS aggregate_id) a
+    SELECT id, a.aggregate_id, COALESCE(p.version, 0) AS version
+    FROM {streams} CROSS JOIN (SELECT ?::text COLLATE "C" AS aggregate_id) a
+    LEFT JOIN LATERAL (
+        SELECT version FROM {events} WHERE stream_id = {streams}.id AND aggregate_id = a.aggregate_id
+        ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true
     WHERE name = ?::text)
 INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
 SELECT s.id, s.aggregate_id, s.version + v.n, v.event_id, v.name, v.data, v.metadata,
@@ -66,10 +119,11 @@ WHERE s.version BETWEEN ?::bigint AND ?::bigint
 ORDER BY v.n`,
 		insertArrays: `
 WITH s AS MATERIALIZED (
-    SELECT id, a.aggregate_id,
-           (SELECT COALESCE(max(version), 0) FROM {events}
-            WHERE stream_id = {streams}.id AND aggregate_id = a.aggregate_id) AS version
-    FROM {streams}, (SELECT ?::text COLLATE "C" AS aggregate_id) a
+    SELECT id, a.aggregate_id, COALESCE(p.version, 0) AS version
+    FROM {streams} CROSS JOIN (SELECT ?::text COLLATE "C" AS aggregate_id) a
+    LEFT JOIN LATERAL (
+        SELECT version FROM {events} WHERE stream_id = {streams}.id AND aggregate_id = a.aggregate_id
+        ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true
     WHERE name = ?::text)
 INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
 SELECT s.id, s.aggregate_id, s.version + v.n, v.event_id, v.name, v.data::json, v.metadata::json,

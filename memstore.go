@@ -34,6 +34,7 @@ type memStream struct {
 	createdAt  time.Time
 	log        []*record
 	aggregates map[string][]*record // by version, from 1
+	snapshots  map[string]*snapshot // by aggregate ID
 }
 
 func newMemBackend() *memBackend {
@@ -70,7 +71,7 @@ func (m *memBackend) createStream(ctx context.Context, name string, metadata []b
 
 func (m *memBackend) create(name string, metadata []byte, at time.Time) {
 	if m.byName[name] == nil {
-		m.byName[name] = &memStream{name: name, metadata: metadata, createdAt: m.clock(at), aggregates: map[string][]*record{}}
+		m.byName[name] = &memStream{name: name, metadata: metadata, createdAt: m.clock(at), aggregates: map[string][]*record{}, snapshots: map[string]*snapshot{}}
 	}
 }
 
@@ -92,10 +93,65 @@ func (m *memBackend) drop(name string) bool {
 	for _, r := range st.log {
 		delete(m.events, r.id)
 	}
-	// Readers hold no part of the log, but may hold its records: the slice is made anew so that
-	// what is deleted is freed.
-	m.log = slices.DeleteFunc(m.log, func(r *record) bool { return m.events[r.id] != r })
+	m.log = slices.DeleteFunc(m.log, m.gone)
 	return true
+}
+
+// gone says whether a record has been deleted.
+func (m *memBackend) gone(r *record) bool { return m.events[r.id] != r }
+
+func (m *memBackend) deleteAggregate(ctx context.Context, stream, aggregateID string) (found bool, n int64, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return false, 0, err
+	}
+	st := m.byName[stream]
+	if st == nil {
+		return false, 0, nil
+	}
+	for _, r := range st.aggregates[aggregateID] {
+		delete(m.events, r.id)
+		n++
+	}
+	delete(st.aggregates, aggregateID)
+	delete(st.snapshots, aggregateID)
+	m.log = slices.DeleteFunc(m.log, m.gone)
+	st.log = slices.DeleteFunc(st.log, m.gone)
+	return true, n, nil
+}
+
+func (m *memBackend) readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) ([]record, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	after := int64(0)
+	var out []record
+	if st := m.byName[stream]; st != nil {
+		if sn := st.snapshots[aggregateID]; sn != nil && sn.schema == schema && m.holds(st, sn) {
+			after = sn.version
+			out = append(out, record{position: sn.position, aggregateID: aggregateID, version: sn.version, data: sn.state})
+		}
+	}
+	return append(out, m.versions(stream, aggregateID, after, limit)...), ctx.Err()
+}
+
+// holds says whether a snapshot's event is there.
+func (m *memBackend) holds(st *memStream, sn *snapshot) bool {
+	aggregate := st.aggregates[sn.aggregateID]
+	return sn.version <= int64(len(aggregate)) && aggregate[sn.version-1].position == sn.position
+}
+
+func (m *memBackend) saveSnapshot(ctx context.Context, sn *snapshot) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	st := m.byName[sn.stream]
+	if st == nil || !m.holds(st, sn) {
+		return ctx.Err()
+	}
+	if old := st.snapshots[sn.aggregateID]; old == nil || old.position <= sn.position {
+		st.snapshots[sn.aggregateID] = sn
+	}
+	return ctx.Err()
 }
 
 func (m *memBackend) hasStream(ctx context.Context, name string) (bool, error) {
@@ -245,21 +301,19 @@ func search(log []*record, p Position) int {
 func (m *memBackend) readAggregate(ctx context.Context, stream, aggregateID string, after int64, limit int) ([]record, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
+	return m.versions(stream, aggregateID, after, limit), ctx.Err()
+}
+
+// versions returns up to limit of an aggregate's rows behind a version.
+func (m *memBackend) versions(stream, aggregateID string, after int64, limit int) []record {
 	st := m.byName[stream]
-	if st == nil {
-		return nil, nil
+	if st == nil || after >= int64(len(st.aggregates[aggregateID])) {
+		return nil
 	}
-	aggregate := st.aggregates[aggregateID]
-	if after >= int64(len(aggregate)) {
-		return nil, nil
-	}
-	aggregate = aggregate[after:]
-	out := make([]record, min(limit, len(aggregate)))
+	rows := st.aggregates[aggregateID][after:]
+	out := make([]record, min(limit, len(rows)))
 	for i := range out {
-		out[i] = *aggregate[i]
+		out[i] = *rows[i]
 	}
-	return out, nil
+	return out
 }

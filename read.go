@@ -164,13 +164,27 @@ func (s *Store) read(ctx context.Context, from Selection, names []string, opts R
 	}
 }
 
+// readSnapshot returns the first page of what it takes to load an aggregate: its snapshot, if there
+// is one to be used, as a record without a name, and the records behind it.
+func (s *Store) readSnapshot(ctx context.Context, stream, aggregateID string, schema int) (rows []record, more bool, err error) {
+	if err := checkAggregate(stream, aggregateID); err != nil {
+		return nil, false, err
+	}
+	rows, err = s.backend.readSnapshot(ctx, stream, aggregateID, int64(schema), firstPage)
+	return rows, len(rows) >= firstPage, err
+}
+
+func checkAggregate(stream, aggregateID string) error {
+	if err := checkName("stream name", stream); err != nil {
+		return err
+	}
+	return checkName("aggregate ID", aggregateID)
+}
+
 // readAggregate yields an aggregate's records by version.
 func (s *Store) readAggregate(ctx context.Context, stream, aggregateID string, after int64) iter.Seq2[*record, error] {
 	return func(yield func(*record, error) bool) {
-		err := checkName("stream name", stream)
-		if err == nil {
-			err = checkName("aggregate ID", aggregateID)
-		}
+		err := checkAggregate(stream, aggregateID)
 		if err == nil && after < 0 {
 			err = invalid("version %d", after)
 		}

@@ -228,6 +228,27 @@ func (s *Store) DeleteStream(ctx context.Context, name string) error {
 	return s.mustFind(name)(s.backend.deleteStream(ctx, name))
 }
 
+// DeleteAggregate deletes an aggregate with all its events and its snapshot, for good; their
+// positions are never used again. An append to it afterwards begins at version 1. Without the
+// stream: [ErrStreamNotFound]; without events: [ErrAggregateNotFound].
+//
+// The order of other events, and running projections, are undisturbed: whoever has not come so far
+// never sees the deleted events, and what others have made of them is theirs to mend. Links to them
+// in other streams, and what relays have published, stay.
+func (s *Store) DeleteAggregate(ctx context.Context, stream, aggregateID string) error {
+	if err := checkAggregate(stream, aggregateID); err != nil {
+		return err
+	}
+	found, n, err := s.backend.deleteAggregate(ctx, stream, aggregateID)
+	if err := s.mustFind(stream)(found, err); err != nil {
+		return err
+	}
+	if n == 0 {
+		return fmt.Errorf("%w: %q in stream %q", ErrAggregateNotFound, aggregateID, stream)
+	}
+	return nil
+}
+
 // HasStream says whether a stream of this name exists.
 func (s *Store) HasStream(ctx context.Context, name string) (bool, error) {
 	if err := checkName("stream name", name); err != nil {
@@ -328,6 +349,17 @@ type backend interface {
 
 	// readAggregate returns up to limit of an aggregate's rows, by version.
 	readAggregate(ctx context.Context, stream, aggregateID string, after int64, limit int) ([]record, error)
+
+	// readSnapshot returns the aggregate's snapshot of this schema, if its event is there, as a row
+	// without a name, and up to limit of the rows behind it, or of all rows.
+	readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) ([]record, error)
+
+	// saveSnapshot stores a snapshot, unless a later one is stored or its event is gone.
+	saveSnapshot(ctx context.Context, sn *snapshot) error
+
+	// deleteAggregate deletes an aggregate's rows and its snapshot, and says whether there is the
+	// stream, and how many rows there were.
+	deleteAggregate(ctx context.Context, stream, aggregateID string) (found bool, n int64, err error)
 
 	projectionBackend
 }

@@ -1,0 +1,81 @@
+package eventstore
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+)
+
+func (b *sqlBackend) readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) (out []record, err error) {
+	err = b.run(ctx, "read aggregate", func(c conn) (err error) {
+		out, err = b.records(ctx, c, b.text.loadSnapshot, aggregateID, schema, stream, stream, aggregateID, limit)
+		return err
+	})
+	return out, err
+}
+
+func (b *sqlBackend) saveSnapshot(ctx context.Context, sn *snapshot) error {
+	return b.run(ctx, "save snapshot", func(c conn) error {
+		_, err := c.exec(ctx, b.text.saveSnapshot, sn.version, sn.schema, string(sn.state), sn.stream, int64(sn.position), sn.aggregateID, sn.version)
+		return err
+	})
+}
+
+// deleteAggregate deletes the events up to the sealed position that everybody knows of, and makes
+// gap rows of the others, so that nobody finds holes where it still looks for them.
+func (b *sqlBackend) deleteAggregate(ctx context.Context, stream, aggregateID string) (found bool, n int64, err error) {
+	err = b.transact(ctx, "delete aggregate", func(c conn) error {
+		n = 0
+		var id int64
+		if found, err = c.row(ctx, []any{&id}, b.text.streamID, stream); err != nil || !found {
+			return err
+		}
+		last, claimed, err := b.holdAggregate(ctx, c, id, aggregateID)
+		if err != nil || last == 0 {
+			return err
+		}
+		for _, text := range []string{b.text.deleteSealedOf, b.text.eraseOf} {
+			res, err := c.exec(ctx, text, id, aggregateID)
+			if err != nil {
+				return err
+			}
+			gone, err := res.RowsAffected()
+			if err != nil {
+				return err
+			}
+			n += gone
+		}
+		n -= claimed
+		_, err = c.exec(ctx, b.text.deleteSnapshot, id, aggregateID)
+		return err
+	})
+	return found, n, err
+}
+
+// holdAggregate makes sure that an aggregate gets no further events while it is being deleted, for
+// they would be left with versions that begin at no 1. Every append keeps the event before it
+// locked, so whoever has the last one locked has nobody above it, unless the lock had to be waited
+// for: hence the loop. A snapshot of the caller's transaction may not show what is really the last;
+// where that can be, the next version is claimed too, which fails if it is taken.
+func (b *sqlBackend) holdAggregate(ctx context.Context, c conn, id int64, aggregateID string) (last, claimed int64, err error) {
+	for {
+		before := last
+		found, err := c.row(ctx, []any{&last}, b.text.lockLast, id, aggregateID)
+		if err != nil || !found {
+			return 0, 0, err
+		}
+		if b.text.claimVersion == "" {
+			if last == before {
+				return last, 0, nil
+			}
+			continue
+		}
+		claim, err := uuid.NewV7()
+		if err != nil {
+			return 0, 0, err
+		}
+		if ok, err := c.changes(ctx, b.text.claimVersion, id, aggregateID, last+1, b.dialect.eventID(claim)); err != nil || ok {
+			return last, 1, err
+		}
+	}
+}

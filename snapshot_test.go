@@ -1,0 +1,212 @@
+package eventstore_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	es "example.com/eventstore"
+)
+
+// ledger is a state that depends on the order of everything that has happened.
+type ledger struct {
+	Owner   string
+	Cents   int64
+	History []int64
+}
+
+func ledgers(every, schema int) *es.Aggregate[ledger] {
+	return &es.Aggregate[ledger]{
+		Stream: "accounts",
+		When: []es.Fold[ledger]{
+			es.On(func(l *ledger, e opened) { l.Owner = e.Owner }),
+			es.On(func(l *ledger, e deposited) { l.Cents += e.Cents; l.History = append(l.History, e.Cents) }),
+		},
+		Snapshot: es.Snapshot{Every: every, Schema: schema},
+		Attempts: 1000,
+	}
+}
+
+// loadsOf counts the events that a store reads.
+func loadsOf(opts *es.Options, n *atomic.Int64) *es.Options {
+	if opts == nil {
+		opts = &es.Options{}
+	}
+	opts.Middleware = append(opts.Middleware, es.Middleware{Load: func(_ context.Context, ev es.Event) (es.Event, error) {
+		n.Add(1)
+		return ev, nil
+	}})
+	return opts
+}
+
+func same(a, b ledger) bool {
+	return a.Owner == b.Owner && a.Cents == b.Cents && fmt.Sprint(a.History) == fmt.Sprint(b.History)
+}
+
+// TestSnapshotTail shows by counting that only what is behind a snapshot is read, and that the rest
+// is when there is any doubt about it.
+func TestSnapshotTail(t *testing.T) {
+	forEachLane(t, func(t *testing.T, l lane) {
+		var read atomic.Int64
+		s := l.open(t, loadsOf(nil, &read))
+		ctx := t.Context()
+		createStream(t, s, "accounts")
+		a := ledgers(10, 1)
+		for i := range 34 {
+			if _, err := a.Execute(ctx, s, "a", func(r *es.Root[ledger]) error { r.Record(deposited{int64(i)}); return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := ledgers(0, 0).Load(ctx, s, "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		check := func(what string, a *es.Aggregate[ledger], reads int64) {
+			t.Helper()
+			read.Store(0)
+			r, err := a.Load(ctx, s, "a")
+			if err != nil || !same(r.State(), want.State()) || r.Version() != want.Version() {
+				t.Errorf("%s: loaded %+v at %d (%v), want %+v at %d", what, r.State(), r.Version(), err, want.State(), want.Version())
+			}
+			if n := read.Load(); n != reads {
+				t.Errorf("%s: read %d events, want %d", what, n, reads)
+			}
+		}
+		check("a snapshot at 30", a, 4)
+		check("another schema", ledgers(10, 2), 34)
+		check("no snapshots", ledgers(0, 1), 34)
+		broken := &es.Aggregate[struct{ Cents string }]{Stream: "accounts", Snapshot: a.Snapshot, When: []es.Fold[struct{ Cents string }]{es.OnAny(func(*struct{ Cents string }, es.Event) {})}}
+		read.Store(0)
+		if r, err := broken.Load(ctx, s, "a"); err != nil || r.Version() != 34 || read.Load() != 34 {
+			t.Errorf("a state that does not decode: %v, %d events read, want all", err, read.Load())
+		}
+		if err := ledgers(10, 2).SaveSnapshot(ctx, s, "a"); err != nil {
+			t.Fatal(err)
+		}
+		check("a snapshot saved at 34", ledgers(10, 2), 0)
+
+		// Long tails come in pages.
+		mustAppend(t, s, "accounts", "a", 34, events(700, 1)...)
+		if want, err = ledgers(0, 0).Load(ctx, s, "a"); err != nil {
+			t.Fatal(err)
+		}
+		check("a long tail", ledgers(10, 2), 700)
+
+		// Deleted and made again up to the same version, it is another aggregate.
+		if err := s.DeleteAggregate(ctx, "accounts", "a"); err != nil {
+			t.Fatal(err)
+		}
+		mustAppend(t, s, "accounts", "a", 0, events(40, 7)...)
+		if want, err = ledgers(0, 0).Load(ctx, s, "a"); err != nil {
+			t.Fatal(err)
+		}
+		check("made again", ledgers(10, 2), 40)
+		if err := s.DeleteStream(ctx, "accounts"); err != nil {
+			t.Fatal(err)
+		}
+		createStream(t, s, "accounts")
+		if _, err := a.Load(ctx, s, "a"); !errors.Is(err, es.ErrAggregateNotFound) {
+			t.Errorf("after its stream was deleted: %v", err)
+		}
+		wantErr(t, "a snapshot of nothing", a.SaveSnapshot(ctx, s, "a"), es.ErrAggregateNotFound)
+		wantInvalid(t, "a snapshot of none", ledgers(0, 0).SaveSnapshot(ctx, s, "a"), "Snapshot.Every")
+		_, err = ledgers(-1, 0).Load(ctx, s, "a")
+		wantInvalid(t, "a negative Every", err, "Snapshot.Every")
+		wantIdle(t, l, "at the end")
+	})
+}
+
+// failingCodec fails to write, or to read, states.
+type failingCodec struct {
+	verbatim
+	marshal, unmarshal *atomic.Bool
+}
+
+func (c failingCodec) Marshal(v any) ([]byte, error) {
+	if _, state := v.(ledger); state && c.marshal.Load() {
+		return nil, errors.New("no such luck")
+	}
+	return json.Marshal(v)
+}
+
+// TestSnapshotNeverFailsSave has the writing of states fail: saves succeed.
+func TestSnapshotNeverFailsSave(t *testing.T) {
+	forEachLane(t, func(t *testing.T, l lane) {
+		fail := &atomic.Bool{}
+		fail.Store(true)
+		s := l.open(t, &es.Options{Codec: failingCodec{marshal: fail}})
+		createStream(t, s, "accounts")
+		a := ledgers(2, 1)
+		for i := range 6 {
+			if _, err := a.Execute(t.Context(), s, "a", func(r *es.Root[ledger]) error { r.Record(deposited{int64(i)}); return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := a.SaveSnapshot(t.Context(), s, "a"); err == nil || !strings.Contains(err.Error(), "no such luck") {
+			t.Errorf("SaveSnapshot: %v, want the codec's error", err)
+		}
+		wantIdle(t, l, "at the end")
+	})
+}
+
+// TestSnapshotRandom compares aggregates with snapshots, under changes of everything that can
+// change, with full replays.
+func TestSnapshotRandom(t *testing.T) {
+	forEachLane(t, func(t *testing.T, l lane) {
+		s, other := l.openTwice(t)
+		seed := rand.Uint64()
+		random := rand.New(rand.NewPCG(seed, 1))
+		t.Logf("seed %d", seed)
+		createStream(t, s, "accounts")
+		steps := 150
+		if l.odd {
+			steps = 40
+		}
+		for i := range steps {
+			id := fmt.Sprint("a", random.IntN(3))
+			a := ledgers(1+random.IntN(8), random.IntN(2))
+			s := []*es.Store{s, other}[random.IntN(2)]
+			switch random.IntN(12) {
+			case 0:
+				if err := s.DeleteAggregate(t.Context(), "accounts", id); err != nil && !errors.Is(err, es.ErrAggregateNotFound) {
+					t.Fatal(err)
+				}
+			case 1:
+				mustAppend(t, s, "accounts", id, es.AnyVersion, events(1+random.IntN(20), int64(i))...)
+			case 2:
+				for _, err := range race(4, func(int) error {
+					_, err := a.Execute(t.Context(), s, id, func(r *es.Root[ledger]) error { r.Record(deposited{1}); return nil })
+					return err
+				}) {
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+			default:
+				if _, err := a.Execute(t.Context(), s, id, func(r *es.Root[ledger]) error {
+					for range 1 + random.IntN(3) {
+						r.Record(deposited{int64(i)})
+					}
+					return nil
+				}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for schema := range 2 {
+				got, err := ledgers(5, schema).Load(t.Context(), s, id)
+				want, err2 := ledgers(0, 0).Load(t.Context(), s, id)
+				if (err == nil) != (err2 == nil) {
+					t.Fatalf("step %d: %v with snapshots, %v without", i, err, err2)
+				}
+				if err == nil && (!same(got.State(), want.State()) || got.Version() != want.Version()) {
+					t.Fatalf("step %d: %+v at %d with snapshots, %+v at %d without", i, got.State(), got.Version(), want.State(), want.Version())
+				}
+			}
+		}
+	})
+}
