@@ -16,9 +16,11 @@ type statementCache struct {
 	dialect *Dialect
 	prefix  string
 
-	mu     sync.Mutex
-	byText map[string]*list.Element // of *statement
-	order  *list.List               // the most recently used first
+	mu        sync.Mutex
+	byText    map[string]*list.Element // of *statement
+	order     *list.List               // the most recently used first
+	preparing map[string]chan struct{} // closed when it is over
+	retired   []*sql.Stmt              // to be closed by the next who may
 }
 
 // maxStatements is enough for every statement of the store in a few shapes each; servers allow
@@ -36,49 +38,79 @@ type statement struct {
 }
 
 func newStatementCache(db *sql.DB, dialect *Dialect, prefix string) *statementCache {
-	return &statementCache{db: db, dialect: dialect, prefix: prefix, byText: map[string]*list.Element{}, order: list.New()}
+	return &statementCache{db: db, dialect: dialect, prefix: prefix, byText: map[string]*list.Element{}, order: list.New(), preparing: map[string]chan struct{}{}}
 }
 
 // get returns the statement for a text of the dialect; the caller releases it. It prepares a new
 // one only if mayPrepare: while a transaction holds a connection, asking the pool for another
-// could wait forever.
+// could wait forever. The same goes for closing one, which waits for every connection that it was
+// prepared on, and these may be waiting for a lock of the transaction.
 func (c *statementCache) get(ctx context.Context, text string, mayPrepare bool) (*statement, error) {
-	if st := c.find(text); st != nil {
-		return st, nil
+	mayPrepare = mayPrepare && c.dialect.prepares
+	if mayPrepare {
+		c.closeRetired()
 	}
-	st := &statement{cache: c, key: text, text: c.dialect.bind(c.prefix, text), users: 1}
-	if c.dialect.prepares {
-		if !mayPrepare {
-			st.evicted = true // known to nobody else, and nothing to close
-			return st, nil
-		}
-		var err error
-		if st.stmt, err = c.db.PrepareContext(ctx, st.text); err != nil {
-			return nil, err
-		}
+	st, err := c.find(ctx, text, mayPrepare)
+	if st != nil || err != nil {
+		return st, err
+	}
+	st = &statement{cache: c, key: text, text: c.dialect.bind(c.prefix, text), users: 1}
+	switch {
+	case mayPrepare:
+		st.stmt, err = c.db.PrepareContext(ctx, st.text)
+		c.prepared(st, err)
+		return st, err
+	case c.dialect.prepares:
+		st.evicted = true // known to nobody else, and nothing to close
+		return st, nil
 	}
 	return c.add(st), nil
 }
 
-func (c *statementCache) find(text string) *statement {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	el, ok := c.byText[text]
-	if !ok {
-		return nil
+// find returns what is known. If that is nothing, one caller of those that may prepare gets nil,
+// and has to call prepared; the others wait for it.
+func (c *statementCache) find(ctx context.Context, text string, mayPrepare bool) (*statement, error) {
+	for {
+		c.mu.Lock()
+		if el, ok := c.byText[text]; ok {
+			c.order.MoveToFront(el)
+			st := el.Value.(*statement)
+			st.users++
+			c.mu.Unlock()
+			return st, nil
+		}
+		other := c.preparing[text]
+		if mayPrepare && other == nil {
+			c.preparing[text] = make(chan struct{})
+		}
+		c.mu.Unlock()
+		if !mayPrepare || other == nil {
+			return nil, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-other:
+		}
 	}
-	c.order.MoveToFront(el)
-	st := el.Value.(*statement)
-	st.users++
-	return st
 }
 
-// add makes st known, unless another caller was faster: then that one's is returned.
+// prepared makes st known, if it could be prepared, and wakes those who wait for that.
+func (c *statementCache) prepared(st *statement, err error) {
+	if err == nil {
+		c.add(st)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.preparing[st.key])
+	delete(c.preparing, st.key)
+}
+
+// add makes st known, unless another is by now: then that one is returned.
 func (c *statementCache) add(st *statement) *statement {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if el, ok := c.byText[st.key]; ok {
-		st.close()
 		st = el.Value.(*statement)
 		st.users++
 		return st
@@ -95,16 +127,29 @@ func (c *statementCache) evict(el *list.Element) {
 	delete(c.byText, st.key)
 	st.evicted = true
 	if st.users == 0 {
-		st.close()
+		st.retire()
 	}
 }
 
 // close gives back what the server holds, once nobody uses it any more.
 func (c *statementCache) close() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	for c.order.Len() > 0 {
 		c.evict(c.order.Back())
+	}
+	c.mu.Unlock()
+	c.closeRetired()
+}
+
+// closeRetired closes statements that nobody uses any more. The cache is not locked meanwhile.
+func (c *statementCache) closeRetired() {
+	c.mu.Lock()
+	retired := c.retired
+	c.retired = nil
+	c.mu.Unlock()
+	for _, stmt := range retired {
+		// A statement that can't be closed goes with its connection.
+		_ = stmt.Close()
 	}
 }
 
@@ -113,13 +158,12 @@ func (st *statement) release() {
 	defer st.cache.mu.Unlock()
 	st.users--
 	if st.users == 0 && st.evicted {
-		st.close()
+		st.retire()
 	}
 }
 
-func (st *statement) close() {
+func (st *statement) retire() {
 	if st.stmt != nil {
-		// A statement that can't be closed goes with its connection.
-		_ = st.stmt.Close()
+		st.cache.retired = append(st.cache.retired, st.stmt)
 	}
 }
