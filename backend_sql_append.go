@@ -191,24 +191,22 @@ func placeholders(n int) string { return strings.TrimSuffix(strings.Repeat("?, "
 // What has to be known for that (the stream's id, with AnyVersion and MustExist the aggregate's
 // version, and the database's time) is remembered from earlier statements, and looked up otherwise.
 func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendCall, rows []record, expected ExpectedVersion) error {
-	h, ok := b.hints.get(a.stream, a.aggregateID, expected, c.tx != nil)
-	if !ok {
-		found, err := b.lookUp(ctx, c, a, &h)
-		if err != nil {
+	h, known := b.hints.get(a.stream, a.aggregateID, expected, c.tx != nil)
+	if !known {
+		if err := b.mustLookUp(ctx, c, a, expected, &h); err != nil {
 			return err
 		}
-		if !found || !expected.admits(h.version) {
-			return errVersion
+	}
+	res, at, err := b.insertHinted(ctx, c, a, rows, h)
+	if err != nil && known && c.tx != nil && b.dialect.classify(err) == faultTaken {
+		// A caller's transaction, which nobody repeats, must not fail for what was wrong with a
+		// hint: it may have replaced the stream itself.
+		if err := b.mustLookUp(ctx, c, a, expected, &h); err != nil {
+			return err
 		}
+		res, at, err = b.insertHinted(ctx, c, a, rows, h)
 	}
-	at := a.at
-	if at.IsZero() {
-		at = h.now.Truncate(time.Microsecond)
-	}
-	text, args := b.guardedInsert(a, rows, h, at)
-	res, err := c.exec(ctx, text, args...)
 	if err != nil {
-		b.hints.forget(a.stream, a.aggregateID)
 		if b.dialect.classify(err) == faultTaken {
 			return errVersion
 		}
@@ -226,6 +224,20 @@ func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendCall, r
 		b.hints.advance(a.stream, a.aggregateID, h.version+int64(len(rows)))
 	}
 	return nil
+}
+
+// insertHinted runs the statement with what is known, and forgets that if it fails.
+func (b *sqlBackend) insertHinted(ctx context.Context, c conn, a *appendCall, rows []record, h appendHint) (sql.Result, time.Time, error) {
+	at := a.at
+	if at.IsZero() {
+		at = h.now.Truncate(time.Microsecond)
+	}
+	text, args := b.guardedInsert(a, rows, h, at)
+	res, err := c.exec(ctx, text, args...)
+	if err != nil {
+		b.hints.forget(a.stream, a.aggregateID)
+	}
+	return res, at, err
 }
 
 func (b *sqlBackend) guardedInsert(a *appendCall, rows []record, h appendHint, at time.Time) (string, []any) {
@@ -255,6 +267,15 @@ func (b *sqlBackend) lookUp(ctx context.Context, c conn, a *appendCall, h *appen
 		b.hints.learn(a.stream, *h)
 	}
 	return found, err
+}
+
+// mustLookUp is lookUp, and errVersion if an append can't go on from what is found.
+func (b *sqlBackend) mustLookUp(ctx context.Context, c conn, a *appendCall, expected ExpectedVersion, h *appendHint) error {
+	found, err := b.lookUp(ctx, c, a, h)
+	if err == nil && (!found || !expected.admits(h.version)) {
+		err = errVersion
+	}
+	return err
 }
 
 func (b *sqlBackend) resolve(ctx context.Context, a *appendCall) (verdict, error) {
