@@ -100,7 +100,8 @@ ORDER BY version`,
 		// Materialised, or the version would be looked up again for every row, past all the rows
 		// that the statement has inserted before it. The event of that version is locked against
 		// its deletion, which appends to the same aggregate do not mind: or else one that was under
-		// way while the aggregate was deleted would leave a version without those before it.
+		// way while the aggregate was deleted would leave a version without those before it. The
+		// stream is locked as a foreign key would, so that its deletion leaves no event behind.
 		insert: `
 WITH s AS MATERIALIZED (
     SELECT id, a.aggregate_id, COALESCE(p.version, 0) AS version
@@ -108,7 +109,8 @@ WITH s AS MATERIALIZED (
     LEFT JOIN LATERAL (
         SELECT version FROM {events} WHERE stream_id = {streams}.id AND aggregate_id = a.aggregate_id
         ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true
-    WHERE name = ?::text)
+    WHERE name = ?::text
+    FOR KEY SHARE OF {streams})
 INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
 SELECT s.id, s.aggregate_id, s.version + v.n, v.event_id, v.name, v.data, v.metadata,
        COALESCE(?::timestamptz, statement_timestamp())
@@ -124,7 +126,8 @@ WITH s AS MATERIALIZED (
     LEFT JOIN LATERAL (
         SELECT version FROM {events} WHERE stream_id = {streams}.id AND aggregate_id = a.aggregate_id
         ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true
-    WHERE name = ?::text)
+    WHERE name = ?::text
+    FOR KEY SHARE OF {streams})
 INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
 SELECT s.id, s.aggregate_id, s.version + v.n, v.event_id, v.name, v.data::json, v.metadata::json,
        COALESCE(?::timestamptz, statement_timestamp())

@@ -219,8 +219,8 @@ func (s *Store) CreateStream(ctx context.Context, name string, md Metadata) erro
 }
 
 // DeleteStream deletes a stream with all its events, for good; their positions are never used
-// again. If there is none of this name: [ErrStreamNotFound]. A stream created later under the
-// same name is another one.
+// again. It waits for appends to the stream that are not yet committed. If there is none of this
+// name: [ErrStreamNotFound]. A stream created later under the same name is another one.
 func (s *Store) DeleteStream(ctx context.Context, name string) error {
 	if err := checkName("stream name", name); err != nil {
 		return err
