@@ -3,6 +3,7 @@ package eventstore
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -62,11 +63,19 @@ func (b *sqlBackend) chunks(rows []record) [][]record {
 }
 
 func (b *sqlBackend) insertChunks(ctx context.Context, c conn, a *appendCall, chunks [][]record) error {
-	expected := a.expected
+	expected, done := a.expected, 0
 	for _, rows := range chunks {
-		if err := b.insert(ctx, c, a, rows, expected); err != nil {
+		err := b.insert(ctx, c, a, rows, expected)
+		if b.tx != nil && done > 0 && errors.Is(err, errVersion) {
+			// The caller's transaction may go on: nothing of the append may stay in it.
+			if err := b.dropRows(ctx, c, a.rows[:done]); err != nil {
+				return err
+			}
+		}
+		if err != nil {
 			return err
 		}
+		done += len(rows)
 		expected = ExpectedVersion(rows[len(rows)-1].version)
 	}
 	return nil

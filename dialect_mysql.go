@@ -119,6 +119,7 @@ FROM {streams} s WHERE s.name = ?`,
 SELECT 1 FROM {events}
 WHERE stream_id = (SELECT id FROM {streams} WHERE name = ?) AND aggregate_id = ? AND version = ?
 LOCK IN SHARE MODE`,
+		dropEvents: `DELETE FROM {events} WHERE position IN (`,
 
 		sealedMark: `SELECT value FROM {meta} WHERE name = 'sealed'`,
 		setSealedMark: `
