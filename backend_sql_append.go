@@ -104,7 +104,7 @@ func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendCall,
 	if len(rows) > valueRows {
 		text, args = b.text.insertArrays, arrayArgs(rows)
 	}
-	args = append([]any{a.aggregateID, a.stream, b.timeArg(a.at)}, args...)
+	args = append([]any{a.stream, a.aggregateID, b.timeArg(a.at)}, args...)
 	args = append(args, low, high)
 	if c.tx != nil {
 		// A unique violation would abort the caller's transaction, so conflicts are skipped, and

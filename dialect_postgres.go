@@ -101,16 +101,16 @@ ORDER BY version`,
 		// that the statement has inserted before it. The event of that version is locked against
 		// its deletion, which appends to the same aggregate do not mind: or else one that was under
 		// way while the aggregate was deleted would leave a version without those before it. The
-		// stream is locked as a foreign key would, so that its deletion leaves no event behind.
+		// stream is locked as a foreign key would, so that its deletion leaves no event behind; and
+		// first, as the deletion has it.
 		insert: `
-WITH s AS MATERIALIZED (
-    SELECT id, a.aggregate_id, COALESCE(p.version, 0) AS version
-    FROM {streams} CROSS JOIN (SELECT ?::text COLLATE "C" AS aggregate_id) a
+WITH stream AS MATERIALIZED (SELECT id FROM {streams} WHERE name = ?::text FOR KEY SHARE),
+s AS MATERIALIZED (
+    SELECT stream.id, a.aggregate_id, COALESCE(p.version, 0) AS version
+    FROM stream CROSS JOIN (SELECT ?::text COLLATE "C" AS aggregate_id) a
     LEFT JOIN LATERAL (
-        SELECT version FROM {events} WHERE stream_id = {streams}.id AND aggregate_id = a.aggregate_id
-        ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true
-    WHERE name = ?::text
-    FOR KEY SHARE OF {streams})
+        SELECT version FROM {events} WHERE stream_id = stream.id AND aggregate_id = a.aggregate_id
+        ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true)
 INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
 SELECT s.id, s.aggregate_id, s.version + v.n, v.event_id, v.name, v.data, v.metadata,
        COALESCE(?::timestamptz, statement_timestamp())
@@ -120,14 +120,13 @@ FROM s CROSS JOIN (VALUES `,
 WHERE s.version BETWEEN ?::bigint AND ?::bigint
 ORDER BY v.n`,
 		insertArrays: `
-WITH s AS MATERIALIZED (
-    SELECT id, a.aggregate_id, COALESCE(p.version, 0) AS version
-    FROM {streams} CROSS JOIN (SELECT ?::text COLLATE "C" AS aggregate_id) a
+WITH stream AS MATERIALIZED (SELECT id FROM {streams} WHERE name = ?::text FOR KEY SHARE),
+s AS MATERIALIZED (
+    SELECT stream.id, a.aggregate_id, COALESCE(p.version, 0) AS version
+    FROM stream CROSS JOIN (SELECT ?::text COLLATE "C" AS aggregate_id) a
     LEFT JOIN LATERAL (
-        SELECT version FROM {events} WHERE stream_id = {streams}.id AND aggregate_id = a.aggregate_id
-        ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true
-    WHERE name = ?::text
-    FOR KEY SHARE OF {streams})
+        SELECT version FROM {events} WHERE stream_id = stream.id AND aggregate_id = a.aggregate_id
+        ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true)
 INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
 SELECT s.id, s.aggregate_id, s.version + v.n, v.event_id, v.name, v.data::json, v.metadata::json,
        COALESCE(?::timestamptz, statement_timestamp())
