@@ -1,0 +1,196 @@
+package eventstoretest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+
+	"example.com/eventstore"
+	"example.com/eventstore/eventstoretest"
+)
+
+type (
+	Opened    struct{ Owner string }
+	Deposited struct{ Cents int64 }
+	Withdrawn struct{ Cents int64 }
+	Withdraw  struct{ Cents int64 }
+)
+
+func (Opened) EventName() string    { return "account.opened" }
+func (Deposited) EventName() string { return "account.deposited" }
+func (Withdrawn) EventName() string { return "account.withdrawn" }
+
+type Account struct {
+	Owner string
+	Cents int64
+}
+
+var errPoor = errors.New("not enough money")
+
+func withdraw(r *eventstore.Root[Account], cents int64) error {
+	if r.State().Cents < cents {
+		return errPoor
+	}
+	r.Record(Withdrawn{cents})
+	return nil
+}
+
+var accounts = eventstore.Aggregate[Account]{
+	Stream: "accounts",
+	When: []eventstore.Fold[Account]{
+		eventstore.On(func(a *Account, e Opened) { a.Owner = e.Owner }),
+		eventstore.On(func(a *Account, e Deposited) { a.Cents += e.Cents }),
+		eventstore.On(func(a *Account, e Withdrawn) { a.Cents -= e.Cents }),
+	},
+	Commands: []eventstore.Command[Account]{
+		eventstore.OnCommand(func(_ context.Context, r *eventstore.Root[Account], c Withdraw) error { return withdraw(r, c.Cents) }),
+	},
+}
+
+func take(cents int64) func(*eventstore.Root[Account]) error {
+	return func(r *eventstore.Root[Account]) error { return withdraw(r, cents) }
+}
+
+func TestScenario(t *testing.T) {
+	eventstoretest.Given(t, &accounts, Opened{"ann"}, Deposited{500}).
+		ThenState(Account{"ann", 500}).
+		When(take(300)).Then(Withdrawn{300}).ThenState(Account{"ann", 200}).
+		When(take(300)).ThenError(errPoor).
+		WhenCommand(Withdraw{200}).Then(Withdrawn{200}).ThenState(Account{"ann", 0}).
+		WhenCommand("nothing that it knows").ThenError(eventstore.ErrUnknownCommand)
+	eventstoretest.Given(t, &accounts).ThenState(Account{}).When(take(0)).Then(Withdrawn{0})
+	eventstoretest.Given(t, &accounts).When(func(*eventstore.Root[Account]) error { return nil }).Then()
+}
+
+// fakeT is a test that only takes notes.
+type fakeT struct {
+	testing.TB
+	said     strings.Builder
+	cleanups []func()
+}
+
+func (f *fakeT) Helper()                        {}
+func (f *fakeT) Context() context.Context       { return context.Background() }
+func (f *fakeT) Cleanup(fn func())              { f.cleanups = append(f.cleanups, fn) }
+func (f *fakeT) Errorf(format string, a ...any) { fmt.Fprintf(&f.said, format+"\n", a...) }
+func (f *fakeT) Fatalf(format string, a ...any) { f.Errorf(format, a...); runtime.Goexit() }
+func (f *fakeT) Fatal(a ...any)                 { fmt.Fprintln(&f.said, a...); runtime.Goexit() }
+
+// said runs a scenario in a test of its own and returns what that was told.
+func said(scenario func(t testing.TB)) string {
+	f := &fakeT{}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		scenario(f)
+	}()
+	<-done
+	for _, fn := range f.cleanups {
+		fn()
+	}
+	return f.said.String()
+}
+
+func TestScenarioFailures(t *testing.T) {
+	for name, c := range map[string]struct {
+		scenario func(t testing.TB)
+		want     []string
+	}{
+		"other events": {
+			func(t testing.TB) {
+				eventstoretest.Given(t, &accounts, Deposited{500}).
+					When(func(r *eventstore.Root[Account]) error { r.Record(Deposited{1}); r.Record(Withdrawn{2}); return nil }).
+					Then(Deposited{1}, Withdrawn{3}, Opened{"ann"})
+			},
+			[]string{"  account.deposited {\"Cents\":1}", "- account.withdrawn {\"Cents\":3}", "+ account.withdrawn {\"Cents\":2}", "- account.opened {\"Owner\":\"ann\"}"},
+		},
+		"no events": {
+			func(t testing.TB) { eventstoretest.Given(t, &accounts, Deposited{5}).When(take(1)).Then() },
+			[]string{"+ account.withdrawn {\"Cents\":1}"},
+		},
+		"another state": {
+			func(t testing.TB) { eventstoretest.Given(t, &accounts, Opened{"ann"}).ThenState(Account{"bob", 0}) },
+			[]string{`-   "Owner": "bob",`, `+   "Owner": "ann",`, `    "Cents": 0`},
+		},
+		"an error where none is wanted": {
+			func(t testing.TB) { eventstoretest.Given(t, &accounts).When(take(1)).Then(Withdrawn{1}) },
+			[]string{"When has failed: not enough money"},
+		},
+		"an error that nobody asks about": {
+			func(t testing.TB) { eventstoretest.Given(t, &accounts).When(take(1)) },
+			[]string{"nothing asked about it: not enough money"},
+		},
+		"another error": {
+			func(t testing.TB) { eventstoretest.Given(t, &accounts).When(take(1)).ThenError(eventstore.ErrConflict) },
+			[]string{"not enough money", "version conflict"},
+		},
+		"no error": {
+			func(t testing.TB) { eventstoretest.Given(t, &accounts).When(take(0)).ThenError(errPoor) },
+			[]string{"When has succeeded, want the error: not enough money", "has recorded 1 events"},
+		},
+		"nothing done":  {func(t testing.TB) { eventstoretest.Given(t, &accounts).Then() }, []string{"Then without a When"}},
+		"no such event": {func(t testing.TB) { eventstoretest.Given(t, &accounts, nil) }, []string{"payload is nil"}},
+	} {
+		got := said(c.scenario)
+		for _, want := range c.want {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s: the test says\n%s\nwhich lacks\n%s", name, got, want)
+			}
+		}
+		if len(c.want) == 0 && got != "" {
+			t.Errorf("%s: the test says %s", name, got)
+		}
+	}
+}
+
+func TestStoreAndRecorder(t *testing.T) {
+	var recorder eventstoretest.Recorder
+	failure := errors.New("no such luck")
+	s := eventstoretest.Store(t, &eventstore.Options{Middleware: []eventstore.Middleware{recorder.Middleware()}},
+		eventstoretest.On("accounts", "a", Opened{"ann"}, Deposited{5}), eventstoretest.On("accounts", "b", Opened{"bob"}))
+	owners := eventstore.Query[int]{From: eventstore.FromAll(), When: []eventstore.Fold[int]{eventstore.On(func(n *int, _ Opened) { *n++ })}}
+	if n, err := owners.Run(t.Context(), s); n != 2 || err != nil {
+		t.Errorf("%d owners (%v), want 2", n, err)
+	}
+	if _, err := s.Append(t.Context(), "accounts", "a", 7, eventstore.NewEvent{Payload: Deposited{1}}); err == nil {
+		t.Error("an append at a wrong version has succeeded")
+	}
+	if len(recorder.Appended()) != 3 || len(recorder.Read()) != 2 && len(recorder.Read()) != 3 || len(recorder.Refused()) != 1 || !errors.Is(recorder.Refused()[0], eventstore.ErrConflict) {
+		t.Errorf("recorded %d, %d, %v", len(recorder.Appended()), len(recorder.Read()), recorder.Refused())
+	}
+	recorder.Reset()
+	if len(recorder.Appended())+len(recorder.Read())+len(recorder.Refused()) != 0 {
+		t.Error("not all is forgotten")
+	}
+
+	s = eventstore.NewMemStore(&eventstore.Options{Middleware: []eventstore.Middleware{eventstoretest.FailAppends(2, failure), eventstoretest.LoseAnswers(1, failure)}})
+	if err := s.CreateStream(t.Context(), "accounts", nil); err != nil {
+		t.Fatal(err)
+	}
+	r := accounts.New("a")
+	r.Record(Opened{"ann"})
+	for i := range 3 {
+		if _, err := accounts.Save(t.Context(), s, r); !errors.Is(err, failure) {
+			t.Errorf("save %d: %v, want the failure", i, err)
+		}
+	}
+	if _, err := accounts.Save(t.Context(), s, r); err != nil {
+		t.Errorf("the save behind the failures: %v", err)
+	}
+	if r, err := accounts.Load(t.Context(), s, "a"); err != nil || r.Version() != 1 {
+		t.Errorf("stored at version %d (%v), want 1", r.Version(), err)
+	}
+}
+
+func ExampleGiven() {
+	var t *testing.T // the test's own
+	_ = func() {
+		eventstoretest.Given(t, &accounts, Opened{Owner: "Ann"}, Deposited{Cents: 500}).
+			When(func(r *eventstore.Root[Account]) error { return withdraw(r, 300) }).
+			Then(Withdrawn{Cents: 300}).
+			ThenState(Account{Owner: "Ann", Cents: 200})
+	}
+}
