@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 )
@@ -179,10 +180,10 @@ func (b *sqlBackend) narrowBy(w *where, m *Match, column, param string, arg func
 	}
 }
 
-// textArg leaves out what Postgres does not take in text: NUL, which no stored name or ID holds.
+// textArg leaves out what Postgres does not take as text, and no stored name or ID is.
 func textArg(v any) (any, bool) {
 	s := v.(string)
-	return s, strings.IndexByte(s, 0) < 0
+	return s, utf8.ValidString(s) && strings.IndexByte(s, 0) < 0
 }
 
 func wholeArg(v any) (any, bool) {
@@ -205,6 +206,9 @@ func (b *sqlBackend) instantArg(v any) (any, bool) {
 // metadata. That is sound because Metadata.encode writes them in one form only, and because text
 // within a value can't look like a key: its quotes are escaped.
 func (b *sqlBackend) narrowMeta(w *where, m *Match) {
+	if !utf8.ValidString(m.field.key) {
+		return // no event has it, and not every database takes it
+	}
 	key := string(appendJSONString(nil, m.field.key)) + ":"
 	var texts []any
 	if m.op == opEquals || m.op == opIn {
@@ -233,7 +237,11 @@ func metaText(v any) string {
 		if s := string(appendJSONScalar(nil, v)); v != 0 {
 			return strings.TrimSuffix(s, ".0") // the integer of the same value has no point
 		}
-	case string, bool:
+	case string:
+		if utf8.ValidString(v) {
+			return string(appendJSONScalar(nil, v))
+		}
+	case bool:
 		return string(appendJSONScalar(nil, v))
 	}
 	return ""

@@ -86,6 +86,10 @@ func openLanes() (stop func(), err error) {
 			return ""
 		}
 		servers = append(servers, s)
+		// The processes that a fuzz target runs in find the server instead of starting others.
+		if err = os.Setenv(variable, s.DSN(database)); err != nil {
+			return ""
+		}
 		return s.DSN(database)
 	}
 	postgres := dsn("EVENTSTORE_TEST_POSTGRES", testserver.Postgres, "postgres")
