@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -180,10 +181,11 @@ func (b *sqlBackend) narrowBy(w *where, m *Match, column, param string, arg func
 	}
 }
 
-// textArg leaves out what Postgres does not take as text, and no stored name or ID is.
+// textArg leaves out what Postgres does not take in text, and no stored name or ID holds: NUL, and
+// what is not UTF-8.
 func textArg(v any) (any, bool) {
 	s := v.(string)
-	return s, utf8.ValidString(s) && strings.IndexByte(s, 0) < 0
+	return s, strings.IndexByte(s, 0) < 0 && utf8.ValidString(s)
 }
 
 func wholeArg(v any) (any, bool) {
@@ -207,7 +209,8 @@ func (b *sqlBackend) instantArg(v any) (any, bool) {
 // within a value can't look like a key: its quotes are escaped.
 func (b *sqlBackend) narrowMeta(w *where, m *Match) {
 	if !utf8.ValidString(m.field.key) {
-		return // no event has it, and not every database takes it
+		w.and("1 = 0") // no metadata have such a key, and Postgres does not take it
+		return
 	}
 	key := string(appendJSONString(nil, m.field.key)) + ":"
 	var texts []any
@@ -238,11 +241,11 @@ func metaText(v any) string {
 			return strings.TrimSuffix(s, ".0") // the integer of the same value has no point
 		}
 	case string:
-		if utf8.ValidString(v) {
-			return string(appendJSONScalar(nil, v))
+		if utf8.ValidString(v) { // or Postgres does not take it, and nothing equals it
+			return string(appendJSONString(nil, v))
 		}
 	case bool:
-		return string(appendJSONScalar(nil, v))
+		return strconv.FormatBool(v)
 	}
 	return ""
 }

@@ -146,6 +146,8 @@ func (f Field) compare(op operator, values ...any) Match {
 func (f Field) comparable(v any) (any, bool) {
 	if n, ok := normalValue(v); ok {
 		v = n
+	} else if f, ok := n.(float64); ok && math.IsNaN(f) {
+		return v, false // has no place in the order of numbers
 	}
 	switch f.kind {
 	case fieldAggregateID, fieldEventName:
