@@ -32,14 +32,14 @@ func fillLog(t testing.TB, s *es.Store, n int) []es.Event {
 
 func TestReadBounds(t *testing.T) {
 	forEachLane(t, func(t *testing.T, l lane) {
-		s, ctx := l.open(t, nil), t.Context()
+		ctx := t.Context()
 		for _, n := range []int{0, 1, 2, 1700} {
 			if n > 2 && l.odd {
 				n = 300
 			} else if n < 2 && l.odd {
 				continue // enough elsewhere
 			}
-			s = l.open(t, nil)
+			s := l.open(t, nil)
 			all := fillLog(t, s, n)
 			at := func(i int) es.Position {
 				switch {
@@ -50,7 +50,7 @@ func TestReadBounds(t *testing.T) {
 				}
 				return all[i].Position
 			}
-			for _, from := range []struct {
+			for k, from := range []struct {
 				sel   es.Selection
 				picks func(es.Event) bool
 			}{
@@ -63,7 +63,10 @@ func TestReadBounds(t *testing.T) {
 				{es.FromCategory("orde"), func(es.Event) bool { return false }},
 				{nil, func(es.Event) bool { return false }},
 			} {
-				for _, bounds := range [][2]int{{-1, -1}, {0, -1}, {-1, n - 1}, {n / 3, n / 2}, {n / 2, n / 3}, {n - 1, -1}, {n, -1}, {-1, 0}, {n / 2, n/2 + 1}, {-1, n}} {
+				for j, bounds := range [][2]int{{-1, -1}, {0, -1}, {-1, n - 1}, {n / 3, n / 2}, {n / 2, n / 3}, {n - 1, -1}, {n, -1}, {-1, 0}, {n / 2, n/2 + 1}, {-1, n}} {
+					if l.odd && (k+j)%3 > 0 {
+						continue
+					}
 					for _, limit := range []int{0, 1, 2, 256, 257, 1257, 5000} {
 						if limit > 2 && (n <= 2 || l.odd || bounds != [2]int{-1, -1} && bounds != [2]int{n / 3, n / 2}) {
 							continue // enough with these

@@ -1,0 +1,235 @@
+package eventstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	es "example.com/eventstore"
+)
+
+func TestAggregate(t *testing.T) {
+	forEachLane(t, func(t *testing.T, l lane) {
+		s, ctx := l.open(t, nil), t.Context()
+		createStream(t, s, "accounts")
+		wantErr(t, "Load", second(accounts.Load(ctx, s, "a")), es.ErrAggregateNotFound)
+
+		r := accounts.New("a")
+		if r.ID() != "a" || r.Version() != 0 || r.State() != (account{}) || len(r.Uncommitted()) != 0 {
+			t.Errorf("a new root is %+v", r)
+		}
+		if stored, err := accounts.Save(ctx, s, r); stored != nil || err != nil {
+			t.Errorf("Save of nothing: %v, %v", stored, err)
+		}
+		md := es.Metadata{"by": "ann", "n": 1}
+		r.Record(opened{"ann"}, md, es.Metadata{"n": 2, "why": "x"})
+		r.Record(deposited{5})
+		if !maps.Equal(md, es.Metadata{"by": "ann", "n": 1}) {
+			t.Errorf("the caller's metadata have become %v", md)
+		}
+		md["by"] = "eve"
+		if r.Version() != 2 || r.State() != (account{"ann", 5, 1}) || len(r.Uncommitted()) != 2 {
+			t.Errorf("with two events recorded the root is %+v at %d", r.State(), r.Version())
+		}
+		ids := r.Uncommitted()
+		if ids[0].ID == uuid.Nil || ids[0].ID == ids[1].ID {
+			t.Errorf("recorded events have the IDs %v and %v", ids[0].ID, ids[1].ID)
+		}
+		stored, err := accounts.Save(ctx, s, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := (es.Metadata{"by": "ann", "n": int64(2), "why": "x"}); len(stored) != 2 || !maps.Equal(stored[0].Metadata, want) || len(stored[1].Metadata) != 0 {
+			t.Errorf("stored %v, want two events, the first with %v", stored, want)
+		}
+		if stored[0].ID != ids[0].ID || len(r.Uncommitted()) != 0 || r.Version() != 2 {
+			t.Errorf("after Save the root is at %d and holds %v", r.Version(), r.Uncommitted())
+		}
+		// The root goes on, and what is loaded is the same.
+		r.Record(deposited{7})
+		if _, err := accounts.Save(ctx, s, r); err != nil {
+			t.Fatal(err)
+		}
+		loaded, err := accounts.Load(ctx, s, "a")
+		if err != nil || loaded.State() != r.State() || loaded.Version() != 3 || loaded.ID() != "a" {
+			t.Fatalf("loaded %+v, %v, want %+v", loaded, err, r.State())
+		}
+		// One that is behind keeps its events.
+		behind, again := accounts.New("a"), loaded
+		behind.Record(opened{"bob"})
+		again.Record(deposited{1})
+		for range 2 {
+			wantConflict(t, "Save of a root that is behind", second(accounts.Save(ctx, s, behind)), es.ConflictError{Stream: "accounts", AggregateID: "a", Expected: 0, Actual: 3})
+			if len(behind.Uncommitted()) != 1 || behind.Version() != 1 || behind.State().Owner != "bob" {
+				t.Errorf("after a conflict the root is %+v", behind)
+			}
+		}
+		// A failed Save keeps the events, and saving again works.
+		gone, cancel := context.WithCancel(ctx)
+		cancel()
+		if _, err := accounts.Save(gone, s, again); !errors.Is(err, context.Canceled) || len(again.Uncommitted()) != 1 {
+			t.Errorf("Save without a context: %v, and the root holds %v", err, again.Uncommitted())
+		}
+		if stored, err := accounts.Save(ctx, s, again); err != nil || len(stored) != 1 || stored[0].Version != 4 {
+			t.Errorf("saved again: %v, %v, want version 4", stored, err)
+		}
+		wantVersions(t, everything(t, s), 4)
+		wantIdle(t, l, "at the end")
+	})
+}
+
+func TestFolds(t *testing.T) {
+	forEachStore(t, func(t *testing.T, s *es.Store) {
+		ctx := t.Context()
+		createStream(t, s, "accounts")
+		var seen []es.Event
+		agg := es.Aggregate[[]string]{
+			Stream: "accounts",
+			Init:   func() []string { return []string{"init"} },
+			When: []es.Fold[[]string]{
+				es.On(func(s *[]string, e deposited) { *s = append(*s, fmt.Sprint("first ", e.Cents)) }),
+				es.OnAny(func(s *[]string, ev es.Event) { *s = append(*s, "any "+ev.Name) }),
+				es.OnEvent(func(s *[]string, e deposited, ev es.Event) {
+					*s = append(*s, fmt.Sprintf("second %d of %s v%d", e.Cents, ev.AggregateID, ev.Version))
+					seen = append(seen, ev)
+				}),
+				es.On(func(s *[]string, e deposited) { *s = append(*s, "third") }),
+			},
+		}
+		want := []string{"init", "first 5", "second 5 of a v1", "third", "any account.opened", "first 6", "second 6 of a v3", "third"}
+		r := agg.New("a")
+		r.Record(deposited{5}, es.Metadata{"k": 1})
+		r.Record(&opened{"ann"}) // a pointer is as good
+		r.Record(deposited{6})
+		if !slices.Equal(r.State(), want) {
+			t.Errorf("recorded: %q, want %q", r.State(), want)
+		}
+		stored, err := agg.Save(ctx, s, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(seen) != 2 {
+			t.Fatalf("OnEvent saw %d events, want 2", len(seen))
+		}
+		if ev := seen[0]; ev.Position != 0 || !ev.RecordedAt.IsZero() || ev.ID != stored[0].ID || ev.Stream != "accounts" || !maps.Equal(ev.Metadata, stored[0].Metadata) || string(ev.Data) != string(stored[0].Data) {
+			t.Errorf("of a recorded event OnEvent saw %v, stored was %v", ev, stored[0])
+		}
+		seen = nil
+		loaded, err := agg.Load(ctx, s, "a")
+		if err != nil || !slices.Equal(loaded.State(), want) {
+			t.Fatalf("loaded: %q, %v, want %q", loaded.State(), err, want)
+		}
+		sameEvents(t, "OnEvent", seen, []es.Event{stored[0], stored[2]})
+		// Init is called for each root.
+		if fresh := agg.New("b"); !slices.Equal(fresh.State(), want[:1]) {
+			t.Errorf("a new root has %q", fresh.State())
+		}
+
+		// Without OnAny an event that no fold names is an error, from a load and from a query not.
+		only := es.Aggregate[account]{Stream: "accounts", When: accounts.When[:1]}
+		wantErr(t, "Load", second(only.Load(ctx, s, "a")), es.ErrUnknownEvent)
+		wantErr(t, "Execute", second(only.Execute(ctx, s, "a", func(*es.Root[account]) error { return nil })), es.ErrUnknownEvent)
+		q := es.Query[account]{From: es.FromAll(), When: only.When}
+		if state, err := q.Run(ctx, s); err != nil || state.Owner != "ann" {
+			t.Errorf("query: %+v, %v", state, err)
+		}
+	})
+}
+
+func TestDecode(t *testing.T) {
+	forEachStore(t, func(t *testing.T, s *es.Store) {
+		createStream(t, s, "accounts")
+		mustAppend(t, s, "accounts", "a", 0, es.NewEvent{Payload: deposited{5}}, es.NewEvent{Payload: raw{"account.deposited", `"no object"`}})
+		evs := everything(t, s)
+		if d, err := es.Decode[deposited](evs[0]); err != nil || d.Cents != 5 {
+			t.Errorf("decoded %+v, %v", d, err)
+		}
+		if d, err := es.Decode[*deposited](evs[0]); err != nil || d.Cents != 5 {
+			t.Errorf("decoded by pointer %+v, %v", d, err)
+		}
+		wantErr(t, "Decode to another type", second(es.Decode[opened](evs[0])), es.ErrUnknownEvent)
+		if _, err := es.Decode[deposited](evs[1]); err == nil || errors.Is(err, es.ErrUnknownEvent) {
+			t.Errorf("Decode of what does not fit: %v", err)
+		}
+		if _, err := accounts.Load(t.Context(), s, "a"); err == nil {
+			t.Error("Load of what does not decode succeeds")
+		}
+	})
+	if d, err := es.Decode[deposited](es.Event{Name: "account.deposited", Data: []byte(`{"cents":3}`)}); err != nil || d.Cents != 3 {
+		t.Errorf("decoded an event of no store: %+v, %v", d, err)
+	}
+}
+
+func TestExecute(t *testing.T) {
+	forEachLane(t, func(t *testing.T, l lane) {
+		s, ctx := l.open(t, nil), t.Context()
+		createStream(t, s, "accounts")
+		// An error of the domain comes back as it is, with nothing stored.
+		refused := errors.New("not enough money")
+		tries := 0
+		r, err := accounts.Execute(ctx, s, "a", func(r *es.Root[account]) error {
+			tries++
+			r.Record(opened{"ann"})
+			return refused
+		})
+		if err != refused || r != nil || tries != 1 {
+			t.Errorf("Execute: %v, %v after %d tries, want the error as it is at once", r, err, tries)
+		}
+		if n := len(everything(t, s)); n != 0 {
+			t.Errorf("%d events are stored, want none", n)
+		}
+		// A decision for nothing stores nothing.
+		if r, err := accounts.Execute(ctx, s, "a", func(*es.Root[account]) error { return nil }); err != nil || r.Version() != 0 {
+			t.Errorf("Execute of nothing: %v, %v", r, err)
+		}
+		// Others get in first: it decides again, on their state, as often as Attempts says.
+		for attempts, meddle := range map[int]int{0: 9, 1: 0, 3: 2} {
+			agg, id := accounts, fmt.Sprint("m", attempts)
+			agg.Attempts = attempts
+			for _, more := range []int{0, 1} {
+				tries := 0
+				base := len(collect(t, s.ReadAggregate(ctx, "accounts", id, 0)))
+				r, err := agg.Execute(ctx, s, id, func(r *es.Root[account]) error {
+					if int(r.Version()) != base+tries {
+						t.Errorf("try %d decides on version %d, want %d", tries, r.Version(), base+tries)
+					}
+					if tries < meddle+more {
+						mustAppend(t, s, "accounts", id, es.AnyVersion, events(1, 1)...)
+					}
+					tries++
+					r.Record(deposited{100})
+					return nil
+				})
+				if tries != meddle+1 {
+					t.Errorf("Attempts %d: %d tries, want %d", attempts, tries, meddle+1)
+				}
+				if more == 0 && (err != nil || int(r.Version()) != base+meddle+1 || len(r.Uncommitted()) != 0) {
+					t.Errorf("Attempts %d: %v, %v, want it to succeed in the last try", attempts, r, err)
+				}
+				if more == 1 {
+					wantConflict(t, fmt.Sprint("Attempts ", attempts), err, es.ConflictError{Stream: "accounts", AggregateID: id, Expected: es.ExpectedVersion(base + meddle), Actual: int64(base + meddle + 1)})
+				}
+			}
+		}
+		// The back-off ends with the context.
+		agg := accounts
+		agg.Attempts = 1 << 30
+		timed, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		defer cancel()
+		_, err = agg.Execute(timed, s, "never", func(r *es.Root[account]) error {
+			mustAppend(t, s, "accounts", "never", es.AnyVersion, events(1, 1)...)
+			r.Record(deposited{1})
+			return nil
+		})
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Execute that never wins: %v, want the context's error", err)
+		}
+		wantIdle(t, l, "at the end")
+	})
+}
