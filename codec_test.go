@@ -172,20 +172,3 @@ func TestCodecShredding(t *testing.T) {
 		}
 	})
 }
-
-// badCodec writes what is not JSON.
-type badCodec struct{ verbatim }
-
-func (badCodec) Marshal(any) ([]byte, error) { return []byte("{not json"), nil }
-
-func TestCodecBad(t *testing.T) {
-	forEachLane(t, func(t *testing.T, l lane) {
-		s := l.open(t, &es.Options{Codec: badCodec{}})
-		createStream(t, s, "accounts")
-		_, err := s.Append(t.Context(), "accounts", "a", 0, events(1, 1)...)
-		wantInvalid(t, "what is not JSON", err, "account.deposited")
-		if n := len(everything(t, s)); n != 0 {
-			t.Errorf("%d events are stored", n)
-		}
-	})
-}

@@ -95,8 +95,6 @@ func TestTable(t *testing.T) {
 	})
 }
 
-func second[A any](_ A, err error) error { return err }
-
 // TestReadModelFailing has a read model's own functions fail: nothing is lost by it.
 func TestReadModelFailing(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l lane) {
