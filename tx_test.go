@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"testing"
 
 	es "example.com/eventstore"
@@ -279,13 +278,20 @@ func TestTxDeadlock(t *testing.T) {
 		createStream(t, s, "accounts")
 		mustAppend(t, s, "accounts", "a", es.MustNotExist, events(1, 1)...)
 		mustAppend(t, s, "accounts", "b", es.MustNotExist, events(1, 1)...)
-		var first sync.WaitGroup
-		first.Add(2)
+		// One after the other and then both at once, so that nothing but the deadlock can hold them up.
+		first, second := make(chan struct{}), make(chan struct{})
 		errs := race(2, func(i int) error {
 			return inOwnTx(context.Background(), l, s, nil, func(s *es.Store) error {
+				if i == 1 {
+					<-first
+				}
 				_, err := s.Append(context.Background(), "accounts", "ab"[i:i+1], 1, events(1, 1)...)
-				first.Done()
-				first.Wait()
+				if i == 0 {
+					close(first)
+					<-second
+				} else {
+					close(second)
+				}
 				if err != nil {
 					return err
 				}
