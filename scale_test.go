@@ -39,8 +39,12 @@ FROM %[4]s`, prefix, id, rare, numbers)
 // TestProjectionScale takes in a million events: in little memory, at the same cost for each from
 // first to last; and finds the rare ones among them without going through the others.
 func TestProjectionScale(t *testing.T) {
-	const n, rare, most = 1_000_000, 100_000, 200 << 20
+	const rare, most = 100_000, 200 << 20
 	forEachKind(t, func(t *testing.T, l lane) {
+		n := 1_000_000
+		if l.dialect != es.Postgres {
+			n = 300_000 // what grows with the log would show by then
+		}
 		prefix := l.newPrefix(t)
 		s, _ := l.openIn(t, prefix, nil)
 		if err := s.Install(t.Context()); err != nil {
@@ -85,7 +89,7 @@ func TestProjectionScale(t *testing.T) {
 		began := time.Now()
 		cp := catchUp(t, sparse, s)
 		t.Logf("%d rare events took %v", cp.State, time.Since(began))
-		if cp.State != n/rare || cp.Position < n {
+		if cp.State != n/rare || int(cp.Position) < n {
 			t.Errorf("%d rare events up to %d, want %d up to %d", cp.State, cp.Position, n/rare, n)
 		}
 	})
