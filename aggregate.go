@@ -90,7 +90,7 @@ func (r *Root[S]) record(ev *NewEvent, md []Metadata) error {
 		maps.Copy(ev.Metadata, m)
 	}
 	t := turn{codec: r.codec, payload: payload{name: name, value: ev.Payload}}
-	t.event = func() (Event, error) {
+	t.fresh = func() (Event, error) {
 		md, err := ev.Metadata.normal()
 		if err != nil {
 			return Event{}, err

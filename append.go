@@ -54,6 +54,9 @@ func (s *Store) complete(ctx context.Context, events []NewEvent) error {
 			}
 			ev.ID = id
 		}
+		if len(common) == 0 && s.plain {
+			continue // nobody changes what the caller gave, and encode copies it
+		}
 		md := make(Metadata, len(common)+len(ev.Metadata))
 		maps.Copy(md, common)
 		maps.Copy(md, ev.Metadata)
@@ -95,14 +98,20 @@ func (s *Store) encode(b Batch) (*appendCall, error) {
 		return nil, invalid("expected version %d", int64(b.Expected))
 	}
 	a := &appendCall{stream: b.Stream, aggregateID: b.AggregateID, expected: b.Expected, at: s.now(), rows: make([]record, len(b.Events))}
-	seen := make(map[uuid.UUID]int, len(b.Events))
-	for i, ev := range b.Events {
+	var seen map[uuid.UUID]int
+	if len(b.Events) > 1 {
+		seen = make(map[uuid.UUID]int, len(b.Events))
+	}
+	for i := range b.Events {
+		ev := &b.Events[i]
 		r := &a.rows[i]
 		r.id, r.stream, r.aggregateID = ev.ID, b.Stream, b.AggregateID
 		if first, twice := seen[ev.ID]; twice {
 			return nil, invalid("event ID %s is that of events %d and %d", ev.ID, first, i)
 		}
-		seen[ev.ID] = i
+		if seen != nil {
+			seen[ev.ID] = i
+		}
 		if err := s.encodeEvent(r, ev); err != nil {
 			return nil, within(fmt.Sprintf("event %d", i), err)
 		}
@@ -110,7 +119,7 @@ func (s *Store) encode(b Batch) (*appendCall, error) {
 	return a, nil
 }
 
-func (s *Store) encodeEvent(r *record, ev NewEvent) error {
+func (s *Store) encodeEvent(r *record, ev *NewEvent) error {
 	if ev.ID == uuid.Nil {
 		return invalid("event ID is zero")
 	}

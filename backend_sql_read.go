@@ -106,13 +106,10 @@ func (b *sqlBackend) from(src *Source) *where {
 // records runs a statement that returns events.
 func (b *sqlBackend) records(ctx context.Context, c conn, text string, args ...any) ([]record, error) {
 	var out []record
+	scanner := newRowScanner()
 	err := c.query(ctx, func(rows *sql.Rows) error {
-		var r record
-		var id uuid.UUID
-		err := rows.Scan(&r.position, &r.stream, &r.aggregateID, &r.version, &id, &r.name, &r.data, &r.metadata, (*dbTime)(&r.recordedAt))
-		r.id = id
-		out = append(out, r)
-		return err
+		out = append(out, record{})
+		return scanner.scan(rows, &out[len(out)-1])
 	}, text, args...)
 	return out, err
 }

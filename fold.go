@@ -15,11 +15,31 @@ type Fold[S any] struct {
 	problem error
 }
 
-// turn is one event's way through a list of entries. Its Event is made when first asked for.
+// turn is one event's way through a list of entries. Its Event is made when asked for.
 type turn struct {
 	codec   *payloadCodec
 	payload payload
-	event   func() (Event, error)
+
+	// One of these tells the event.
+	fresh  func() (Event, error) // it is only now being made
+	loaded *Event                // it has passed middleware
+	record *record               // of store
+	store  *Store
+}
+
+// event returns the event, decoding what is stored around its payload.
+func (t *turn) event() (Event, error) {
+	switch {
+	case t.fresh != nil:
+		return t.fresh()
+	case t.loaded != nil:
+		return t.codec.event(*t.loaded, t.payload)
+	}
+	ev, err := t.store.event(t.record)
+	if err != nil {
+		return ev, err
+	}
+	return t.codec.event(ev, t.payload)
 }
 
 // On folds events of type E.
@@ -158,28 +178,21 @@ func (l *folds[S]) apply(s *S, t *turn) error {
 
 // turns calls fn with each of the payloads that a record stands for today.
 func (s *Store) turns(ctx context.Context, r *record, fn func(*turn) error) error {
-	name, data := r.name, r.data
-	var stored Event
+	t := &turn{codec: s.codec, store: s, record: r, payload: payload{name: r.name, data: r.data}}
 	if s.loads {
 		// Middleware may change what is read, so it comes first.
-		var err error
-		if stored, err = s.load(ctx, r); err != nil {
+		ev, err := s.load(ctx, r)
+		if err != nil {
 			return err
 		}
-		name, data = stored.Name, stored.Data
+		t.loaded, t.payload.name, t.payload.data = &ev, ev.Name, ev.Data
 	}
-	return s.codec.each(name, data, func(p payload) error {
-		t := turn{codec: s.codec, payload: p}
-		t.event = func() (Event, error) {
-			ev := stored
-			if !s.loads {
-				var err error
-				if ev, err = s.event(r); err != nil {
-					return ev, err
-				}
-			}
-			return s.codec.event(ev, p)
-		}
-		return fn(&t)
+	if len(s.codec.upcasters) == 0 {
+		return fn(t)
+	}
+	return s.codec.each(t.payload.name, t.payload.data, func(p payload) error {
+		next := *t
+		next.payload = p
+		return fn(&next)
 	})
 }

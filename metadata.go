@@ -76,12 +76,15 @@ func normalValue(v any) (any, bool) {
 
 func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
 
+// noMetadata is what empty metadata are encoded as. It is never changed.
+var noMetadata = []byte("{}")
+
 // encode writes normal metadata as a JSON object in the one form that the store's filters rely
 // on: keys in byte order, no white space, text unescaped but for quotes, backslashes and control
 // characters, floats always with a point or an exponent and integers never.
 func (md Metadata) encode() []byte {
 	if len(md) == 0 {
-		return []byte("{}")
+		return noMetadata
 	}
 	b := make([]byte, 0, 32*len(md))
 	for i, key := range slices.Sorted(maps.Keys(md)) {

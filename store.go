@@ -31,6 +31,7 @@ type Store struct {
 	inTx    bool
 	shares  bool // the backend keeps the bytes that it hands out
 	loads   bool // there is Middleware.Load
+	plain   bool // there is no Middleware.Append
 }
 
 // Options configure a store. The zero value, or nil, is the default.
@@ -172,6 +173,7 @@ func newStore(opts *Options) (*Store, error) {
 	}
 	s.opts.Middleware = append([]Middleware(nil), s.opts.Middleware...)
 	s.loads = slices.ContainsFunc(s.opts.Middleware, func(m Middleware) bool { return m.Load != nil })
+	s.plain = !slices.ContainsFunc(s.opts.Middleware, func(m Middleware) bool { return m.Append != nil })
 	var err error
 	s.codec, err = newPayloadCodec(s.opts.Codec, s.opts.Upcasters)
 	return s, err

@@ -66,23 +66,28 @@ func (s *Store) Subscribe(ctx context.Context, from Selection, after Position) i
 // news tells those who wait for events that there are some.
 type news struct {
 	mu sync.Mutex
-	ch chan struct{}
+	ch chan struct{} // nil: nobody waits
 }
 
-func newNews() *news { return &news{ch: make(chan struct{})} }
+func newNews() *news { return &news{} }
 
 // next returns a channel that is closed with the next publish.
 func (n *news) next() <-chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.ch == nil {
+		n.ch = make(chan struct{})
+	}
 	return n.ch
 }
 
 func (n *news) publish() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	close(n.ch)
-	n.ch = make(chan struct{})
+	if n.ch != nil {
+		close(n.ch)
+		n.ch = nil
+	}
 }
 
 // waiter waits between looks: until there is news from this process, or for a while that doubles

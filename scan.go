@@ -1,0 +1,123 @@
+package eventstore
+
+import (
+	"bytes"
+	"database/sql"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// rowScanner scans rows of events. Its fields take what the driver hands out without a copy in
+// between, and texts that come again from one row to the next are the same string in memory.
+type rowScanner struct {
+	position, version         scanInt
+	stream, aggregateID, name scanText
+	id                        uuid.UUID
+	data, metadata            scanBytes
+	recordedAt                scanTime
+	dest                      []any
+}
+
+func newRowScanner() *rowScanner {
+	s := &rowScanner{}
+	s.dest = []any{&s.position, &s.stream, &s.aggregateID, &s.version, &s.id, &s.name, &s.data, &s.metadata, &s.recordedAt}
+	return s
+}
+
+func (s *rowScanner) scan(rows *sql.Rows, r *record) error {
+	last := s.metadata
+	if err := rows.Scan(s.dest...); err != nil {
+		return err
+	}
+	if bytes.Equal(s.metadata, last) {
+		s.metadata = last // bytes of records never change, so they can be shared
+	}
+	*r = record{
+		position: Position(s.position), id: s.id, stream: s.stream.s, aggregateID: s.aggregateID.s,
+		version: int64(s.version), name: s.name.s, data: s.data, metadata: s.metadata, recordedAt: s.recordedAt.t,
+	}
+	return nil
+}
+
+type scanInt int64
+
+func (v *scanInt) Scan(src any) error {
+	switch src := src.(type) {
+	case int64:
+		*v = scanInt(src)
+		return nil
+	case []byte:
+		n, err := strconv.ParseInt(string(src), 10, 64)
+		*v = scanInt(n)
+		return err
+	}
+	return fmt.Errorf("a number came as %T", src)
+}
+
+// scanText keeps a few texts that it has seen, for the next rows.
+type scanText struct {
+	s    string
+	seen [4]string
+	next int
+}
+
+func (v *scanText) Scan(src any) error {
+	switch src := src.(type) {
+	case string:
+		for _, s := range v.seen {
+			if s == src {
+				v.s = s
+				return nil
+			}
+		}
+		v.s = src
+	case []byte:
+		for _, s := range v.seen {
+			if s == string(src) {
+				v.s = s
+				return nil
+			}
+		}
+		v.s = string(src)
+	default:
+		return fmt.Errorf("a text came as %T", src)
+	}
+	v.seen[v.next] = v.s
+	v.next = (v.next + 1) % len(v.seen)
+	return nil
+}
+
+type scanBytes []byte
+
+func (v *scanBytes) Scan(src any) error {
+	switch src := src.(type) {
+	case string:
+		*v = []byte(src)
+	case []byte:
+		*v = bytes.Clone(src)
+	default:
+		return fmt.Errorf("a text came as %T", src)
+	}
+	return nil
+}
+
+// scanTime is a dbTime. Events of one append, which follow each other, are of one time.
+type scanTime struct {
+	t    time.Time
+	text string // "": t did not come as text
+}
+
+func (v *scanTime) Scan(src any) error {
+	if text, ok := src.([]byte); ok {
+		if string(text) == v.text && v.text != "" {
+			return nil
+		}
+		v.text = string(text)
+		return (*dbTime)(&v.t).Scan(v.text)
+	}
+	v.text = ""
+	return (*dbTime)(&v.t).Scan(src)
+}
