@@ -97,7 +97,12 @@ func (s *Store) encode(b Batch) (*appendCall, error) {
 	if b.Expected < MustExist {
 		return nil, invalid("expected version %d", int64(b.Expected))
 	}
-	a := &appendCall{stream: b.Stream, aggregateID: b.AggregateID, expected: b.Expected, at: s.now(), rows: make([]record, len(b.Events))}
+	a := &appendCall{stream: b.Stream, aggregateID: b.AggregateID, expected: b.Expected, at: s.now()}
+	if len(b.Events) == 1 {
+		a.rows = a.one[:]
+	} else {
+		a.rows = make([]record, len(b.Events))
+	}
 	var seen map[uuid.UUID]int
 	if len(b.Events) > 1 {
 		seen = make(map[uuid.UUID]int, len(b.Events))
@@ -140,6 +145,10 @@ func (s *Store) encodeEvent(r *record, ev *NewEvent) error {
 	}
 	if err := checkData(s.codec.Codec, r.name, r.data); err != nil {
 		return err
+	}
+	if len(ev.Metadata) == 0 {
+		r.metadata = noMetadata
+		return nil
 	}
 	if r.decoded, err = ev.Metadata.normal(); err != nil {
 		return err

@@ -20,9 +20,10 @@ import (
 type memBackend struct {
 	mu     sync.RWMutex
 	log    []*record // by position, which are not the indexes once streams have been deleted
+	free   []record  // room for the next ones
 	next   Position
 	byName map[string]*memStream
-	events map[uuid.UUID]*record
+	events map[uuid.UUID]Position // without pointers, which would be the garbage collector's work
 
 	projected  map[string]*memProjection
 	generation int64 // of the projection created last
@@ -38,7 +39,7 @@ type memStream struct {
 }
 
 func newMemBackend() *memBackend {
-	return &memBackend{next: 1, byName: map[string]*memStream{}, events: map[uuid.UUID]*record{}, projected: map[string]*memProjection{}}
+	return &memBackend{next: 1, byName: map[string]*memStream{}, events: map[uuid.UUID]Position{}, projected: map[string]*memProjection{}}
 }
 
 func (m *memBackend) install(ctx context.Context) error { return ctx.Err() }
@@ -98,7 +99,7 @@ func (m *memBackend) drop(name string) bool {
 }
 
 // gone says whether a record has been deleted.
-func (m *memBackend) gone(r *record) bool { return m.events[r.id] != r }
+func (m *memBackend) gone(r *record) bool { return m.events[r.id] != r.position }
 
 func (m *memBackend) deleteAggregate(ctx context.Context, stream, aggregateID string) (found bool, n int64, err error) {
 	m.mu.Lock()
@@ -206,7 +207,12 @@ func (m *memBackend) append(ctx context.Context, a *appendCall) error {
 
 // taken says whether one of an append's events is stored.
 func (m *memBackend) taken(a *appendCall) bool {
-	return slices.ContainsFunc(a.rows, func(r record) bool { return m.events[r.id] != nil })
+	for i := range a.rows {
+		if _, taken := m.events[a.rows[i].id]; taken {
+			return true
+		}
+	}
+	return false
 }
 
 // insert stores what an append holds and completes its rows.
@@ -214,7 +220,7 @@ func (m *memBackend) insert(a *appendCall) {
 	st := m.byName[a.stream]
 	aggregate := st.aggregates[a.aggregateID]
 	at := m.clock(a.at)
-	kept := make([]record, len(a.rows))
+	kept := m.room(len(a.rows))
 	for i := range a.rows {
 		r := &a.rows[i]
 		r.position, r.version, r.recordedAt = m.next, int64(len(aggregate)+i+1), at
@@ -224,12 +230,27 @@ func (m *memBackend) insert(a *appendCall) {
 		k := &kept[i]
 		m.log = append(m.log, k)
 		st.log = append(st.log, k)
-		m.events[k.id] = k
+		m.events[k.id] = k.position
 	}
 	for i := range kept {
 		aggregate = append(aggregate, &kept[i])
 	}
 	st.aggregates[a.aggregateID] = aggregate
+}
+
+// room returns n records to be filled. Those of small appends come out of one block, which is
+// cheaper than a piece of memory for each.
+func (m *memBackend) room(n int) []record {
+	const block = 32
+	if n > block/4 {
+		return make([]record, n)
+	}
+	if len(m.free) < n {
+		m.free = make([]record, block)
+	}
+	out := m.free[:n:n]
+	m.free = m.free[n:]
+	return out
 }
 
 func (m *memBackend) resolve(ctx context.Context, a *appendCall) (verdict, error) {
@@ -244,8 +265,8 @@ func (m *memBackend) resolve(ctx context.Context, a *appendCall) (verdict, error
 	}
 	v := verdict{found: true, actual: int64(len(st.aggregates[a.aggregateID]))}
 	for i := range a.rows {
-		if r := m.events[a.rows[i].id]; r != nil {
-			v.stored = append(v.stored, *r)
+		if p, ok := m.events[a.rows[i].id]; ok {
+			v.stored = append(v.stored, *m.log[search(m.log, p)])
 		}
 	}
 	slices.SortFunc(v.stored, byPosition)

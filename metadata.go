@@ -155,8 +155,11 @@ var errNotMetadata = errors.New("not a flat JSON object of strings, bools and nu
 // decodeMetadata reads what encode wrote. White space, other key orders and other escapes are
 // understood too, for rows that were not written by this package.
 func decodeMetadata(data []byte) (Metadata, error) {
-	p := metadataParser{data: data}
 	md := Metadata{}
+	if string(data) == "{}" {
+		return md, nil
+	}
+	p := metadataParser{data: data}
 	if !p.take('{') {
 		return nil, errNotMetadata
 	}

@@ -413,6 +413,8 @@ type appendCall struct {
 	expected            ExpectedVersion
 	at                  time.Time // zero: the backend's clock
 	rows                []record
+
+	one [1]record // room for rows, if there is one
 }
 
 // verdict is what stood in an append's way.
