@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -93,13 +92,10 @@ func (b *sqlBackend) insert(ctx context.Context, c conn, a *appendCall, rows []r
 // version, insert accordingly, and return what it stored. It stores nothing if the aggregate is
 // not as expected; a unique key decides races.
 func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendCall, rows []record, expected ExpectedVersion) error {
-	low, high := int64(expected), int64(expected)
-	switch expected {
-	case AnyVersion:
-		low, high = 0, math.MaxInt64
-	case MustExist:
-		low, high = 1, math.MaxInt64
+	if id, known := b.hints.stream(a.stream); known && c.tx == nil && len(rows) == 1 && expected >= 0 {
+		return b.insertKnown(ctx, c, a, id, &rows[0], int64(expected))
 	}
+	low, high := expected.bounds()
 	text, args := b.valuesInsert(rows)
 	if len(rows) > valueRows {
 		text, args = b.text.insertArrays, arrayArgs(rows)
@@ -111,13 +107,14 @@ func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendCall,
 		// what was inserted beside them is taken back below.
 		text += b.text.insertShared
 	}
-	text += "\nRETURNING position, version, recorded_at"
+	text += "\nRETURNING position, version, recorded_at, stream_id"
 
 	n := 0
+	var id int64
 	err := c.query(ctx, func(r *sql.Rows) error {
 		row := &rows[n]
 		n++
-		return r.Scan(&row.position, &row.version, (*dbTime)(&row.recordedAt))
+		return r.Scan((*int64)(&row.position), &row.version, (*dbTime)(&row.recordedAt), &id)
 	}, text, args...)
 	switch {
 	case b.dialect.classify(err) == faultTaken:
@@ -125,6 +122,9 @@ func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendCall,
 	case err != nil:
 		return err
 	case n == len(rows):
+		if c.tx == nil {
+			b.hints.know(a.stream, id)
+		}
 		return nil
 	case n > 0:
 		if err := b.dropRows(ctx, c, rows[:n]); err != nil {
@@ -132,6 +132,22 @@ func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendCall,
 		}
 	}
 	return errVersion
+}
+
+// insertKnown is insertReturning for one row of a stream whose id is known.
+func (b *sqlBackend) insertKnown(ctx context.Context, c conn, a *appendCall, id int64, r *record, version int64) error {
+	text := b.text.insertKnown
+	args := []any{id, a.aggregateID, version + 1, b.dialect.eventID(r.id), r.name, string(r.data), string(r.metadata), b.timeArg(a.at), id}
+	if version > 0 {
+		text += b.text.insertKnownV
+		args = append(args, id, a.aggregateID, version)
+	}
+	stored, err := c.row(ctx, []any{(*int64)(&r.position), &r.version, (*dbTime)(&r.recordedAt)}, text+"\nRETURNING position, version, recorded_at", args...)
+	if err == nil && !stored || b.dialect.classify(err) == faultTaken {
+		b.hints.forget(a.stream, a.aggregateID)
+		return errVersion
+	}
+	return err
 }
 
 func (b *sqlBackend) valuesInsert(rows []record) (string, []any) {
@@ -377,6 +393,24 @@ func (h *appendHints) learn(stream string, hint appendHint) {
 	}
 	h.streams[stream] = hint.stream
 	h.now, h.learnt, h.step = hint.now, time.Now(), hint.step
+}
+
+// stream returns a stream's id, as far as it is known.
+func (h *appendHints) stream(name string) (id int64, known bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	id, known = h.streams[name]
+	return id, known
+}
+
+// know remembers a stream's id.
+func (h *appendHints) know(name string, id int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.streams) >= maxHints || h.streams == nil {
+		h.streams = map[string]int64{}
+	}
+	h.streams[name] = id
 }
 
 func (h *appendHints) advance(stream, id string, version int64) {

@@ -80,6 +80,8 @@ type statements struct {
 	insertGuardV string // the same: id, id, id, aggregate id, version
 	insertTail   string // behind the rows
 	insertArrays string // the whole statement for many rows, which come as arrays; "": there is none
+	insertKnown  string // one row: stream id, aggregate id, version, event ID, name, data, metadata, time, stream id; "": there is none
+	insertKnownV string // put behind it if the version has one before it: stream id, aggregate id, that version
 	insertShared string // put behind the statement inside a caller's transaction
 	state        string // aggregate id, name; one row: stream id, version, the database's time, step between positions
 	versionTaken string // name, aggregate id, version; at the latest, whatever the isolation

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"regexp"
 	"slices"
 	"time"
@@ -120,6 +121,17 @@ func (v ExpectedVersion) admits(actual int64) bool {
 		return actual > 0
 	}
 	return actual == int64(v)
+}
+
+// bounds returns the lowest and the highest version that v admits.
+func (v ExpectedVersion) bounds() (low, high int64) {
+	switch v {
+	case AnyVersion:
+		return 0, math.MaxInt64
+	case MustExist:
+		return 1, math.MaxInt64
+	}
+	return int64(v), int64(v)
 }
 
 // defaultPrefix is the default of Options.TablePrefix.
