@@ -218,19 +218,13 @@ func placeholders(n int) string { return strings.TrimSuffix(strings.Repeat("?, "
 func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendCall, rows []record, expected ExpectedVersion) error {
 	h, known := b.hints.get(a.stream, a.aggregateID, expected, c.tx != nil)
 	if !known {
-		if err := b.mustLookUp(ctx, c, a, expected, &h); err != nil {
-			return err
-		}
-	}
-	res, at, err := b.insertHinted(ctx, c, a, rows, h)
-	if err != nil && known && c.tx != nil && b.dialect.classify(err) == faultTaken {
 		// A caller's transaction, which nobody repeats, must not fail for what was wrong with a
 		// hint: it may have replaced the stream itself.
 		if err := b.mustLookUp(ctx, c, a, expected, &h); err != nil {
 			return err
 		}
-		res, at, err = b.insertHinted(ctx, c, a, rows, h)
 	}
+	res, at, err := b.insertHinted(ctx, c, a, rows, h)
 	if err != nil {
 		if b.dialect.classify(err) == faultTaken {
 			return errVersion
@@ -268,7 +262,12 @@ func (b *sqlBackend) insertHinted(ctx context.Context, c conn, a *appendCall, ro
 func (b *sqlBackend) guardedInsert(a *appendCall, rows []record, h appendHint, at time.Time) (string, []any) {
 	args := make([]any, 0, 8*len(rows)+4)
 	first := b.text.insertGuard
-	if args = append(args, h.stream, h.stream); h.version > 0 {
+	args = append(args, h.stream, h.stream)
+	switch {
+	case h.position > 0:
+		first = b.text.insertGuardP
+		args = append(args, int64(h.position), h.stream, a.aggregateID, h.version)
+	case h.version > 0:
 		first = b.text.insertGuardV
 		args = append(args, h.stream, a.aggregateID, h.version)
 	}
@@ -286,7 +285,7 @@ func (b *sqlBackend) guardedInsert(a *appendCall, rows []record, h appendHint, a
 // lookUp finds out what an append has to know, and remembers what others can use.
 func (b *sqlBackend) lookUp(ctx context.Context, c conn, a *appendCall, h *appendHint) (found bool, err error) {
 	var now time.Time
-	found, err = c.row(ctx, []any{&h.stream, &h.version, (*dbTime)(&now), &h.step}, b.text.state, a.aggregateID, a.stream)
+	found, err = c.row(ctx, []any{&h.stream, &h.version, (*int64)(&h.position), (*dbTime)(&now), &h.step}, b.text.state, a.aggregateID, a.aggregateID, a.stream)
 	if err == nil && found {
 		h.now = now
 		b.hints.learn(a.stream, *h)
@@ -343,8 +342,10 @@ func (b *sqlBackend) resolve(ctx context.Context, a *appendCall) (verdict, error
 type appendHint struct {
 	stream  int64 // id
 	version int64 // of the aggregate
-	now     time.Time
-	step    int64 // from one position of a statement to the next: auto_increment_increment
+	// position of that version; zero: not known
+	position Position
+	now      time.Time
+	step     int64 // from one position of a statement to the next: auto_increment_increment
 }
 
 // appendHints remember what an append would otherwise look up. None of it has to be right: the
@@ -375,11 +376,13 @@ func (h *appendHints) get(stream, id string, expected ExpectedVersion, inTx bool
 	if hint.stream, ok = h.streams[stream]; !ok || age > maxHintAge {
 		return appendHint{}, false
 	}
+	if inTx {
+		// It may see, or have done, what others have not, and keeps its locks for longer than a
+		// statement: the previous event's position is worth another trip.
+		return appendHint{}, false
+	}
 	if expected >= 0 {
 		return hint, true
-	}
-	if inTx {
-		return appendHint{}, false // it may see, or have done, what others have not
 	}
 	hint.version, ok = h.versions[aggregateKey{stream, id}]
 	return hint, ok && expected.admits(hint.version)

@@ -78,12 +78,13 @@ type statements struct {
 	insertRow    string // one row of VALUES
 	insertGuard  string // Only where !returning, the first row of VALUES: id, id
 	insertGuardV string // the same: id, id, id, aggregate id, version
+	insertGuardP string // the same: id, id, position, id, aggregate id, version
 	insertTail   string // behind the rows
 	insertArrays string // the whole statement for many rows, which come as arrays; "": there is none
 	insertKnown  string // one row: stream id, aggregate id, version, event ID, name, data, metadata, time, stream id; "": there is none
 	insertKnownV string // put behind it if the version has one before it: stream id, aggregate id, that version
 	insertShared string // put behind the statement inside a caller's transaction
-	state        string // aggregate id, name; one row: stream id, version, the database's time, step between positions
+	state        string // aggregate id, aggregate id, name; one row: stream id, version, its position, the database's time, step between positions
 	versionTaken string // name, aggregate id, version; at the latest, whatever the isolation
 	dropEvents   string // up to the list of positions
 

@@ -100,7 +100,7 @@ VALUES `,
 		// A guard that finds something missing returns two rows where one may be: an error in
 		// every SQL mode, where a NULL would become 0 if strict mode is off. The one on events
 		// reads through a derived table with LIMIT, because an INSERT can't name its own table
-		// directly. Both look for one value of a unique key and so lock a record and no gap; the
+		// directly. Both look for one value of a unique key and so lock a record, MySQL without a gap; the
 		// lock is asked for, because at read committed it would not be taken by itself, and an
 		// aggregate that is being deleted meanwhile would be left with a version and none before it.
 		insertGuard: `((SELECT CAST(? AS SIGNED) UNION ALL
@@ -110,9 +110,19 @@ VALUES `,
   UNION ALL
   SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM (
     SELECT 1 FROM {events} WHERE stream_id = ? AND aggregate_id = ? AND version = ? LIMIT 1 LOCK IN SHARE MODE) previous)), ?, ?, ?, ?, ?, ?, ?)`,
+		// The same, where the previous event's position is known: MariaDB locks the gap before a
+		// record that it finds by a unique key which is not the primary one, and so, until a
+		// caller's transaction ends, the neighbours' appends.
+		insertGuardP: `((SELECT CAST(? AS SIGNED) UNION ALL
+  SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {streams} WHERE id = ?)
+  UNION ALL
+  SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM (
+    SELECT 1 FROM {events} FORCE INDEX (PRIMARY)
+    WHERE position = ? AND stream_id = ? AND aggregate_id = ? AND version = ? LIMIT 1 LOCK IN SHARE MODE) previous)), ?, ?, ?, ?, ?, ?, ?)`,
 		state: `
 SELECT s.id,
        (SELECT COALESCE(MAX(version), 0) FROM {events} WHERE stream_id = s.id AND aggregate_id = ?),
+       COALESCE((SELECT position FROM {events} WHERE stream_id = s.id AND aggregate_id = ? ORDER BY version DESC LIMIT 1), 0),
        CAST(UTC_TIMESTAMP(6) AS CHAR), @@auto_increment_increment
 FROM {streams} s WHERE s.name = ?`,
 		versionTaken: `

@@ -148,6 +148,7 @@ ON CONFLICT DO NOTHING`,
 		state: `
 SELECT s.id,
        (SELECT COALESCE(max(version), 0) FROM {events} WHERE stream_id = s.id AND aggregate_id = ?::text),
+       COALESCE((SELECT position FROM {events} WHERE stream_id = s.id AND aggregate_id = ?::text ORDER BY version DESC LIMIT 1), 0),
        statement_timestamp(), 1
 FROM {streams} s WHERE s.name = ?::text`,
 		dropEvents: `DELETE FROM {events} WHERE position IN (`,

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	es "example.com/eventstore"
 )
@@ -363,3 +365,39 @@ func TestTxOver(t *testing.T) {
 		wantHas(t, s, "accounts", true)
 	})
 }
+
+// TestTxNeighbours has transactions, held open, append to aggregates that are neighbours in the
+// index: none waits for another.
+func TestTxNeighbours(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l lane) {
+		s := l.open(t, nil)
+		createStream(t, s, "accounts")
+		const n = 6
+		for i := range n {
+			mustAppend(t, s, "accounts", fmt.Sprint("a", i), es.MustNotExist, events(1, 1)...)
+		}
+		for _, expected := range []es.ExpectedVersion{1, es.AnyVersion, es.MustExist} {
+			var all sync.WaitGroup
+			all.Add(n)
+			for i, err := range race(n, func(i int) error {
+				return inOwnTx(context.Background(), l, s, nil, func(s *es.Store) error {
+					ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+					defer cancel()
+					_, err := s.Append(ctx, "accounts", fmt.Sprint("a", i), expected, events(2, 1)...)
+					all.Done()
+					all.Wait() // no transaction ends before all have appended
+					if err == nil && expected == 1 {
+						err = errRollback
+					}
+					return err
+				})
+			}) {
+				if err != nil && !errors.Is(err, errRollback) {
+					t.Errorf("expected %d: transaction %d: %v", int64(expected), i, err)
+				}
+			}
+		}
+	})
+}
+
+var errRollback = errors.New("roll back")
