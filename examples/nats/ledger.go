@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"example.com/eventstore"
+)
+
+// The events of the example: bank accounts.
+
+type opened struct {
+	Owner string `json:"owner"`
+}
+
+type deposited struct {
+	Cents int64 `json:"cents"`
+}
+
+func (opened) EventName() string    { return "account.opened" }
+func (deposited) EventName() string { return "account.deposited" }
+
+// ledger is what the consumer makes of the events: what each account holds. It stands for a
+// consumer's own database, and its lock for a transaction there (README.md has the SQL).
+type ledger struct {
+	mu       sync.Mutex
+	position eventstore.Position
+	cents    map[string]int64
+}
+
+func newLedger() *ledger { return &ledger{cents: map[string]int64{}} }
+
+func (l *ledger) last(context.Context) (eventstore.Position, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.position, nil
+}
+
+func (l *ledger) apply(_ context.Context, ev eventstore.Event) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch ev.Name {
+	case opened{}.EventName():
+		l.cents[ev.AggregateID] += 0
+	case deposited{}.EventName():
+		e, err := eventstore.Decode[deposited](ev)
+		if err != nil {
+			return fmt.Errorf("event %d: %w", ev.Position, err)
+		}
+		l.cents[ev.AggregateID] += e.Cents
+	}
+	l.position = ev.Position
+	return nil
+}
