@@ -2,6 +2,7 @@ package eventstore_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 
@@ -52,6 +53,17 @@ func bank(ctx context.Context) (*eventstore.Store, error) {
 		err = errors.Join(err, err2)
 	}
 	return store, err
+}
+
+func ExampleOpen() {
+	open := func(ctx context.Context, db *sql.DB) (*eventstore.Store, error) {
+		store, err := eventstore.Open(db, eventstore.Postgres, nil) // or eventstore.MySQL, which serves MariaDB too
+		if err != nil {
+			return nil, err
+		}
+		return store, store.Install(ctx)
+	}
+	_ = open
 }
 
 func ExampleProjection() {

@@ -86,6 +86,50 @@ func TestLinks(t *testing.T) {
 	}
 }
 
+var (
+	testName  = regexp.MustCompile("`((?:Test|Fuzz|Example)[A-Z][A-Za-z_]*)`")
+	testFound = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Example)[A-Za-z_]+)\(`)
+)
+
+// TestFeatures looks for the tests that the documents name as showing something.
+func TestFeatures(t *testing.T) {
+	there := map[string]bool{}
+	var documents []string
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil || d.IsDir():
+			return err
+		case filepath.Ext(path) == ".md":
+			documents = append(documents, path)
+		case strings.HasSuffix(path, "_test.go"):
+			text, err := os.ReadFile(path)
+			for _, m := range testFound.FindAllStringSubmatch(string(text), -1) {
+				there[m[1]] = true
+			}
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := 0
+	for _, path := range documents {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range testName.FindAllStringSubmatch(string(text), -1) {
+			if named++; !there[m[1]] {
+				t.Errorf("%s names %s, which is not there", path, m[1])
+			}
+		}
+	}
+	if named < 100 {
+		t.Errorf("the documents name %d tests, want every feature's", named)
+	}
+}
+
 // TestSource keeps out of the package what a library should not do: panic, print, reflect, run code
 // by being imported, or keep state that is everybody's.
 func TestSource(t *testing.T) {
