@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"example.com/eventstore"
+	"github.com/google/uuid"
+)
+
+// Account is the state of one account, on which commands decide.
+type Account struct {
+	Owner string
+	Cents int64
+
+	// Requests are those that have changed the account, with what each did to the balance: a
+	// request that comes again does nothing, even if by now it would be refused.
+	Requests map[uuid.UUID]int64
+}
+
+// Commands.
+type (
+	Open     struct{ Owner, Email string }
+	Deposit  struct{ Cents int64 }
+	Withdraw struct{ Cents int64 }
+)
+
+// What an account refuses.
+var (
+	ErrAccountExists  = errors.New("the account exists already")
+	ErrNoAccount      = errors.New("there is no such account")
+	ErrEmailTaken     = errors.New("another account has this e-mail address")
+	ErrNotEnoughMoney = errors.New("the account does not hold that much")
+	ErrKeyReused      = errors.New("the Idempotency-Key belongs to another request")
+)
+
+var accounts = eventstore.Aggregate[Account]{
+	Stream: "accounts",
+	Init:   func() Account { return Account{Requests: map[uuid.UUID]int64{}} },
+	When: []eventstore.Fold[Account]{
+		eventstore.OnEvent(func(a *Account, e Opened, ev eventstore.Event) { a.Owner = e.Owner; a.change(ev, 0) }),
+		eventstore.OnEvent(func(a *Account, e Deposited, ev eventstore.Event) { a.change(ev, e.Cents) }),
+		eventstore.OnEvent(func(a *Account, e Withdrawn, ev eventstore.Event) { a.change(ev, -e.Cents) }),
+	},
+	Commands: []eventstore.Command[Account]{
+		eventstore.OnCommand(func(ctx context.Context, r *eventstore.Root[Account], c Open) error {
+			if done, err := r.State().has(ctx, 0); done {
+				return err
+			}
+			if r.Version() > 0 {
+				return ErrAccountExists
+			}
+			r.Record(Opened(c))
+			return nil
+		}),
+		eventstore.OnCommand(func(ctx context.Context, r *eventstore.Root[Account], c Deposit) error {
+			if done, err := r.State().has(ctx, c.Cents); done {
+				return err
+			}
+			if r.Version() == 0 {
+				return ErrNoAccount
+			}
+			r.Record(Deposited(c))
+			return nil
+		}),
+		eventstore.OnCommand(func(ctx context.Context, r *eventstore.Root[Account], c Withdraw) error {
+			if done, err := r.State().has(ctx, -c.Cents); done {
+				return err
+			}
+			switch {
+			case r.Version() == 0:
+				return ErrNoAccount
+			case r.State().Cents < c.Cents:
+				return ErrNotEnoughMoney
+			}
+			r.Record(Withdrawn(c))
+			return nil
+		}),
+	},
+}
+
+func (a *Account) change(ev eventstore.Event, cents int64) {
+	a.Cents += cents
+	a.Requests[ev.ID] = cents
+}
+
+// has says whether the request that ctx carries has been carried out.
+func (a Account) has(ctx context.Context, cents int64) (bool, error) {
+	key, ok := requestKey(ctx)
+	if !ok {
+		return false, nil
+	}
+	was, done := a.Requests[eventID(key, 0)]
+	if done && was != cents {
+		return true, ErrKeyReused
+	}
+	return done, nil
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"example.com/eventstore"
+)
+
+// bank is the service behind the HTTP API: commands go to the events, and questions to the read
+// model. It is safe for concurrent use.
+type bank struct {
+	db       *sql.DB // the service's own pool, which the store shares; nil: memory
+	store    *eventstore.Store
+	emails   emails
+	balances balances
+}
+
+// emails are the service's own table: which account has an e-mail address. No event store can say
+// that an address is nowhere else; a table's primary key can.
+type emails interface {
+	// claim takes an address for an account, and has record store the events that go with it, both
+	// or neither. If another account has it: ErrEmailTaken.
+	claim(ctx context.Context, email, account string, record func(*eventstore.Store) error) error
+}
+
+// balances are the read model.
+type balances interface {
+	run(context.Context) error // keeps it up to date until ctx ends
+	wait(context.Context, eventstore.Position) error
+	get(ctx context.Context, account string) (Balance, error) // or ErrNoAccount
+	list(context.Context) ([]Balance, error)                  // the largest first
+}
+
+// Balance is an account as it is shown.
+type Balance struct {
+	Account string `json:"account"`
+	Owner   string `json:"owner"`
+	Cents   int64  `json:"cents"`
+}
+
+// openBank opens what a URL names: memory, postgres://… or mysql://…. All tables have names that
+// begin with prefix.
+func openBank(ctx context.Context, target, prefix string) (*bank, error) {
+	opts := &eventstore.Options{TablePrefix: prefix, Middleware: []eventstore.Middleware{requestIDs}}
+	if target == "memory" {
+		b := &bank{store: eventstore.NewMemStore(opts)}
+		b.emails = &memoryEmails{store: b.store, owner: map[string]string{}}
+		b.balances = &memoryBalances{b.store}
+		return b, b.install(ctx)
+	}
+	db, dialect, err := openDB(target)
+	if err != nil {
+		return nil, err
+	}
+	store, err := eventstore.Open(db, dialect, opts)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	emails := newSQLEmails(db, dialect, store, prefix)
+	b := &bank{db, store, emails, newSQLBalances(db, dialect, store, prefix)}
+	if err = b.install(ctx); err == nil {
+		err = emails.install(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return b, nil
+}
+
+func (b *bank) install(ctx context.Context) error {
+	if err := b.store.Install(ctx); err != nil {
+		return err
+	}
+	err := b.store.CreateStream(ctx, accounts.Stream, nil)
+	if errors.Is(err, eventstore.ErrStreamExists) {
+		return nil
+	}
+	return err
+}
+
+func (b *bank) close() error {
+	if b.db == nil {
+		return nil
+	}
+	return b.db.Close()
+}
+
+// Receipt is what a command answers.
+type Receipt struct {
+	Account string `json:"account"`
+	Cents   int64  `json:"cents"`
+	Version int64  `json:"version"`
+
+	// Position is where the read model has to be for the command to show.
+	Position eventstore.Position `json:"position"`
+}
+
+// open opens an account: its events and its e-mail address are stored in one transaction.
+func (b *bank) open(ctx context.Context, account string, c Open) (Receipt, error) {
+	var root *eventstore.Root[Account]
+	err := b.emails.claim(ctx, c.Email, account, func(store *eventstore.Store) (err error) {
+		root, err = accounts.Handle(ctx, store, account, c)
+		return err
+	})
+	if err != nil {
+		return Receipt{}, err
+	}
+	return b.receipt(ctx, root)
+}
+
+// handle carries out a command that concerns nothing but events.
+func (b *bank) handle(ctx context.Context, account string, command any) (Receipt, error) {
+	root, err := accounts.Handle(ctx, b.store, account, command)
+	if err != nil {
+		return Receipt{}, err
+	}
+	return b.receipt(ctx, root)
+}
+
+// receipt looks up the position of the last event that made a root what it is: a request that came
+// again has appended none.
+func (b *bank) receipt(ctx context.Context, root *eventstore.Root[Account]) (Receipt, error) {
+	r := Receipt{Account: root.ID(), Cents: root.State().Cents, Version: root.Version()}
+	for ev, err := range b.store.ReadAggregate(ctx, accounts.Stream, root.ID(), root.Version()-1) {
+		if err != nil {
+			return r, err
+		}
+		r.Position = ev.Position
+		break
+	}
+	return r, nil
+}
