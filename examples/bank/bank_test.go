@@ -21,6 +21,7 @@ type client struct {
 	prefix string
 	bank   *bank
 	url    string
+	http   *http.Client
 	stop   func() error // shuts the service down, and returns how that went
 	cancel context.CancelFunc
 	waits  <-chan struct{} // a request waits for the read model
@@ -52,9 +53,10 @@ func startBank(t *testing.T, l lane, prefix string) *client {
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- serve(ctx, b, listener) }()
-	c := &client{t: t, lane: l, prefix: prefix, bank: b, url: "http://" + listener.Addr().String(), cancel: cancel, waits: waits}
+	c := &client{t: t, lane: l, prefix: prefix, bank: b, url: "http://" + listener.Addr().String(), http: &http.Client{Transport: &http.Transport{}}, cancel: cancel, waits: waits}
 	c.stop = sync.OnceValue(func() error {
 		cancel()
+		c.http.CloseIdleConnections() // for one that has not been used yet the server waits five seconds
 		err := <-served
 		if b.db != nil && b.db.Stats().InUse != 0 {
 			t.Errorf("%d connections are in use after the shutdown", b.db.Stats().InUse)
@@ -82,7 +84,7 @@ func (c *client) do(method, path, key, body string) (int, map[string]any) {
 	if key != "" {
 		req.Header.Set("Idempotency-Key", key)
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := c.http.Do(req)
 	if err != nil {
 		c.t.Error(err)
 		return 0, nil
