@@ -24,11 +24,11 @@ var commanded = es.Aggregate[account]{
 			if r.Version() > 0 {
 				return errors.New("it is open")
 			}
-			r.Record(opened{c.Owner})
+			r.Record(opened(c))
 			return nil
 		}),
 		es.OnCommand(func(ctx context.Context, r *es.Root[account], c deposit) error {
-			r.Record(deposited{c.Cents})
+			r.Record(deposited(c))
 			if c.Cents > 1000 {
 				return errTooMuch
 			}

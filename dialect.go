@@ -111,7 +111,6 @@ type statements struct {
 	checkpointState  string // position, microseconds, state, name, epoch
 	stopProjection   string // name; ends all of its runs
 	resetProjection  string // name; the next to take the lease has to empty what it has written
-	resetDone        string // name, epoch
 	resumed          string // name, epoch; what was asked for has been done
 	deleteProjection string // name; ends all of its runs
 	removeProjection string // name, epoch

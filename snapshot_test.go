@@ -124,7 +124,7 @@ func TestSnapshotTail(t *testing.T) {
 // failingCodec fails to write, or to read, states.
 type failingCodec struct {
 	verbatim
-	marshal, unmarshal *atomic.Bool
+	marshal *atomic.Bool
 }
 
 func (c failingCodec) Marshal(v any) ([]byte, error) {
