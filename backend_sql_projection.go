@@ -175,6 +175,15 @@ func (u *sqlUnit) exec(op, text string, args ...any) error {
 	return u.b.failed(op, err)
 }
 
+func (u *sqlUnit) holds(name string, epoch int64) (held bool, err error) {
+	tx, err := u.sqlTx()
+	if err != nil {
+		return false, err
+	}
+	held, err = conn{b: u.b, tx: tx}.row(u.ctx, []any{new(int64)}, u.b.text.holdsLease, name, epoch)
+	return held, u.b.failed("look at lease", err)
+}
+
 func (u *sqlUnit) park(name string, row parkedRow) error {
 	return u.exec("park", u.b.text.park, name, int64(row.position), row.stream, row.aggregateID, row.problem)
 }

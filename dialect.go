@@ -106,6 +106,7 @@ type statements struct {
 	listProjections  string
 	takeLease        string // owner, has a read model, microseconds, name, epoch, owner; 0 rows: somebody else has it
 	renewLease       string // microseconds, name, epoch; 0 rows: it is lost
+	holdsLease       string // name, epoch; no row: it is lost
 	releaseLease     string // status, error, name, owner
 	checkpoint       string // position, microseconds, name, epoch; 0 rows: the lease is lost
 	checkpointState  string // position, microseconds, state, name, epoch

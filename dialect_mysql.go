@@ -170,6 +170,7 @@ AND (lease_until <= UTC_TIMESTAMP(6) OR owner = ? OR status IN ('idle', 'failed'
 		renewLease: `
 UPDATE {projections} SET lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
 WHERE name = ? AND epoch = ?`,
+		holdsLease: `SELECT 1 FROM {projections} WHERE name = ? AND epoch = ?`,
 		releaseLease: `
 UPDATE {projections}
 SET owner = '', epoch = epoch + 1, lease_until = UTC_TIMESTAMP(6), error = ?,

@@ -195,6 +195,7 @@ AND (lease_until <= clock_timestamp() OR owner = ?::text OR status IN ('idle', '
 		renewLease: `
 UPDATE {projections} SET lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond'
 WHERE name = ?::text AND epoch = ?::bigint`,
+		holdsLease: `SELECT 1 FROM {projections} WHERE name = ?::text AND epoch = ?::bigint`,
 		releaseLease: `
 UPDATE {projections}
 SET owner = '', epoch = epoch + 1, lease_until = clock_timestamp(), error = ?::text,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,11 +20,14 @@ type lease struct {
 	ctx   context.Context // ends with the lease, because of ErrLeaseLost if it was lost
 	lose  context.CancelCauseFunc
 	kept  chan struct{} // closed when nobody renews it any more
+
+	known atomic.Int64 // when it was last known to be held, in nanoseconds since began
+	began time.Time
 }
 
 // begin registers a lease that has been taken, and renews it until it is lost or given up.
 func (s *Store) beginLease(ctx context.Context, name string, epoch int64, term time.Duration) *lease {
-	l := &lease{store: s, name: name, epoch: epoch, term: term, kept: make(chan struct{})}
+	l := &lease{store: s, name: name, epoch: epoch, term: term, kept: make(chan struct{}), began: time.Now()}
 	l.ctx, l.lose = context.WithCancelCause(ctx)
 	s.leases.add(l)
 	go l.keep()
@@ -40,6 +44,12 @@ func (l *lease) giveUp() {
 // lost says whether somebody else has taken over, as far as is known here.
 func (l *lease) lost() bool { return errors.Is(context.Cause(l.ctx), ErrLeaseLost) }
 
+// confirm notes that the database has just said that the lease is held.
+func (l *lease) confirm() { l.known.Store(int64(time.Since(l.began))) }
+
+// stale says whether that is so long ago that it is worth asking again.
+func (l *lease) stale() bool { return time.Since(l.began)-time.Duration(l.known.Load()) > l.term/10 }
+
 // keep renews the lease from beside the handlers. It asks the pool for a connection of its own: if
 // there is none to be had, the next checkpoint renews the lease too.
 func (l *lease) keep() {
@@ -54,6 +64,7 @@ func (l *lease) keep() {
 		case !held:
 			l.lose(ErrLeaseLost)
 		default:
+			l.confirm()
 			pause = l.term / 3
 		}
 	}

@@ -187,6 +187,11 @@ func (u *memUnit) store() (backend, error) {
 	return &memUnitBackend{brokenBackend{err: fmt.Errorf("eventstore: not within a projection on a memory store: %w", errors.ErrUnsupported)}, u}, nil
 }
 
+func (u *memUnit) holds(name string, epoch int64) (bool, error) {
+	row, found, err := u.m.projection(u.ctx, name)
+	return found && row.epoch == epoch, err
+}
+
 func (u *memUnit) park(_ string, row parkedRow) error {
 	u.parks = append(u.parks, func(p *memProjection) { p.parked[row.position] = row })
 	return nil

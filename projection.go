@@ -124,7 +124,7 @@ type Step[S any] struct {
 
 // Tx returns the transaction that also stores state and position, at read committed. It is for
 // reading and writing: it is not the handler's to end. If another runner has taken over:
-// [ErrLeaseLost]. On a memory store: [errors.ErrUnsupported].
+// [ErrLeaseLost], as far as this runner can know; what it has not noticed, its commit does. On a memory store: [errors.ErrUnsupported].
 func (st *Step[S]) Tx() (*sql.Tx, error) { return st.work.tx() }
 
 // Emit appends events, together with state and position, to the stream named as the projection,

@@ -610,11 +610,15 @@ func (r *runner) finish(ctx context.Context, w *work, upTo Position) error {
 func (r *runner) commit(w *work, c checkpoint) error {
 	c.name, c.epoch, c.term = r.name, r.lease.epoch, r.term
 	held, err := w.unit.commit(c)
-	if err == nil && !held {
+	switch {
+	case err != nil:
+		return err
+	case !held:
 		r.lease.lose(ErrLeaseLost)
-		err = ErrLeaseLost
+		return ErrLeaseLost
 	}
-	return err
+	r.lease.confirm()
+	return nil
 }
 
 // retryParked tries the events that have been set aside again, each aggregate's in order. What

@@ -97,6 +97,8 @@ type unit interface {
 	sqlTx() (*sql.Tx, error)
 	// store is a backend whose calls are part of the unit.
 	store() (backend, error)
+	// holds says whether the epoch is still this.
+	holds(name string, epoch int64) (bool, error)
 	park(name string, row parkedRow) error
 	unpark(name string, p Position) error
 	dropParked(name string) error
@@ -128,8 +130,20 @@ func (w *work) tx() (*sql.Tx, error) {
 	return w.unit.sqlTx()
 }
 
-// alive says whether the work can still be committed, as far as is known here.
+// alive says whether the work can still be committed: as far as is known here, or, if that was a
+// while ago, as far as the database knows.
 func (w *work) alive() error {
+	if !w.lease.lost() && w.lease.ctx.Err() == nil && w.lease.stale() {
+		held, err := w.unit.holds(w.name, w.lease.epoch)
+		switch {
+		case err != nil:
+			return err
+		case held:
+			w.lease.confirm()
+		default:
+			w.lease.lose(ErrLeaseLost)
+		}
+	}
 	if w.lease.lost() {
 		return fmt.Errorf("%w: projection %q", ErrLeaseLost, w.name)
 	}
