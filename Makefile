@@ -1,6 +1,6 @@
 # One verb each. Everything here is also a plain command: see CONTRIBUTING.md.
 
-.PHONY: test memory lint matrix
+.PHONY: test memory lint matrix bench fuzz
 
 test: ## the suite on memory, Postgres and MariaDB
 	go test -race ./...
@@ -15,3 +15,10 @@ lint: ## formatting, vet, staticcheck
 
 matrix: ## the suite on every supported version
 	scripts/matrix
+
+bench: ## the store beside the same work by hand, as a table
+	go run ./internal/bench
+
+fuzz: ## a short turn of each fuzz target
+	for target in $$(grep -oE '^func Fuzz[A-Za-z]+' fuzz_test.go | sed 's/func //'); do \
+		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime 10s . || exit 1; done

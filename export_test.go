@@ -1,0 +1,62 @@
+package eventstore
+
+import (
+	"github.com/google/uuid"
+)
+
+// Statement is one of a store's statements, bound and with arguments, for tests of plans.
+type Statement struct {
+	Text string
+	Args []any
+}
+
+// Statements returns the statements of appends, reads and sealing as they run for stream
+// "accounts", aggregate "big".
+func Statements(s *Store) map[string]Statement {
+	b := s.backend.(*sqlBackend)
+	out := map[string]Statement{}
+	add := func(what, text string, args ...any) {
+		out[what] = Statement{b.dialect.bind(b.prefix, text), args}
+	}
+	row := func(n int) []record {
+		rows := make([]record, n)
+		for i := range rows {
+			rows[i] = record{id: uuid.New(), name: "n", data: []byte("{}"), metadata: noMetadata}
+		}
+		return rows
+	}
+	a := &appendCall{stream: "accounts", aggregateID: "big", expected: 50_000, rows: row(1)}
+	if b.dialect.returning {
+		text, args := b.valuesInsert(a.rows)
+		add("append", text, append(append([]any{a.stream, a.aggregateID, nil}, args...), 0, 1<<40)...)
+		add("append of many", b.text.insertArrays, append(append([]any{a.stream, a.aggregateID, nil}, arrayArgs(row(20))...), 0, 1<<40)...)
+		add("append to a known stream", b.text.insertKnown+b.text.insertKnownV, 1, "big", 50_001, b.dialect.eventID(a.rows[0].id), "n", "{}", "{}", nil, 1, 1, "big", 50_000)
+	} else {
+		text, args := b.guardedInsert(a, a.rows, appendHint{stream: 1, version: 50_000}, a.at)
+		add("append", text, args...)
+		text, args = b.guardedInsert(a, a.rows, appendHint{stream: 1, version: 50_000, position: 50_000}, a.at)
+		add("append in a transaction", text, args...)
+	}
+	add("state", b.text.state, "big", "big", "accounts")
+	add("seal span", b.text.sealSpan, 49_000, sealWindow)
+	add("seal positions", b.text.sealPositions, 49_000, sealWindow)
+	add("last position", b.text.lastPosition)
+	add("last event", b.text.lockLast, 1, "big")
+	add("snapshot", b.text.loadSnapshot, "big", 1, "accounts", "accounts", "big", 100)
+	for what, q := range map[string]*page{
+		"read":                     {from: FromAll(), after: 25_000, limit: 100},
+		"read backward":            {from: FromAll(), before: 25_000, limit: 100, backward: true},
+		"read of a stream":         {from: FromStream("accounts"), after: 25_000, limit: 100},
+		"read of another stream":   {from: FromStream("orders"), limit: 100},
+		"read of one aggregate ID": {from: FromStream("accounts", ByAggregateID.Equals("big")), after: 25_000, limit: 100},
+		"read of one name":         {from: FromStream("accounts"), names: []string{"account.opened"}, after: 25_000, limit: 100},
+	} {
+		text, args := b.pageStatement(q)
+		add(what, text, args...)
+	}
+	w := b.from(&Source{Stream: "accounts"})
+	w.and("e.aggregate_id = ?", "big")
+	w.and("e.version > ?", int64(100))
+	add("read of an aggregate", w.text+"\nORDER BY e.version LIMIT ?", append(w.args, 256)...)
+	return out
+}
