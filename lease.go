@@ -25,7 +25,7 @@ type lease struct {
 	began time.Time
 }
 
-// begin registers a lease that has been taken, and renews it until it is lost or given up.
+// beginLease registers a lease that has been taken, and renews it until it is lost or given up.
 func (s *Store) beginLease(ctx context.Context, name string, epoch int64, term time.Duration) *lease {
 	l := &lease{store: s, name: name, epoch: epoch, term: term, kept: make(chan struct{}), began: time.Now()}
 	l.ctx, l.lose = context.WithCancelCause(ctx)
