@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/url"
@@ -60,10 +61,24 @@ func newBroker(t *testing.T) *broker {
 	t.Cleanup(func() { _ = b.proxy.Close() })
 	u.Host = b.proxy.Addr()
 	b.url = u.String()
-	if err := b.connect(t).DeleteStream(t.Context(), streamName); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		t.Fatal(err)
+	b.clear(t)
+	if os.Getenv("EVENTSTORE_TEST_NATS") != "" {
+		t.Cleanup(func() { b.clear(t) })
 	}
 	return b
+}
+
+// clear removes the messages of this and earlier tests.
+func (b *broker) clear(t *testing.T) {
+	t.Helper()
+	nc, js, err := connect(b.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if err := js.DeleteStream(context.Background(), streamName); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		t.Fatal(err)
+	}
 }
 
 // connect returns a connection of its own, as another process would have it.

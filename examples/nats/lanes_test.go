@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"os"
 	"sync/atomic"
 	"testing"
@@ -18,7 +20,7 @@ import (
 // The tests run on a real NATS server and on every store. Servers are started for the run; those of
 // the environment replace them:
 //
-//	EVENTSTORE_TEST_NATS      NATS with JetStream; its stream EVENTS is deleted
+//	EVENTSTORE_TEST_NATS      NATS with JetStream; its stream EVENTS is deleted, before and after
 //	EVENTSTORE_TEST_POSTGRES  PostgreSQL
 //	EVENTSTORE_TEST_MYSQL     MariaDB or MySQL
 type lane struct {
@@ -98,32 +100,65 @@ func forEachLane(t *testing.T, test func(t *testing.T, l lane)) {
 
 var prefixes atomic.Int64
 
-// open returns a fresh store with the stream "accounts", and its table prefix.
-func (l lane) open(t *testing.T) (*eventstore.Store, string) {
+// newPrefix returns a table prefix that nobody else uses, and drops its tables behind the test.
+func (l lane) newPrefix(t *testing.T) string {
 	prefix := fmt.Sprintf("nats%d_%d_", os.Getpid(), prefixes.Add(1))
-	s := eventstore.NewMemStore(nil)
-	if l.driver != "" {
-		db, err := sql.Open(l.driver, l.dsn)
-		if err != nil {
-			t.Fatal(err)
+	t.Cleanup(func() {
+		if l.driver == "" {
+			return
 		}
-		t.Cleanup(func() {
-			for _, table := range []string{"meta", "streams", "events", "snapshots", "projections", "parked"} {
-				if _, err := db.Exec("DROP TABLE IF EXISTS " + prefix + table); err != nil {
-					t.Error(err)
-				}
+		db := l.connect(t)
+		defer db.Close()
+		for _, table := range []string{"meta", "streams", "events", "snapshots", "projections", "parked"} {
+			if _, err := db.Exec("DROP TABLE IF EXISTS " + prefix + table); err != nil {
+				t.Error(err)
 			}
-			_ = db.Close()
-		})
+		}
+	})
+	return prefix
+}
+
+func (l lane) connect(t *testing.T) *sql.DB {
+	t.Helper()
+	db, err := sql.Open(l.driver, l.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+// open returns a fresh store with the stream "accounts", and its table prefix.
+func (l lane) open(t *testing.T) (s *eventstore.Store, prefix string) {
+	t.Helper()
+	prefix = l.newPrefix(t)
+	s = eventstore.NewMemStore(nil)
+	if l.driver != "" {
+		db := l.connect(t)
+		t.Cleanup(func() { _ = db.Close() })
+		var err error
 		if s, err = eventstore.Open(db, l.dialect, &eventstore.Options{TablePrefix: prefix}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Install(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.CreateStream(t.Context(), "accounts", nil); err != nil {
+	if err := errors.Join(s.Install(t.Context()), s.CreateStream(t.Context(), "accounts", nil)); err != nil {
 		t.Fatal(err)
 	}
 	return s, prefix
+}
+
+// url returns the lane as -store takes it.
+func (l lane) url(t *testing.T) string {
+	t.Helper()
+	switch l.driver {
+	case "":
+		return "memory"
+	case "pgx":
+		return l.dsn
+	}
+	cfg, err := mysql.ParseDSN(l.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := url.URL{Scheme: "mysql", User: url.UserPassword(cfg.User, cfg.Passwd), Host: cfg.Addr, Path: "/" + cfg.DBName}
+	return u.String()
 }

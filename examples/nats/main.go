@@ -8,8 +8,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -23,14 +25,19 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Stdout, *natsURL, *target); err != nil {
+	if err := run(ctx, os.Stdout, *natsURL, *target, "nats_example_"); err != nil {
 		fmt.Fprintln(os.Stderr, "nats:", err)
 		os.Exit(1)
 	}
 }
 
-// run shows events on their way: appended to the store, relayed to JetStream, and consumed.
-func run(ctx context.Context, w io.Writer, natsURL, target string) (err error) {
+// run shows events on their way: appended to the store, relayed to JetStream, and consumed. The names
+// of the store's tables begin with prefix.
+func run(ctx context.Context, w io.Writer, natsURL, target, prefix string) (err error) {
+	if natsURL != "" && target == "memory" {
+		// Behind what an earlier run has left there they would look like repetitions.
+		return errors.New("-nats wants a -store that lasts: the positions of a memory store begin again with every run")
+	}
 	if natsURL == "" {
 		dir, err := os.MkdirTemp("", "nats-example-")
 		if err != nil {
@@ -53,7 +60,7 @@ func run(ctx context.Context, w io.Writer, natsURL, target string) (err error) {
 	if err := createStream(ctx, js, 2*time.Minute); err != nil {
 		return err
 	}
-	store, closeDB, err := openStore(ctx, target, &eventstore.Options{TablePrefix: "nats_example_"})
+	store, closeDB, err := openStore(ctx, target, &eventstore.Options{TablePrefix: prefix})
 	if err != nil {
 		return err
 	}
@@ -113,7 +120,8 @@ func run(ctx context.Context, w io.Writer, natsURL, target string) (err error) {
 			return ctx.Err()
 		}
 	}
-	for id, cents := range books.cents {
+	for _, id := range slices.Sorted(maps.Keys(books.cents)) {
+		cents := books.cents[id]
 		fmt.Fprintf(w, "account %s holds %d.%02d\n", id, cents/100, cents%100)
 	}
 	return nil

@@ -284,16 +284,24 @@ type odd string
 
 func (o odd) EventName() string { return string(o) }
 
-// TestRun runs the program, twice on one database.
+// TestRun runs the program, and once more on the same store. The second relay may begin with the last
+// events of the first, which ended as soon as they had been consumed.
 func TestRun(t *testing.T) {
-	var out strings.Builder
-	if err := run(t.Context(), &out, "", "memory"); err != nil {
-		t.Fatal(err)
-	}
-	if want := "5 events consumed, 0 repetitions dropped\n"; !strings.Contains(out.String(), want) {
-		t.Errorf("it wrote\n%s\nwithout %s", out.String(), want)
-	}
-	if err := run(t.Context(), io.Discard, "", "oracle://"); err == nil {
-		t.Error("it took another database")
+	forEachLane(t, func(t *testing.T, l lane) {
+		prefix := l.newPrefix(t)
+		for range 2 {
+			var out strings.Builder
+			if err := run(t.Context(), &out, "", l.url(t), prefix); err != nil {
+				t.Fatal(err)
+			}
+			if want := " events consumed, 0 repetitions dropped\naccount A-1 holds "; !strings.Contains(out.String(), want) {
+				t.Errorf("it wrote\n%s\nwithout %s", out.String(), want)
+			}
+		}
+	})
+	for nats, store := range map[string]string{"": "oracle://127.0.0.1/test", "nats://127.0.0.1:4222": "memory"} {
+		if err := run(t.Context(), io.Discard, nats, store, "nats_example_"); err == nil || !strings.Contains(err.Error(), "-store") {
+			t.Errorf("-nats %s -store %s: %v, want an error about -store", nats, store, err)
+		}
 	}
 }
