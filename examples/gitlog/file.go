@@ -101,33 +101,34 @@ func (f *File) status() string {
 // fileLine is one event as a line of the history.
 func fileLine(ev eventstore.Event) (line string, err error) {
 	show := func(ch Change, what string) {
-		lines := fmt.Sprintf("+%s -%s", thousands(ch.Added), thousands(ch.Removed))
+		lines := fmt.Sprintf("%8s %8s", "+"+thousands(ch.Added), "-"+thousands(ch.Removed))
 		if ch.Binary {
-			lines = "binary"
+			lines = fmt.Sprintf("%17s", "binary")
 		}
-		line = fmt.Sprintf("  %4d  %s  %.8s  %s  %s  %s", ev.Version, ch.Time.Format("2006-01-02 15:04 -0700"), ch.Commit,
-			pad(shorten(printable(ch.Author), 20), 20), what, lines)
+		line = fmt.Sprintf("  %4d  %s  %.8s  %s %s  %s", ev.Version, ch.Time.Format("2006-01-02 15:04"), ch.Commit,
+			pad(shorten(printable(ch.Author), 16), 16), lines, what)
 	}
-	from := func(what, other string) string {
-		if other == "" {
+	// Another path goes into a line of its own.
+	with := func(what, link, path string) string {
+		if path == "" {
 			return what
 		}
-		return what + " " + printable(other)
+		return what + "\n        " + link + " " + printable(path)
 	}
 	switch ev.Name {
 	case fileAdded:
-		err = on(ev, func(e FileAdded) { show(e.Change, from("added", e.CopiedFrom)) })
+		err = on(ev, func(e FileAdded) { show(e.Change, with("added", "a copy of", e.CopiedFrom)) })
 	case fileChanged:
 		err = on(ev, func(e FileChanged) { show(e.Change, "changed") })
 	case fileRenamed:
-		err = on(ev, func(e FileRenamed) { show(e.Change, from("renamed from", e.From)) })
+		err = on(ev, func(e FileRenamed) { show(e.Change, with("renamed", "from", e.From)) })
 	case fileDeleted:
 		err = on(ev, func(e FileDeleted) {
 			what := "deleted"
 			if e.MovedTo != "" {
-				what = "moved to " + printable(e.MovedTo)
+				what = "renamed"
 			}
-			show(e.Change, what)
+			show(e.Change, with(what, "to", e.MovedTo))
 		})
 	default:
 		err = fmt.Errorf("%w: %q", eventstore.ErrUnknownEvent, ev.Name)

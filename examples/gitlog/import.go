@@ -13,7 +13,7 @@ import (
 
 const (
 	// maxBatch is how many events go into one append.
-	maxBatch = 5000
+	maxBatch = 1000
 
 	// appenders is how many files are appended to at once. Appends to different aggregates do
 	// not wait for each other, so a server can share its commits among them.
@@ -96,6 +96,41 @@ func importHistory(ctx context.Context, s *eventstore.Store, commits []*commit, 
 	err = store(ctx, &batch{stream: commitsStream, aggregateID: historyID, events: newCommits})
 	sum.newCommits = sum.newEvents - before
 	return sum, err
+}
+
+// checkConnected checks that the parents of commits are among them or in the store already. As a
+// commit is stored behind its files and its ancestors, all that came before is then stored, too.
+func checkConnected(ctx context.Context, s *eventstore.Store, commits []*commit) error {
+	seen := make(map[string]bool, len(commits))
+	missing := make(map[uuid.UUID]bool) // events of parents
+	for _, c := range commits {
+		seen[c.hash] = true
+		for _, parent := range c.parents {
+			if !seen[parent] {
+				missing[commitEventID(parent)] = true
+			}
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	for ev, err := range s.ReadAggregate(ctx, commitsStream, historyID, 0) {
+		if errors.Is(err, eventstore.ErrStreamNotFound) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		delete(missing, ev.ID)
+	}
+	for _, c := range commits {
+		for _, parent := range c.parents {
+			if missing[commitEventID(parent)] {
+				return fmt.Errorf("the parent %.12s of commit %.12s is neither in this history nor in the store: store the history from its beginning, or leave out -store", parent, c.hash)
+			}
+		}
+	}
+	return nil
 }
 
 // batch is what is to be appended to one aggregate.

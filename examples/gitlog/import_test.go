@@ -11,12 +11,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"example.com/eventstore"
 	"github.com/google/uuid"
 )
 
-func memStore(opts *eventstore.Options) *eventstore.Store { return eventstore.NewMemStore(opts) }
+func memStore() *eventstore.Store { return eventstore.NewMemStore(nil) }
 
 func silent(int, int) {}
 
@@ -119,7 +120,7 @@ func TestTotalsAgreeWithGit(t *testing.T) {
 }
 
 func storeOf(t *testing.T, dir string) *eventstore.Store {
-	s := memStore(nil)
+	s := memStore()
 	importRepo(t, s, dir)
 	return s
 }
@@ -177,22 +178,24 @@ func TestHostileConfiguration(t *testing.T) {
 }
 
 func TestSecondRunStoresNothing(t *testing.T) {
-	repo := exampleRepo(t)
-	commits := readRepo(t, repo.dir)
-	s := memStore(nil)
-	first := importAll(t, s, commits)
-	stored := len(events(t, s, filesStream)) + len(events(t, s, commitsStream))
-	if first.newCommits != len(commits) || first.newEvents != stored || first.earlier != 0 {
-		t.Errorf("first: %+v, want %d commits and %d events", first, len(commits), stored)
-	}
-	report := readBack(t, s)
-	second := importAll(t, s, commits)
-	if second != (imported{earlier: stored}) {
-		t.Errorf("second: %+v, want %d events stored earlier", second, stored)
-	}
-	if again := readBack(t, s); again.Totals != report.Totals || again.Activity != report.Activity {
-		t.Errorf("%+v, want %+v", again.Totals, report.Totals)
-	}
+	forEachStore(t, func(t *testing.T, open opener) {
+		repo := exampleRepo(t)
+		commits := readRepo(t, repo.dir)
+		s := open()
+		first := importAll(t, s, commits)
+		stored := len(events(t, s, filesStream)) + len(events(t, s, commitsStream))
+		if first.newCommits != len(commits) || first.newEvents != stored || first.earlier != 0 {
+			t.Errorf("first: %+v, want %d commits and %d events", first, len(commits), stored)
+		}
+		report := readBack(t, s)
+		second := importAll(t, s, commits)
+		if second != (imported{earlier: stored}) {
+			t.Errorf("second: %+v, want %d events stored earlier", second, stored)
+		}
+		if again := readBack(t, s); again.Totals != report.Totals || again.Activity != report.Activity {
+			t.Errorf("%+v, want %+v", again.Totals, report.Totals)
+		}
+	})
 }
 
 // Every event has an ID of its own, derived from commit and path alone.
@@ -229,22 +232,24 @@ func TestEventIDs(t *testing.T) {
 }
 
 func TestGrownRepository(t *testing.T) {
-	repo := exampleRepo(t)
-	s := memStore(nil)
-	before := importRepo(t, s, repo.dir)
-	repo.git("checkout", "-q", "-b", "late", "main~3")
-	repo.write("late.txt", "late\n")
-	repo.commit("late, from an older commit")
-	repo.git("checkout", "-q", "main")
-	repo.write("topic.txt", "grown\n")
-	repo.commit("grown")
-	repo.merge("late")
-	sum := importRepo(t, s, repo.dir)
-	if want := (imported{newCommits: 3, newEvents: 5, earlier: before.newEvents}); sum != want {
-		t.Errorf("%+v, want %+v", sum, want)
-	}
-	checkTotals(t, readBack(t, s), countWithGit(t, repo.dir))
-	checkVersions(t, s, readRepo(t, repo.dir))
+	forEachStore(t, func(t *testing.T, open opener) {
+		repo := exampleRepo(t)
+		s := open()
+		before := importRepo(t, s, repo.dir)
+		repo.git("checkout", "-q", "-b", "late", "main~3")
+		repo.write("late.txt", "late\n")
+		repo.commit("late, from an older commit")
+		repo.git("checkout", "-q", "main")
+		repo.write("topic.txt", "grown\n")
+		repo.commit("grown")
+		repo.merge("late")
+		sum := importRepo(t, s, repo.dir)
+		if want := (imported{newCommits: 3, newEvents: 5, earlier: before.newEvents}); sum != want {
+			t.Errorf("%+v, want %+v", sum, want)
+		}
+		checkTotals(t, readBack(t, s), countWithGit(t, repo.dir))
+		checkVersions(t, s, readRepo(t, repo.dir))
+	})
 }
 
 // checkVersions checks that in no file a commit comes before one of its ancestors.
@@ -286,67 +291,107 @@ var errInterrupted = errors.New("interrupted")
 func TestResume(t *testing.T) {
 	repo := exampleRepo(t)
 	commits := readRepo(t, repo.dir)
-	complete := importAll(t, memStore(nil), commits).newEvents
+	complete := importAll(t, memStore(), commits).newEvents
 	want := countWithGit(t, repo.dir)
-	for stop := 0; ; stop += 3 {
-		ctx, cancel := context.WithCancel(t.Context())
-		var mu sync.Mutex
-		left, on := stop, true
-		s := memStore(&eventstore.Options{Middleware: []eventstore.Middleware{{
-			Append: func(ctx context.Context, b eventstore.Batch, next func(context.Context, eventstore.Batch) ([]eventstore.Event, error)) ([]eventstore.Event, error) {
-				mu.Lock()
-				left--
-				end := on && left < 0
-				mu.Unlock()
-				if end {
-					cancel()
-					return nil, errInterrupted
-				}
-				return next(ctx, b)
-			},
-		}}})
-		first := commits
-		if stop%2 == 0 {
-			first = commits[:len(commits)-2]
+	forEachStore(t, func(t *testing.T, open opener) {
+		for stop := 0; ; stop = stop*3/2 + 1 {
+			ctx, cancel := context.WithCancel(t.Context())
+			var mu sync.Mutex
+			left, on := stop, true
+			s := open(eventstore.Middleware{
+				Append: func(ctx context.Context, b eventstore.Batch, next func(context.Context, eventstore.Batch) ([]eventstore.Event, error)) ([]eventstore.Event, error) {
+					mu.Lock()
+					left--
+					end := on && left < 0
+					mu.Unlock()
+					if end {
+						cancel()
+						return nil, errInterrupted
+					}
+					return next(ctx, b)
+				},
+			})
+			first := commits
+			if stop%2 == 0 {
+				first = commits[:len(commits)-2]
+			}
+			sum, err := importHistory(ctx, s, first, silent)
+			cancel()
+			interrupted := err != nil
+			if interrupted && !errors.Is(err, context.Canceled) && !errors.Is(err, errInterrupted) {
+				t.Fatal(err)
+			}
+			if interrupted && len(events(t, s, commitsStream)) != 0 {
+				t.Errorf("stopped after %d appends: there are commits before all files are", stop)
+			}
+			on = false
+			rest := importAll(t, s, commits)
+			// More may be stored than was counted: a server can commit what nobody waits for any more.
+			if sum.newEvents > rest.earlier || rest.newEvents+rest.earlier != complete {
+				t.Errorf("stopped after %d appends: %+v, then %+v; want %d in all", stop, sum, rest, complete)
+			}
+			checkTotals(t, readBack(t, s), want)
+			checkVersions(t, s, commits)
+			if !interrupted {
+				break
+			}
 		}
-		sum, err := importHistory(ctx, s, first, silent)
-		cancel()
-		interrupted := err != nil
-		if interrupted && !errors.Is(err, context.Canceled) && !errors.Is(err, errInterrupted) {
-			t.Fatal(err)
-		}
-		if interrupted && len(events(t, s, commitsStream)) != 0 {
-			t.Errorf("stopped after %d appends: there are commits before all files are", stop)
-		}
-		on = false
-		rest := importAll(t, s, commits)
-		if sum.newEvents != rest.earlier || rest.newEvents+rest.earlier != complete {
-			t.Errorf("stopped after %d appends: %+v, then %+v; want %d in all", stop, sum, rest, complete)
-		}
-		checkTotals(t, readBack(t, s), want)
-		checkVersions(t, s, commits)
-		if !interrupted {
-			break
-		}
-	}
+	})
 }
 
 // Imports at the same time, of histories of different lengths, store each event once.
 func TestConcurrentImports(t *testing.T) {
-	repo := exampleRepo(t)
-	commits := readRepo(t, repo.dir)
-	s := memStore(nil)
-	var wg sync.WaitGroup
-	for i := range 6 {
-		wg.Go(func() {
-			if _, err := importHistory(t.Context(), s, commits[:len(commits)-i], silent); err != nil {
-				t.Error(err)
-			}
-		})
+	forEachStore(t, func(t *testing.T, open opener) {
+		repo := exampleRepo(t)
+		commits := readRepo(t, repo.dir)
+		s := open()
+		var wg sync.WaitGroup
+		for i := range 6 {
+			wg.Go(func() {
+				if _, err := importHistory(t.Context(), s, commits[:len(commits)-i], silent); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		checkTotals(t, readBack(t, s), countWithGit(t, repo.dir))
+		checkVersions(t, s, commits)
+	})
+}
+
+// A commit of very many files, and a file with more events than one append takes.
+func TestLargeHistory(t *testing.T) {
+	const wide, long = 500, maxBatch + 100
+	var commits []*commit
+	add := func(changes ...fileChange) {
+		c := &commit{hash: fmt.Sprintf("%040x", len(commits)+1), author: "Ann", email: "ann@example.org", time: time.Unix(1709290800, 0).UTC(), changes: changes}
+		if n := len(commits); n > 0 {
+			c.parents = []string{commits[n-1].hash}
+		}
+		commits = append(commits, c)
 	}
-	wg.Wait()
-	checkTotals(t, readBack(t, s), countWithGit(t, repo.dir))
-	checkVersions(t, s, commits)
+	var all []fileChange
+	for i := range wide {
+		all = append(all, fileChange{status: 'A', path: fmt.Sprintf("dir/%d", i), added: 2})
+	}
+	add(all...)
+	for range long {
+		add(fileChange{status: 'M', path: "dir/0", added: 2, removed: 1})
+	}
+	forEachStore(t, func(t *testing.T, open opener) {
+		s := open()
+		const events = wide + long + long + 1
+		if sum := importAll(t, s, commits); sum != (imported{newCommits: long + 1, newEvents: events}) {
+			t.Errorf("first: %+v", sum)
+		}
+		if sum := importAll(t, s, commits); sum != (imported{earlier: events}) {
+			t.Errorf("second: %+v", sum)
+		}
+		r := readBack(t, s)
+		if r.Totals.LinesAdded != 2*(wide+long) || r.Totals.LinesRemoved != long || r.Files.HotSpots["dir/0"].Changes != long+1 {
+			t.Errorf("%+v", r.Totals)
+		}
+	})
 }
 
 // swapLog is what git log -B makes of two files that swap their names: each path is touched twice.
@@ -370,104 +415,126 @@ Date:   1709535600 +0000
 `
 
 func TestRename(t *testing.T) {
-	s := memStore(nil)
-	importAll(t, s, parse(t, readFile(t, "testdata/history.log")))
-	equalLists(t, "the old path", fileHistory(t, s, "server.go"), "file.added 1111", "file.deleted 2222")
-	equalLists(t, "the new path", fileHistory(t, s, "src/server.go"), "file.renamed 2222", "file.changed 3333", "file.changed 6666")
-	for _, ev := range events(t, s, filesStream) {
-		switch {
-		case ev.Name == fileRenamed:
-			e, err := eventstore.Decode[FileRenamed](ev)
-			if err != nil || e.From != "server.go" || e.Added != 4 || e.Removed != 3 {
-				t.Errorf("%+v, %v", e, err)
-			}
-		case ev.Name == fileDeleted && ev.AggregateID == "server.go":
-			e, err := eventstore.Decode[FileDeleted](ev)
-			if err != nil || e.MovedTo != "src/server.go" || e.Added != 0 || e.Removed != 0 {
-				t.Errorf("%+v, %v", e, err)
+	forEachStore(t, func(t *testing.T, open opener) {
+		s := open()
+		importAll(t, s, parse(t, readFile(t, "testdata/history.log")))
+		equalLists(t, "the old path", fileHistory(t, s, "server.go"), "file.added 1111", "file.deleted 2222")
+		equalLists(t, "the new path", fileHistory(t, s, "src/server.go"), "file.renamed 2222", "file.changed 3333", "file.changed 6666")
+		for _, ev := range events(t, s, filesStream) {
+			switch {
+			case ev.Name == fileRenamed:
+				e, err := eventstore.Decode[FileRenamed](ev)
+				if err != nil || e.From != "server.go" || e.Added != 4 || e.Removed != 3 {
+					t.Errorf("%+v, %v", e, err)
+				}
+			case ev.Name == fileDeleted && ev.AggregateID == "server.go":
+				e, err := eventstore.Decode[FileDeleted](ev)
+				if err != nil || e.MovedTo != "src/server.go" || e.Added != 0 || e.Removed != 0 {
+					t.Errorf("%+v, %v", e, err)
+				}
 			}
 		}
-	}
-	root, err := files.Load(t.Context(), s, "server.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if f := root.State(); f.Exists || f.MovedTo != "src/server.go" {
-		t.Errorf("the old path: %+v", f)
-	}
-}
-
-func TestSwap(t *testing.T) {
-	s := memStore(nil)
-	importAll(t, s, parse(t, swapLog))
-	for _, path := range []string{"a", "b"} {
-		equalLists(t, path, fileHistory(t, s, path), "file.added 7777", "file.deleted 8888", "file.renamed 8888")
-		root, err := files.Load(t.Context(), s, path)
+		root, err := files.Load(t.Context(), s, "server.go")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if f := root.State(); !f.Exists || f.From == path || f.MovedTo != "" {
-			t.Errorf("%s: %+v", path, f)
+		if f := root.State(); f.Exists || f.MovedTo != "src/server.go" {
+			t.Errorf("the old path: %+v", f)
 		}
-	}
-	r := readBack(t, s)
-	if r.Totals.Renamed != 2 || r.Totals.Deleted != 0 || r.Totals.LinesAdded != 31 || r.Totals.LinesRemoved != 2 {
-		t.Errorf("%+v", r.Totals)
-	}
-	if again := importAll(t, s, parse(t, swapLog)); again.newEvents != 0 {
-		t.Errorf("%+v", again)
-	}
+	})
+}
+
+func TestSwap(t *testing.T) {
+	forEachStore(t, func(t *testing.T, open opener) {
+		s := open()
+		importAll(t, s, parse(t, swapLog))
+		for _, path := range []string{"a", "b"} {
+			equalLists(t, path, fileHistory(t, s, path), "file.added 7777", "file.deleted 8888", "file.renamed 8888")
+			root, err := files.Load(t.Context(), s, path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f := root.State(); !f.Exists || f.From == path || f.MovedTo != "" {
+				t.Errorf("%s: %+v", path, f)
+			}
+		}
+		r := readBack(t, s)
+		if r.Totals.Renamed != 2 || r.Totals.Deleted != 0 || r.Totals.LinesAdded != 31 || r.Totals.LinesRemoved != 2 {
+			t.Errorf("%+v", r.Totals)
+		}
+		if again := importAll(t, s, parse(t, swapLog)); again.newEvents != 0 {
+			t.Errorf("%+v", again)
+		}
+	})
 }
 
 // What git took for a rename once and for a deletion and an addition later, as with another limit
 // of renames, is stored once.
 func TestOtherRenameDetection(t *testing.T) {
-	repo := newRepo(t)
-	repo.write("a", lines(10, "a"))
-	repo.commit("add")
-	repo.git("mv", "a", "b")
-	repo.commit("rename")
-	s := memStore(nil)
-	importRepo(t, s, repo.dir)
-	args := strings.Fields(strings.Replace(logCommand, "-M", "--no-renames", 1))
-	if sum := importAll(t, s, parse(t, repo.git(args[1:]...))); sum.newEvents != 0 {
-		t.Errorf("%+v", sum)
-	}
+	forEachStore(t, func(t *testing.T, open opener) {
+		repo := newRepo(t)
+		repo.write("a", lines(10, "a"))
+		repo.commit("add")
+		repo.git("mv", "a", "b")
+		repo.commit("rename")
+		s := open()
+		importRepo(t, s, repo.dir)
+		args := strings.Fields(strings.Replace(logCommand, "-M", "--no-renames", 1))
+		if sum := importAll(t, s, parse(t, repo.git(args[1:]...))); sum.newEvents != 0 {
+			t.Errorf("%+v", sum)
+		}
+	})
 }
 
 // A commit that is rewritten stays stored beside its successor, and the report says so.
 func TestRewrittenHistory(t *testing.T) {
-	repo := exampleRepo(t)
-	s := memStore(nil)
-	before := importRepo(t, s, repo.dir)
-	repo.git("reset", "-q", "--hard", "HEAD~1")
-	repo.write("rewritten", "x\n")
-	repo.commit("instead of the merge")
-	sum := importRepo(t, s, repo.dir)
-	// The merge and the root that it joined are left behind.
-	if sum.newCommits != 1 || sum.newEvents != 2 || sum.strangers != 2 || sum.earlier != before.newEvents-3 {
-		t.Errorf("%+v after %+v", sum, before)
+	forEachStore(t, func(t *testing.T, open opener) {
+		repo := exampleRepo(t)
+		s := open()
+		before := importRepo(t, s, repo.dir)
+		repo.git("reset", "-q", "--hard", "HEAD~1")
+		repo.write("rewritten", "x\n")
+		repo.commit("instead of the merge")
+		sum := importRepo(t, s, repo.dir)
+		// The merge and the root that it joined are left behind.
+		if sum.newCommits != 1 || sum.newEvents != 2 || sum.strangers != 2 || sum.earlier != before.newEvents-3 {
+			t.Errorf("%+v after %+v", sum, before)
+		}
+		r := readBack(t, s)
+		if git := countWithGit(t, repo.dir); r.Totals.Commits != git.commits+2 {
+			t.Errorf("%d commits, want git's %d and 2", r.Totals.Commits, git.commits)
+		}
+		var out bytes.Buffer
+		render(&out, r, 10, sum.strangers)
+		if !strings.Contains(out.String(), "elsewhere") || !strings.Contains(out.String(), "not in the history just read") {
+			t.Errorf("the report does not say so:\n%s", out.String())
+		}
+	})
+}
+
+// Hashes are longer in a repository of the other format.
+func TestSHA256(t *testing.T) {
+	repo := &repo{t: t, dir: t.TempDir(), clock: 1709290800, zone: "+0100", author: "Ann <ann@example.org>"}
+	repo.git("init", "-q", "-b", "main", "--object-format=sha256", ".")
+	repo.write("a", lines(10, "a"))
+	repo.commit("add")
+	repo.git("mv", "a", "b")
+	repo.commit("rename")
+	if c := readRepo(t, repo.dir); len(c) != 2 || len(c[0].hash) != 64 {
+		t.Errorf("%+v", c)
 	}
-	r := readBack(t, s)
-	if git := countWithGit(t, repo.dir); r.Totals.Commits != git.commits+2 {
-		t.Errorf("%d commits, want git's %d and 2", r.Totals.Commits, git.commits)
-	}
-	var out bytes.Buffer
-	render(&out, r, 10, sum.strangers)
-	if !strings.Contains(out.String(), "elsewhere") || !strings.Contains(out.String(), "not in the history just read") {
-		t.Errorf("the report does not say so:\n%s", out.String())
-	}
+	compareWithGit(t, repo.dir)
 }
 
 func TestNoCommits(t *testing.T) {
 	repo := newRepo(t)
-	if out := gitlog(t, "", "-repo", repo.dir).succeeds(t); out != "The store holds no commits.\n" {
+	if out := gitlog(t, "", "-repo", repo.dir).succeeds(t); out != "There are no commits yet, so there is nothing to report.\n" {
 		t.Errorf("%q", out)
 	}
 	// An empty branch in a repository that has others.
 	repo.commit("one")
 	repo.git("checkout", "-q", "--orphan", "none")
-	if out := gitlog(t, "", "-repo", repo.dir).succeeds(t); out != "The store holds no commits.\n" {
+	if out := gitlog(t, "", "-repo", repo.dir).succeeds(t); out != "There are no commits yet, so there is nothing to report.\n" {
 		t.Errorf("%q", out)
 	}
 	// Commits that touch nothing.
@@ -481,14 +548,21 @@ func TestNoCommits(t *testing.T) {
 func TestNoRepository(t *testing.T) {
 	dir := t.TempDir()
 	gitlog(t, "", "-repo", dir).fails(t, exitError, "not a git repository")
-	gitlog(t, "", "-repo", filepath.Join(dir, "nosuch")).fails(t, exitError, "no such file or directory")
+	gitlog(t, "", "-repo", filepath.Join(dir, "nosuch")).fails(t, exitError, "nosuch: no such file or directory")
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	gitlog(t, "", "-repo", file).fails(t, exitError, "file: not a folder")
 	t.Chdir(dir)
 	gitlog(t, "").fails(t, exitError, "not a git repository")
 }
 
 func TestBrokenRepository(t *testing.T) {
 	repo := exampleRepo(t)
-	tree := strings.TrimSpace(repo.git("rev-parse", "HEAD~3^{tree}"))
+	repo.write("topic.txt", "lost\n")
+	repo.commit("its tree gets lost")
+	tree := strings.TrimSpace(repo.git("rev-parse", "HEAD^{tree}"))
 	if err := os.Remove(filepath.Join(repo.dir, ".git", "objects", tree[:2], tree[2:])); err != nil {
 		t.Fatal(err)
 	}
@@ -512,25 +586,28 @@ func TestShallowClone(t *testing.T) {
 
 // A file whose path does not fit into an aggregate ID, or is no text, keeps its history.
 func TestOddPaths(t *testing.T) {
-	repo := exampleRepo(t)
-	s := storeOf(t, repo.dir)
-	for _, name := range oddNames {
-		var out bytes.Buffer
-		if err := showFile(t.Context(), s, &out, name); err != nil {
-			t.Error(err)
-			continue
-		}
-		first, _, _ := strings.Cut(out.String(), "\n")
-		if want := printable(quotePath(name)); first != want {
-			t.Errorf("%q, want %q", first, want)
-		}
-		if id := fileID(name); id[0] == '"' || id[0] == '/' {
-			if err := showFile(t.Context(), s, &out, id); err != nil {
-				t.Errorf("by its ID: %v", err)
+	forEachStore(t, func(t *testing.T, open opener) {
+		repo := exampleRepo(t)
+		s := open()
+		importRepo(t, s, repo.dir)
+		for _, name := range oddNames {
+			var out bytes.Buffer
+			if err := showFile(t.Context(), s, &out, name); err != nil {
+				t.Error(err)
+				continue
+			}
+			first, _, _ := strings.Cut(out.String(), "\n")
+			if want := printable(quotePath(name)); first != want {
+				t.Errorf("%q, want %q", first, want)
+			}
+			if id := fileID(name); id[0] == '"' || id[0] == '/' {
+				if err := showFile(t.Context(), s, &out, id); err != nil {
+					t.Errorf("by its ID: %v", err)
+				}
 			}
 		}
-	}
-	gitlog(t, "", "-repo", repo.dir, "-file", "nosuch").fails(t, exitError, "no file nosuch")
+		gitlog(t, "", "-repo", repo.dir, "-file", "nosuch").fails(t, exitError, "no file nosuch")
+	})
 }
 
 func TestServers(t *testing.T) {
@@ -540,7 +617,7 @@ func TestServers(t *testing.T) {
 		memory := gitlog(t, "", "-repo", repo.dir).succeeds(t)
 
 		commits := readRepo(t, repo.dir)
-		total := importAll(t, memStore(nil), commits).newEvents
+		total := importAll(t, memStore(), commits).newEvents
 		r := gitlog(t, "", args...)
 		if out := r.succeeds(t); out != memory {
 			t.Errorf("%s\nthe memory store has:\n%s", out, memory)
@@ -573,13 +650,34 @@ func TestServers(t *testing.T) {
 func TestServersMalformed(t *testing.T) {
 	forEachServer(t, func(t *testing.T, url, prefix string) {
 		log := readFile(t, "testdata/history.log") + "oops\n"
-		last := strings.Count(log, "\n")
 		args := []string{"-repo", "-", "-store", url, "-prefix", prefix}
-		gitlog(t, log, args...).fails(t, exitError, fmt.Sprintf("line %d: ", last))
+		gitlog(t, log, args...).fails(t, exitError, "standard input: line 66: not a line of git log")
 		r := gitlog(t, strings.TrimSuffix(log, "oops\n"), args...)
 		r.succeeds(t)
 		if !strings.Contains(r.stderr, "; 0 were there already") {
 			t.Errorf("standard error: %q", r.stderr)
+		}
+	})
+}
+
+// A part of a history is stored for good only behind what it follows.
+func TestServersPartOfHistory(t *testing.T) {
+	repo := exampleRepo(t)
+	args := strings.Fields(logCommand)[1:]
+	part := repo.git(append(args, "main~6..main")...)
+	if out := gitlog(t, part, "-repo", "-").succeeds(t); !strings.Contains(out, "History from") {
+		t.Errorf("on memory:\n%s", out)
+	}
+	forEachServer(t, func(t *testing.T, url, prefix string) {
+		store := []string{"-store", url, "-prefix", prefix}
+		gitlog(t, part, append(store, "-repo", "-")...).fails(t, exitError, "neither in this history nor in the store")
+		gitlog(t, repo.git(append(args, "main~6")...), append(store, "-repo", "-")...).succeeds(t)
+		// The other root that main merges has no parents, so it is in the part.
+		got := gitlog(t, part, append(store, "-repo", "-")...)
+		got.succeeds(t)
+		r := gitlog(t, "", append(store, "-repo", repo.dir)...)
+		if out := r.succeeds(t); out != gitlog(t, "", "-repo", repo.dir).succeeds(t) || !strings.Contains(r.stderr, " 0 new events") {
+			t.Errorf("%s%s", out, r.stderr)
 		}
 	})
 }

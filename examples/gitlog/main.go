@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"strings"
@@ -23,8 +24,7 @@ the store: one aggregate for each file path, one event for each change.
 Usage: gitlog [flags]
 
   -repo DIR      the repository, or any folder in it (default: where you are);
-                 "-" reads a log from standard input instead, made with
-     ` + logCommand + `
+                 "-" reads a log from standard input instead
   -store URL     memory (the default: kept for this run only),
                  postgres://user:password@host:port/database or
                  mysql://user:password@host:port/database
@@ -32,6 +32,10 @@ Usage: gitlog [flags]
                  prefix holds one repository
   -top N         the length of the lists (default 10)
   -file PATH     show the history of one file instead of the report
+
+The log for standard input is made with
+
+  ` + logCommand + `
 
 A store keeps what it has: another run adds only what is new. Standard input is
 read with -repo - only. The exit status is 0, or 1 after an error, 2 after a
@@ -90,19 +94,19 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 
 func parseFlags(args []string) (config, error) {
 	var cfg config
-	fs := flag.NewFlagSet("gitlog", flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	fs.StringVar(&cfg.repo, "repo", "", "")
-	fs.StringVar(&cfg.store, "store", "memory", "")
-	fs.StringVar(&cfg.prefix, "prefix", "gitlog_", "")
-	fs.StringVar(&cfg.file, "file", "", "")
-	fs.IntVar(&cfg.top, "top", 10, "")
-	if err := fs.Parse(args); err != nil {
+	flags := flag.NewFlagSet("gitlog", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.StringVar(&cfg.repo, "repo", "", "")
+	flags.StringVar(&cfg.store, "store", "memory", "")
+	flags.StringVar(&cfg.prefix, "prefix", "gitlog_", "")
+	flags.StringVar(&cfg.file, "file", "", "")
+	flags.IntVar(&cfg.top, "top", 10, "")
+	if err := flags.Parse(args); err != nil {
 		return cfg, err
 	}
-	if fs.NArg() > 0 {
+	if flags.NArg() > 0 {
 		// It is not shown: it might be a URL with a password.
-		return cfg, fmt.Errorf("%s that no flag asks for", plural(fs.NArg(), "argument"))
+		return cfg, fmt.Errorf("%s that no flag asks for", plural(flags.NArg(), "argument"))
 	}
 	if cfg.top < 1 {
 		return cfg, fmt.Errorf("-top %d: want at least 1", cfg.top)
@@ -134,6 +138,10 @@ func report(ctx context.Context, cfg config, stdin io.Reader, stdout, stderr io.
 	}
 	if s.db != nil {
 		if err := s.Install(ctx); err != nil {
+			return err
+		}
+		// So would commits be whose ancestors came behind them with a later run.
+		if err := checkConnected(ctx, s.Store, h.commits); err != nil {
 			return err
 		}
 	}
@@ -174,6 +182,9 @@ func write(ctx context.Context, w io.Writer, s *store, cfg config, sum imported)
 // readHistory reads the history from git or, for "-", from standard input.
 func readHistory(ctx context.Context, repo string, stdin io.Reader, progress func(int)) (*history, error) {
 	if repo != "-" {
+		if err := checkFolder(repo); err != nil {
+			return nil, err
+		}
 		h, err := readGit(ctx, repo, progress)
 		if err != nil && repo != "" && ctx.Err() == nil {
 			err = fmt.Errorf("%s: %w", printable(repo), err)
@@ -198,10 +209,29 @@ func readHistory(ctx context.Context, repo string, stdin io.Reader, progress fun
 			r.err = errors.New("there is nothing")
 		}
 		if r.err != nil {
-			return nil, fmt.Errorf("standard input: %w", r.err)
+			return nil, fmt.Errorf("standard input: %w (gitlog -h has the command that makes such a log)", r.err)
 		}
 		return &history{commits: r.commits}, nil
 	}
+}
+
+// checkFolder says what is wrong with -repo in fewer words than an attempt to run git there. "" is
+// the current folder.
+func checkFolder(repo string) error {
+	if repo == "" {
+		return nil
+	}
+	info, err := os.Stat(repo)
+	var reason *fs.PathError
+	switch {
+	case errors.As(err, &reason):
+		return fmt.Errorf("%s: %w", printable(repo), reason.Err)
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return fmt.Errorf("%s: not a folder", printable(repo))
+	}
+	return nil
 }
 
 // oneLine returns the text of an error as one sentence.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -25,8 +26,10 @@ import (
 // its end; DSNs in EVENTSTORE_TEST_POSTGRES and EVENTSTORE_TEST_MYSQL replace them.
 var memoryOnly = flag.Bool("memory", false, "run on the memory store only, without database servers")
 
-// servers are the stores, beside memory, that tests run on: what -store is given.
-var servers []struct{ name, url string }
+// lane is a store that tests run on, and what -store is given for it.
+type lane struct{ name, url string }
+
+var lanes []lane
 
 func TestMain(m *testing.M) {
 	if os.Getenv("GITLOG_TEST_MAIN") != "" {
@@ -34,25 +37,62 @@ func TestMain(m *testing.M) {
 		return
 	}
 	flag.Parse()
-	// Neither this machine's settings of git nor a hook that runs the tests makes a difference.
-	for _, name := range []string{"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX"} {
-		os.Unsetenv(name)
+	os.Exit(runAll(m))
+}
+
+// scratch is a folder for what several tests share.
+var scratch string
+
+func runAll(m *testing.M) (code int) {
+	var err error
+	if scratch, err = os.MkdirTemp("", "gitlog-test-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
-	os.Setenv("GIT_CONFIG_GLOBAL", os.DevNull)
-	os.Setenv("GIT_CONFIG_NOSYSTEM", "1")
+	defer os.RemoveAll(scratch)
+	isolateGit()
 	stop, err := startServers()
-	code := 1
+	defer stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-	} else {
-		code = m.Run()
+		return 1
 	}
-	stop()
-	os.Exit(code)
+	return m.Run()
+}
+
+// isolateGit sees to it that neither this machine's settings of git, nor a hook that runs the
+// tests, nor the owner of a folder makes a difference.
+func isolateGit() {
+	for _, v := range os.Environ() {
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "GIT_") {
+			os.Unsetenv(name)
+		}
+	}
+	for name, value := range map[string]string{
+		"GIT_CONFIG_NOSYSTEM": "1",
+		"GIT_CONFIG_GLOBAL":   os.DevNull,
+		"GIT_ATTR_NOSYSTEM":   "1",
+		"XDG_CONFIG_HOME":     scratch, // git/attributes and git/ignore
+		"GIT_TEMPLATE_DIR":    "",      // hooks for new repositories
+		"GIT_TERMINAL_PROMPT": "0",
+		// A folder for temporary files within a repository is not a part of that.
+		"GIT_CEILING_DIRECTORIES": os.TempDir(),
+		"GIT_CONFIG_COUNT":        "3",
+		"GIT_CONFIG_KEY_0":        "safe.directory",
+		"GIT_CONFIG_VALUE_0":      "*",
+		"GIT_CONFIG_KEY_1":        "gc.auto",
+		"GIT_CONFIG_VALUE_1":      "0",
+		"GIT_CONFIG_KEY_2":        "protocol.file.allow",
+		"GIT_CONFIG_VALUE_2":      "always",
+	} {
+		os.Setenv(name, value)
+	}
 }
 
 func startServers() (stop func(), err error) {
+	lanes = []lane{{"memory", "memory"}}
 	if *memoryOnly {
+		fmt.Println("stores: memory only, as -memory says")
 		return func() {}, nil
 	}
 	var started []*testserver.Server
@@ -82,8 +122,9 @@ func startServers() (stop func(), err error) {
 				return stop, err
 			}
 		}
-		servers = append(servers, struct{ name, url string }{s.name, dsn})
+		lanes = append(lanes, lane{s.name, dsn})
 	}
+	fmt.Println("stores: memory, postgres, mysql")
 	return stop, nil
 }
 
@@ -110,16 +151,52 @@ var prefixes atomic.Int64
 // forEachServer runs a test on each database server, with a table prefix of its own.
 func forEachServer(t *testing.T, test func(t *testing.T, url, prefix string)) {
 	t.Helper()
-	if len(servers) == 0 {
-		t.Skip("-memory: no database servers")
+	for _, l := range lanes[1:] {
+		t.Run(l.name, func(t *testing.T) { test(t, l.url, newPrefix(t, l.url)) })
 	}
-	for _, server := range servers {
-		t.Run(server.name, func(t *testing.T) {
-			prefix := fmt.Sprintf("gl%d_%d_", os.Getpid(), prefixes.Add(1))
-			t.Cleanup(func() { dropTables(t, server.url, prefix) })
-			test(t, server.url, prefix)
+}
+
+// opener makes an empty store.
+type opener func(...eventstore.Middleware) *eventstore.Store
+
+// forEachStore runs a test on memory and on each server.
+func forEachStore(t *testing.T, test func(t *testing.T, open opener)) {
+	t.Helper()
+	for _, l := range lanes {
+		t.Run(l.name, func(t *testing.T) {
+			test(t, func(mw ...eventstore.Middleware) *eventstore.Store {
+				t.Helper()
+				if l.url == "memory" {
+					return eventstore.NewMemStore(&eventstore.Options{Middleware: mw})
+				}
+				return openServer(t, l.url, mw)
+			})
 		})
 	}
+}
+
+func openServer(t *testing.T, url string, mw []eventstore.Middleware) *eventstore.Store {
+	t.Helper()
+	db, dialect, err := openDB(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	prefix := newPrefix(t, url)
+	t.Cleanup(func() { db.Close() })
+	s, err := eventstore.Open(db, dialect, &eventstore.Options{TablePrefix: prefix, Middleware: mw})
+	if err == nil {
+		err = s.Install(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func newPrefix(t *testing.T, url string) string {
+	prefix := fmt.Sprintf("gl%d_%d_", os.Getpid(), prefixes.Add(1))
+	t.Cleanup(func() { dropTables(t, url, prefix) })
+	return prefix
 }
 
 func dropTables(t *testing.T, url, prefix string) {
@@ -226,6 +303,41 @@ func TestGoldenReport(t *testing.T) {
 	log := readFile(t, "testdata/history.log")
 	golden(t, "report.txt", gitlog(t, log, "-repo", "-", "-top", "5").succeeds(t))
 	golden(t, "file.txt", gitlog(t, log, "-repo", "-", "-file", "src/server.go").succeeds(t))
+}
+
+// The README shows what the program prints, and its commands are ones that it takes.
+func TestREADME(t *testing.T) {
+	text := readFile(t, "README.md")
+	log := readFile(t, "testdata/history.log")
+	commits := parse(t, log)
+	sum := importAll(t, memStore(), commits)
+	for _, want := range []string{
+		readFile(t, "testdata/report.txt"),
+		readFile(t, "testdata/file.txt"),
+		fmt.Sprintf("gitlog: 0 new commits, 0 new events; %d were there already\n", sum.newEvents),
+	} {
+		if !strings.Contains(text, "```text\n"+want+"```\n") {
+			t.Errorf("README.md does not show:\n%s", want)
+		}
+	}
+	commands := 0
+	for line := range strings.Lines(text) {
+		command, ok := strings.CutPrefix(line, "go run ./examples/gitlog")
+		if !ok {
+			continue
+		}
+		commands++
+		command, _, _ = strings.Cut(command, "#")
+		command, _, _ = strings.Cut(command, "<")
+		if _, err := parseFlags(strings.Fields(command)); err != nil && !errors.Is(err, flag.ErrHelp) {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+	if commands < 6 {
+		t.Errorf("%d commands", commands)
+	}
+	checkWidth(t, readFile(t, "testdata/report.txt"))
+	checkWidth(t, readFile(t, "testdata/file.txt"))
 }
 
 func TestHelp(t *testing.T) {
@@ -421,15 +533,5 @@ func TestNoProgressElsewhere(t *testing.T) {
 	m.clear()
 	if got, want := m.w.(*bytes.Buffer).String(), "\r\x1b[Kreading: 1\r\x1b[K"; got != want {
 		t.Errorf("%q, want %q", got, want)
-	}
-}
-
-// The README shows what the program prints, and the command that it reads.
-func TestReadme(t *testing.T) {
-	readme := readFile(t, "README.md")
-	for _, want := range []string{"```text\n" + readFile(t, "testdata/report.txt") + "```\n", logCommand + " |"} {
-		if !strings.Contains(readme, want) {
-			t.Errorf("README.md does not hold\n%s", want)
-		}
 	}
 }

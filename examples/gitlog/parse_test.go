@@ -116,6 +116,6 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		importAll(t, memStore(nil), commits)
+		importAll(t, memStore(), commits)
 	})
 }

@@ -22,8 +22,8 @@ func TestFileID(t *testing.T) {
 		"a/" + `"b"`:   `"a/\"b\""`,
 		" ":            " ",
 		long("x", 255): long("x", 255),
-		long("x", 256): "/85e62acd750c4eb56b7b6a1d66dca5bf/…" + long("x", 218),
-		long("深/", 80): "/d65e5e9d98489aeaba0043a5f5bf1564/…/" + long("深/", 54),
+		long("x", 256): "/" + "85e62acd750c4eb56b7b6a1d66dca5bf" + "/…" + long("x", 218),
+		long("深/", 80): "/" + "d65e5e9d98489aeaba0043a5f5bf1564" + "/…/" + long("深/", 54),
 	} {
 		if got := fileID(path); got != want {
 			t.Errorf("%q: %q, want %q", path, got, want)

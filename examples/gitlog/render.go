@@ -20,7 +20,7 @@ const (
 // the store that the history just read does not have.
 func render(w io.Writer, r *Report, top, strangers int) {
 	if r.Totals.Commits == 0 {
-		fmt.Fprintln(w, "The store holds no commits.")
+		fmt.Fprintln(w, "There are no commits yet, so there is nothing to report.")
 		return
 	}
 	touched := r.Files.Touched()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -40,7 +41,13 @@ func newRepo(t *testing.T) *repo {
 // git runs git there and returns its output.
 func (r *repo) git(args ...string) string {
 	r.t.Helper()
-	return runGitIn(r.t, r.dir, r.env(), args...)
+	return r.pipe("", args...)
+}
+
+// pipe runs git there with a standard input.
+func (r *repo) pipe(stdin string, args ...string) string {
+	r.t.Helper()
+	return runGitIn(r.t, r.dir, r.env(), stdin, args...)
 }
 
 func (r *repo) env() []string {
@@ -52,15 +59,12 @@ func (r *repo) env() []string {
 	}
 }
 
-// nameless is an author whose name is empty, as old tools have left them. Git refuses to make such
-// a commit and reads it all the same.
-const nameless = " <nameless@example.org>"
-
-func runGitIn(t *testing.T, dir string, env []string, args ...string) string {
+func runGitIn(t *testing.T, dir string, env []string, stdin string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command("git", args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdin = strings.NewReader(stdin)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -85,28 +89,38 @@ func (r *repo) write(name, content string) {
 func (r *repo) commit(message string) {
 	r.t.Helper()
 	r.git("add", "-A")
-	author := r.author
-	if author == nameless {
-		r.author = "NAME" + nameless
-	}
 	r.git("commit", "-q", "--allow-empty", "--allow-empty-message", "-m", message)
-	if author == nameless {
-		object := strings.Replace(r.git("cat-file", "commit", "HEAD"), "author NAME", "author ", 1)
-		file := filepath.Join(r.t.TempDir(), "commit")
-		if err := os.WriteFile(file, []byte(object), 0o600); err != nil {
-			r.t.Fatal(err)
-		}
-		hash := r.git("hash-object", "-t", "commit", "-w", "--literally", file)
-		r.git("update-ref", "HEAD", strings.TrimSpace(hash))
-		r.author = author
-	}
 	r.clock += 3 * 3600
+}
+
+// submodule puts a commit of another repository into the index. The folder stays empty, as in a
+// clone without its submodules.
+func (r *repo) submodule(path, commit string) {
+	r.t.Helper()
+	if err := os.MkdirAll(filepath.Join(r.dir, path), 0o755); err != nil {
+		r.t.Fatal(err)
+	}
+	r.git("update-index", "--add", "--cacheinfo", "160000,"+strings.TrimSpace(commit)+","+path)
 }
 
 func (r *repo) merge(branch string) {
 	r.t.Helper()
 	r.git("merge", "-q", "--no-ff", "-m", "Merge "+branch, branch)
 	r.clock += 3 * 3600
+}
+
+// loseAuthorName makes the last commit one whose author has an address only. git commit refuses
+// that, but histories from elsewhere have it.
+func (r *repo) loseAuthorName() {
+	r.t.Helper()
+	_, email, _ := strings.Cut(r.author, " <")
+	when := strings.TrimSpace(r.git("log", "-1", "--date=raw", "--format=%ad"))
+	r.pipe(fmt.Sprintf("commit refs/heads/main\nauthor <%s %s\ncommitter <committer@example.org> %s\ndata 9\nnameless\n\nfrom %sM 040000 %s \n",
+		email, when, when, r.git("rev-parse", "HEAD~1"), strings.TrimSpace(r.git("rev-parse", "HEAD^{tree}"))),
+		"fast-import", "--quiet", "--force")
+	if got := r.git("log", "-1", "--format=%an<%ae"); got != "<"+strings.TrimSuffix(email, ">")+"\n" {
+		r.t.Fatalf("the author is %q", got)
+	}
 }
 
 func lines(n int, what string) string {
@@ -140,10 +154,40 @@ var oddNames = []string{
 }
 
 // exampleRepo has everything that a history can have: merges, also such that change files
-// themselves, renames with and without changes, into another's place and by swapping, binaries,
-// deletions and re-additions, changes of mode and type, odd names, empty commits, messages that
-// look like a log, several authors, zones, a tag, and two roots.
+// themselves, renames with and without changes, into another's place and by swapping, copies,
+// binaries, deletions and re-additions, changes of mode and type, submodules, odd names, empty
+// commits, messages that look like a log, several authors, one without a name, zones, a tag, and
+// two roots. It is made once, and each test has a copy of its own.
 func exampleRepo(t *testing.T) *repo {
+	t.Helper()
+	example.once.Do(func() {
+		r := makeExample(t)
+		r.git("repack", "-adq") // one file to copy
+		example.made = *r
+		example.gitDir = filepath.Join(scratch, "example.git")
+		if err := os.Rename(filepath.Join(r.dir, ".git"), example.gitDir); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if example.gitDir == "" {
+		t.Fatal("the example repository could not be made; an earlier test says why")
+	}
+	r := example.made
+	r.t, r.dir = t, t.TempDir()
+	if err := os.CopyFS(filepath.Join(r.dir, ".git"), os.DirFS(example.gitDir)); err != nil {
+		t.Fatal(err)
+	}
+	r.git("reset", "-q", "--hard")
+	return &r
+}
+
+var example struct {
+	once   sync.Once
+	made   repo
+	gitDir string
+}
+
+func makeExample(t *testing.T) *repo {
 	t.Helper()
 	r := newRepo(t)
 	r.write("README", lines(20, "readme"))
@@ -184,7 +228,7 @@ func exampleRepo(t *testing.T) *repo {
 	r.write("only in the merge", "x\n")
 	r.commit("an evil merge")
 
-	r.author, r.zone = nameless, "+0545"
+	r.author, r.zone = "Nameless <nameless@example.org>", "+0545"
 	for _, name := range oddNames[:6] {
 		r.write(name, lines(9, "odd"))
 	}
@@ -199,6 +243,7 @@ func exampleRepo(t *testing.T) *repo {
 		t.Fatal(err)
 	}
 	r.commit("changes, renames and deletions of odd names")
+	r.loseAuthorName()
 
 	r.author, r.zone = "Ann <ann@example.org>", "+1400"
 	r.write("topic.txt", lines(4, "again"))
@@ -209,6 +254,16 @@ func exampleRepo(t *testing.T) *repo {
 	r.commit("swapped")
 	r.git("mv", "-f", "src/main.go", "empty") // onto another file
 	r.commit("replaced")
+	r.write("copy of kept", lines(12, "kept"))
+	r.write("kept", lines(12, "kept"))
+	r.commit("twins")
+	r.write("copy", lines(12, "kept"))
+	r.write("kept", lines(13, "kept"))
+	r.commit("a copy") // of a file that changes too: what -C would find
+	r.submodule("lib", r.git("rev-parse", "HEAD"))
+	r.commit("a submodule")
+	r.submodule("lib", r.git("rev-parse", "HEAD~2"))
+	r.commit("another commit of the submodule")
 	r.commit("empty commit")
 
 	if err := os.Chmod(filepath.Join(r.dir, "README.md"), 0o755); err != nil {
@@ -250,7 +305,7 @@ type gitCounts struct {
 
 func countWithGit(t *testing.T, dir string) gitCounts {
 	t.Helper()
-	git := func(args ...string) string { return runGitIn(t, dir, nil, args...) }
+	git := func(args ...string) string { return runGitIn(t, dir, nil, "", args...) }
 	number := func(s string) int {
 		n, err := strconv.Atoi(strings.TrimSpace(s))
 		if err != nil {
@@ -301,14 +356,14 @@ func countWithGit(t *testing.T, dir string) gitCounts {
 	// Without rename detection a rename is a touch of both names, as it is for the report; with
 	// it, only the new name counts as changed.
 	touchedBy := make(map[string]map[string]bool)
-	perCommit(git("log", "--no-renames", "--name-only", "-z", "--format="+authorMark+"%aE%x00"), func(author, name string) {
+	perCommit(git("log", "--no-renames", "--name-only", "-z", "--format=%x01author %aE%x00"), func(author, name string) {
 		if touchedBy[name] == nil {
 			touchedBy[name] = make(map[string]bool)
 		}
 		touchedBy[name][strings.ToLower(author)] = true
 	})
 	c.changesOf = make(map[string]int)
-	perCommit(git("log", "-M", "--name-only", "-z", "--format="+authorMark+"%aE%x00"), func(_, name string) { c.changesOf[name]++ })
+	perCommit(git("log", "-M", "--name-only", "-z", "--format=%x01author %aE%x00"), func(_, name string) { c.changesOf[name]++ })
 	c.files = len(c.changesOf)
 	c.single = make(map[string]string)
 	for name, by := range touchedBy {
@@ -321,15 +376,12 @@ func countWithGit(t *testing.T, dir string) gitCounts {
 	return c
 }
 
-// authorMark begins what stands for a commit: no path of exampleRepo begins with it.
-const authorMark = "\x01author "
-
-// perCommit walks through "\x01author ADDRESS\0\0name\0name\0..." as git log -z --name-only writes it.
+// perCommit walks through "\x01author address\0\0name\0name\0..." as git log -z --name-only writes it.
 func perCommit(out string, fn func(author, name string)) {
 	author := ""
 	for field := range strings.SplitSeq(out, "\x00") {
 		field = strings.TrimPrefix(field, "\n")
-		if a, ok := strings.CutPrefix(field, authorMark); ok {
+		if a, ok := strings.CutPrefix(field, "\x01author "); ok {
 			author = a
 		} else if field != "" {
 			fn(author, field)
@@ -340,7 +392,7 @@ func perCommit(out string, fn func(author, name string)) {
 // compareWithGit imports a repository into a memory store and compares the report with git.
 func compareWithGit(t *testing.T, dir string) *Report {
 	t.Helper()
-	s := memStore(nil)
+	s := memStore()
 	importRepo(t, s, dir)
 	r := readBack(t, s)
 	checkTotals(t, r, countWithGit(t, dir))
