@@ -15,9 +15,11 @@ func (b *sqlBackend) lastPosition(ctx context.Context) (p Position, err error) {
 }
 
 func (b *sqlBackend) createProjection(ctx context.Context, name string) error {
-	// A generation that no earlier row of this name can have had.
+	// A generation and an epoch that no earlier row of this name can have had: a runner that has
+	// not noticed yet that its projection was deleted must not pass for one of its successor.
+	first := time.Now().UnixNano()
 	return b.run(ctx, "create projection", func(c conn) error {
-		_, err := c.exec(ctx, b.text.createProjection, name, time.Now().UnixNano())
+		_, err := c.exec(ctx, b.text.createProjection, name, first, first)
 		return err
 	})
 }

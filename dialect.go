@@ -101,7 +101,7 @@ type statements struct {
 
 	// Projections.
 	lastPosition     string // one row: the highest position that exists, or 0
-	createProjection string // name, generation; leaves alone what exists
+	createProjection string // name, epoch, generation; leaves alone what exists
 	projection       string // name
 	listProjections  string
 	takeLease        string // owner, has a read model, microseconds, name, epoch, owner; 0 rows: somebody else has it

@@ -151,7 +151,7 @@ ON DUPLICATE KEY UPDATE position = {events}.position`,
 		lastPosition: `SELECT COALESCE(MAX(position), 0) FROM {events}`,
 		createProjection: `
 INSERT INTO {projections} (name, position, status, owner, epoch, generation, lease_until, read_model, retry, error)
-VALUES (?, 0, 'idle', '', 0, ?, UTC_TIMESTAMP(6), FALSE, FALSE, '')
+VALUES (?, 0, 'idle', '', ?, ?, UTC_TIMESTAMP(6), FALSE, FALSE, '')
 ON DUPLICATE KEY UPDATE name = {projections}.name`,
 		projection: `
 SELECT position, state, status, owner, epoch, generation, lease_until > UTC_TIMESTAMP(6), read_model, retry, error

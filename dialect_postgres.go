@@ -176,7 +176,7 @@ ON CONFLICT DO NOTHING`,
 		lastPosition: `SELECT COALESCE(max(position), 0) FROM {events}`,
 		createProjection: `
 INSERT INTO {projections} (name, position, status, owner, epoch, generation, lease_until, read_model, retry, error)
-VALUES (?::text, 0, 'idle', '', 0, ?::bigint, clock_timestamp(), false, false, '')
+VALUES (?::text, 0, 'idle', '', ?::bigint, ?::bigint, clock_timestamp(), false, false, '')
 ON CONFLICT (name) DO NOTHING`,
 		projection: `
 SELECT position, state, status, owner, epoch, generation, lease_until > clock_timestamp(), read_model, retry, error

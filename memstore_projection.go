@@ -39,7 +39,8 @@ func (m *memBackend) createProjection(ctx context.Context, name string) error {
 		return err
 	}
 	m.generation++
-	m.projected[name] = &memProjection{projectionRow: projectionRow{status: StatusIdle, generation: m.generation << 32}, parked: map[Position]parkedRow{}}
+	first := m.generation << 32 // which no earlier row of this name can have come to
+	m.projected[name] = &memProjection{projectionRow: projectionRow{status: StatusIdle, epoch: first, generation: first}, parked: map[Position]parkedRow{}}
 	return nil
 }
 
