@@ -199,19 +199,25 @@ func (u *sqlUnit) dropParked(name string) error {
 }
 
 func (u *sqlUnit) broken(err error) error {
-	switch u.b.dialect.classify(err) {
-	case faultRepeat:
-		return &passingError{"projection", err, errRepeat}
-	case faultLost:
-		return &passingError{"projection", err, errLost}
+	var ask interface {
+		QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 	}
-	if u.tx == nil {
+	switch fault := u.b.dialect.classify(err); {
+	case fault == faultRepeat:
+		return &passingError{"projection", err, errRepeat}
+	case u.tx != nil:
+		// The handler may have hidden what it met.
+		ask = u.tx
+	case fault == faultLost:
+		ask = u.b.db
+	default:
 		return nil
 	}
-	// The handler may have hidden what it met. Of a transaction that has only met an error of its
-	// statements the connection still answers, if with another error.
+	// A connection that is lost looks alike whether it led here or to a broker, and io.EOF may just
+	// be the end of what a handler has read: so the database is asked. Of a transaction that has
+	// only met an error of its statements the connection still answers, if with another error.
 	var one int
-	if err := u.tx.QueryRowContext(u.ctx, "SELECT 1").Scan(&one); err != nil && u.b.dialect.classify(err) == faultLost {
+	if err := ask.QueryRowContext(u.ctx, "SELECT 1").Scan(&one); err != nil && u.b.dialect.classify(err) == faultLost {
 		return &passingError{"projection", err, errLost}
 	}
 	return nil

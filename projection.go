@@ -238,7 +238,7 @@ func (p *Projection[S]) CatchUp(ctx context.Context, s *Store) (Checkpoint[S], e
 		if err == nil {
 			break
 		}
-		if !errors.Is(err, errLost) || sleep(ctx, pauseAfter(failures)) != nil {
+		if !passing(err) || sleep(ctx, pauseAfter(failures)) != nil {
 			return cp, cmp.Or(ctx.Err(), err)
 		}
 	}
@@ -285,7 +285,7 @@ func (p *Projection[S]) Wait(ctx context.Context, s *Store, at Position) error {
 		wait.listen()
 		row, found, err := s.backend.projection(ctx, p.Name)
 		switch {
-		case err != nil && !errors.Is(err, errLost):
+		case err != nil && !passing(err):
 			return err
 		case err == nil && found && row.position >= at && row.status != StatusResetting && row.status != StatusDeleting:
 			return nil

@@ -92,6 +92,8 @@ func (r *runner) run(ctx context.Context) error {
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case final(err):
+			return err
 		case errors.Is(err, ErrLeaseLost):
 			r.store.opts.Logger.InfoContext(ctx, "lease lost", "projection", r.name, "owner", r.owner)
 		case passing(err):
@@ -107,9 +109,22 @@ func (r *runner) run(ctx context.Context) error {
 	}
 }
 
-// passing says whether an error need not come back when the database is asked again.
+// passing says whether an error need not come back when the database is asked again. It is for
+// callers whose context has not ended: a deadline that was exceeded then is one of the driver, which
+// could not reach the server in its time.
 func passing(err error) bool {
-	return errors.Is(err, errRepeat) || errors.Is(err, errLost) || errors.Is(err, ErrRetryTx)
+	if final(err) {
+		return false
+	}
+	return errors.Is(err, errRepeat) || errors.Is(err, errLost) || errors.Is(err, ErrRetryTx) ||
+		errors.Is(err, context.DeadlineExceeded)
+}
+
+// final says whether err is that a handler has failed for good. What the handler's own error wraps,
+// which may be anything, means nothing then.
+func final(err error) bool {
+	var p *ProjectionError
+	return errors.As(err, &p)
 }
 
 // newOwner names a run: the host and the process for people who look for it, the rest so that no
@@ -141,7 +156,7 @@ func (r *runner) hold(ctx context.Context) (err error) {
 			err = ErrLeaseLost
 		}
 		r.lease.giveUp()
-		if err != nil && !errors.Is(err, errStopped) && !errors.Is(err, ErrLeaseLost) && ctx.Err() == nil {
+		if err != nil && !errors.Is(err, errStopped) && (final(err) || !errors.Is(err, ErrLeaseLost)) && ctx.Err() == nil {
 			if passing(err) {
 				return // run takes it again at once
 			}

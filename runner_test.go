@@ -2,7 +2,19 @@ package eventstore_test
 
 import (
 	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 
 	es "example.com/eventstore"
 )
@@ -54,4 +66,128 @@ func TestRunnerOfDeleted(t *testing.T) {
 		}
 		_ = end()
 	})
+}
+
+// TestRunnerFailuresLikeFaults has handlers fail with errors that look like a fault of the database
+// or of the lease, and are none: OnError decides about them as about any other.
+func TestRunnerFailuresLikeFaults(t *testing.T) {
+	forEachLane(t, func(t *testing.T, l lane) {
+		s := l.open(t, nil)
+		createStream(t, s, "accounts")
+		stored := mustAppend(t, s, "accounts", "a", es.AnyVersion, events(3, 1)...)
+		refused := &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused by a broker")}
+		for i, failure := range []error{io.EOF, io.ErrUnexpectedEOF, refused, es.ErrRetryTx, es.ErrLeaseLost, context.DeadlineExceeded, context.Canceled} {
+			for _, inTx := range []bool{false, true} {
+				if inTx && l.db == nil {
+					continue // memory has no transactions
+				}
+				tries := 0
+				p := totalsOf(fmt.Sprint("failing", i, inTx), es.Do(func(_ context.Context, step *es.Step[totals], e deposited) error {
+					if step.Event.Version != 2 {
+						return nil
+					}
+					if tries++; inTx {
+						if _, err := step.Tx(); err != nil {
+							return err
+						}
+					}
+					return fmt.Errorf("ask the broker: %w", failure)
+				}))
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				_, err := p.CatchUp(ctx, s)
+				cancel()
+				var pe *es.ProjectionError
+				if !errors.As(err, &pe) || !errors.Is(err, failure) || pe.Event.Position != stored[1].Position || tries != 4 {
+					t.Errorf("%v (in a transaction: %v): %d tries, then %v, want a *ProjectionError after 4", failure, inTx, tries, err)
+				}
+				if got := info(t, s, p.Name); got.Status != es.StatusFailed || got.Owner != "" {
+					t.Errorf("%v: listed as %+v, want it failed", failure, got)
+				}
+			}
+		}
+	})
+}
+
+// TestRunnerDialTimeouts has the driver's own time-out end its attempts to connect, which is not
+// the end of the caller's context.
+func TestRunnerDialTimeouts(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l lane) {
+		var unreachable atomic.Bool
+		var timeouts atomic.Int64
+		var mu sync.Mutex
+		var conns []net.Conn
+		dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+			var d net.Dialer
+			if unreachable.Load() {
+				timeouts.Add(1)
+				d.Timeout = 1 // ns
+			}
+			c, err := d.DialContext(ctx, network, addr)
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				conns = append(conns, c)
+			}
+			return c, err
+		}
+		l.db = l.dialedBy(t, dial)
+		s := l.open(t, nil)
+		createStream(t, s, "accounts")
+		p := totalsOf("totals")
+		end := running(t, p, s)
+		eventually(t, "the projection to run", func() bool { return info(t, s, "totals").Status == es.StatusRunning })
+
+		unreachable.Store(true)
+		mu.Lock()
+		for _, c := range conns {
+			_ = c.Close()
+		}
+		mu.Unlock()
+		waited := make(chan error, 1)
+		go func() { waited <- p.Wait(t.Context(), s, 1) }()
+		eventually(t, "time-outs", func() bool { return timeouts.Load() > 10 })
+		unreachable.Store(false)
+
+		mustAppend(t, s, "accounts", "a", es.AnyVersion, events(1, 1)...)
+		eventually(t, "Wait to return", func() bool {
+			select {
+			case err := <-waited:
+				if err != nil {
+					t.Errorf("Wait returned %v", err)
+				}
+				return true
+			default:
+				return false
+			}
+		})
+		if err := end(); !errors.Is(err, context.Canceled) {
+			t.Errorf("Run returned %v, want context.Canceled", err)
+		}
+	})
+}
+
+// dialedBy returns the lane's database as it is reached through a function.
+func (l lane) dialedBy(t *testing.T, dial func(ctx context.Context, network, addr string) (net.Conn, error)) (db *sql.DB) {
+	if l.driver == "mysql" {
+		cfg, err := mysql.ParseDSN(l.dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		network := cfg.Net
+		cfg.DialFunc = func(ctx context.Context, _, addr string) (net.Conn, error) { return dial(ctx, network, addr) }
+		c, err := mysql.NewConnector(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		db = sql.OpenDB(c)
+	} else {
+		cfg, err := pgx.ParseConfig(l.dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.DialFunc = dial
+		db = stdlib.OpenDB(*cfg)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
 }

@@ -102,8 +102,8 @@ type unit interface {
 	park(name string, row parkedRow) error
 	unpark(name string, p Position) error
 	dropParked(name string) error
-	// broken returns an error of kind errRepeat or errLost if err, or the state of the unit, is
-	// due to the database and not to what the caller did.
+	// broken returns an error of kind errRepeat or errLost if err, which a handler has returned, or
+	// the state of the unit, is due to the database and not to what the handler did.
 	broken(err error) error
 	// late says that err only says that something before it has failed.
 	late(err error) bool
@@ -127,7 +127,16 @@ func (w *work) tx() (*sql.Tx, error) {
 	if err := w.alive(); err != nil {
 		return nil, err
 	}
-	return w.unit.sqlTx()
+	tx, err := w.unit.sqlTx()
+	w.blame(err)
+	return tx, err
+}
+
+// blame keeps what has kept the unit from beginning, which is not the handler's failure.
+func (w *work) blame(err error) {
+	if passing(err) {
+		w.fault = err
+	}
 }
 
 // alive says whether the work can still be committed: as far as is known here, or, if that was a
@@ -157,6 +166,7 @@ func (w *work) append(ctx context.Context, b Batch, complete bool) error {
 	}
 	inside, err := w.unit.store()
 	if err != nil {
+		w.blame(err)
 		return err
 	}
 	s := *w.lease.store
