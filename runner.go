@@ -191,7 +191,7 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 		case err != nil:
 			return row, err
 		case !found && r.begun:
-			return row, errStopped // it has been deleted
+			return row, r.stop(&row) // it has been deleted
 		case !found:
 			if err := r.store.backend.createProjection(ctx, r.name); err != nil {
 				return row, err
@@ -213,10 +213,9 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 		switch {
 		case row.generation != r.generation:
 			r.release(ctx, StatusIdle, "")
-			return row, errStopped
+			return row, r.stop(&row)
 		case r.caughtUp(&row):
-			r.position = row.position
-			return row, cmp.Or(r.follower.restore(row.state), errStopped)
+			return row, r.stop(&row)
 		}
 		if row.free(r.owner) {
 			if taken, err := r.store.backend.takeLease(ctx, r.name, r.owner, &row, r.readModel != nil, r.term); err != nil {
@@ -239,6 +238,26 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 	}
 }
 
+// stop ends a run. A catch-up returns what is stored by then: the state here may hold events whose
+// batch was never committed, or be none yet.
+func (r *runner) stop(row *projectionRow) error {
+	if r.target == noTarget {
+		return errStopped
+	}
+	if row.status == StatusDeleting {
+		row = &projectionRow{}
+	}
+	r.position = row.position
+	return cmp.Or(r.restore(row.state), errStopped)
+}
+
+func (r *runner) restore(state []byte) error {
+	if err := r.follower.restore(state); err != nil {
+		return fmt.Errorf("eventstore: state of projection %q: %w", r.name, err)
+	}
+	return nil
+}
+
 // caughtUp says whether nothing is left to do for a catch-up.
 func (r *runner) caughtUp(row *projectionRow) bool {
 	return r.target != noTarget && row.position >= r.target && !row.retry &&
@@ -259,8 +278,8 @@ func (r *runner) prepare(ctx context.Context, row *projectionRow) error {
 		}
 	}
 	r.position, r.state = row.position, row.state
-	if err := r.follower.restore(r.state); err != nil {
-		return fmt.Errorf("eventstore: state of projection %q: %w", r.name, err)
+	if err := r.restore(r.state); err != nil {
+		return err
 	}
 	waiting, err := r.store.backend.parked(ctx, r.name)
 	if err != nil {
@@ -592,7 +611,7 @@ func (r *runner) undo(ctx context.Context, w *work, done int, failure error) (in
 	if broken != nil && (errors.Is(broken, errLost) || r.failures < maxRepeats) {
 		return 0, nil, broken
 	}
-	if err := r.follower.restore(r.state); err != nil {
+	if err := r.restore(r.state); err != nil {
 		return 0, nil, err
 	}
 	if done > 0 && w.unit.late(failure) {

@@ -166,6 +166,79 @@ func TestRunnerDialTimeouts(t *testing.T) {
 	})
 }
 
+// TestCatchUpStopped has a catch-up stopped, or its projection deleted, in the middle of a batch and
+// while it stands by: what it returns is what is stored.
+func TestCatchUpStopped(t *testing.T) {
+	forEachLane(t, func(t *testing.T, l lane) {
+		if l.db != nil && l.db.Stats().MaxOpenConnections == 1 {
+			return // the test holds a lease while a catch-up waits for it
+		}
+		s, other := l.openTwice(t)
+		ctx := context.WithoutCancel(t.Context())
+		createStream(t, s, "accounts")
+		stored := mustAppend(t, s, "accounts", "a", es.AnyVersion, events(5, 1)...)
+		for name, c := range map[string]struct {
+			end  func(name string) error
+			want int // events
+		}{
+			"stop":   {func(name string) error { return s.StopProjection(ctx, name) }, 2},
+			"delete": {func(name string) error { return s.DeleteProjection(ctx, name, false) }, 0},
+		} {
+			check := func(what string, cp es.Checkpoint[totals], err error) {
+				t.Helper()
+				var at es.Position
+				if c.want > 0 {
+					at = stored[c.want-1].Position
+				}
+				if err != nil || cp.Position != at || cp.State.Events != c.want || cp.State.Accounts == nil {
+					t.Errorf("%s %s: returned %+v (%v), want %d events", name, what, cp, err, c.want)
+				}
+			}
+			p := totalsOf(name, es.Do(func(_ context.Context, step *es.Step[totals], e deposited) error {
+				if step.Event.Version == 4 {
+					return c.end(name)
+				}
+				return nil
+			}))
+			p.BatchSize = 2
+			cp, err := p.CatchUp(t.Context(), s)
+			check("in a batch", cp, err)
+
+			handling, goOn := make(chan struct{}), make(chan struct{})
+			p.Name += "-held"
+			p.When[1] = es.Do(func(_ context.Context, step *es.Step[totals], e deposited) error {
+				if step.Event.Version == 4 {
+					close(handling)
+					<-goOn
+				}
+				return nil
+			})
+			done := make(chan error, 1)
+			go func() { done <- p.Run(t.Context(), s) }()
+			<-handling
+			returned := make(chan func(), 1)
+			go func() {
+				cp, err := p.CatchUp(t.Context(), other)
+				returned <- func() { check("standing by", cp, err) }
+			}()
+			_ = pause(t.Context(), 500*time.Millisecond) // that it stands by can't be seen
+			if err := c.end(p.Name); err != nil {
+				t.Error(err)
+			}
+			select {
+			case verdict := <-returned:
+				verdict()
+			case <-time.After(20 * time.Second):
+				t.Errorf("%s: CatchUp has not returned", name)
+			}
+			close(goOn)
+			if err := <-done; err != nil {
+				t.Errorf("%s: Run returned %v, want nil", name, err)
+			}
+		}
+	})
+}
+
 // dialedBy returns the lane's database as it is reached through a function.
 func (l lane) dialedBy(t *testing.T, dial func(ctx context.Context, network, addr string) (net.Conn, error)) (db *sql.DB) {
 	if l.driver == "mysql" {
