@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -160,7 +161,7 @@ func (r *runner) hold(ctx context.Context) (err error) {
 			if passing(err) {
 				return // run takes it again at once
 			}
-			status, problem = StatusFailed, err.Error()
+			status, problem = StatusFailed, problemText(err)
 		}
 		r.release(ctx, status, problem)
 	}()
@@ -169,6 +170,15 @@ func (r *runner) hold(ctx context.Context) (err error) {
 		return err
 	}
 	return r.follow(r.lease.ctx)
+}
+
+// problemText is an error's text as every database takes it: a handler's may hold bytes of whatever
+// it has failed on. It is never empty, which would say that there was no error.
+func problemText(err error) string {
+	const most = 64 << 10
+	text := err.Error()
+	text = strings.ToValidUTF8(text[:min(most, len(text))], "\uFFFD")
+	return cmp.Or(strings.ReplaceAll(text, "\x00", "\uFFFD"), fmt.Sprintf("%T", err))
 }
 
 // release gives the lease back, also when ctx is over, but not at any price: it runs out by itself.
@@ -543,7 +553,7 @@ func (r *runner) settle(ctx context.Context, one []record, failure error) error 
 		case Park:
 			w := r.begin(ctx)
 			defer w.unit.rollback()
-			if err := w.park(ev, failure.Error()); err != nil {
+			if err := w.park(ev, problemText(failure)); err != nil {
 				return err
 			}
 			if err := r.finish(ctx, w, ev.position); err != nil {
@@ -685,7 +695,7 @@ func (r *runner) retryOne(ctx context.Context, p *parkedRow) error {
 			}
 			r.parked[aggregateKey{p.stream, p.aggregateID}] = true
 			w = r.begin(ctx)
-			if err := w.park(&rows[0], failure.Error()); err != nil {
+			if err := w.park(&rows[0], problemText(failure)); err != nil {
 				return err
 			}
 			return r.finish(ctx, w, r.position)

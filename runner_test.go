@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -234,6 +235,38 @@ func TestCatchUpStopped(t *testing.T) {
 			close(goOn)
 			if err := <-done; err != nil {
 				t.Errorf("%s: Run returned %v, want nil", name, err)
+			}
+		}
+	})
+}
+
+// TestRunnerErrorText has a handler fail with text that not every database takes as it is.
+func TestRunnerErrorText(t *testing.T) {
+	forEachStore(t, func(t *testing.T, s *es.Store) {
+		createStream(t, s, "accounts")
+		mustAppend(t, s, "accounts", "a", es.AnyVersion, events(1, 1)...)
+		for i, text := range []string{"no \xff such \x00 luck", "", strings.Repeat("no such luck ", 2<<20)} {
+			failing := func(decision es.Decision) *es.Projection[totals] {
+				p := totalsOf(fmt.Sprint(decision, i), es.Do(func(context.Context, *es.Step[totals], deposited) error { return errors.New(text) }))
+				p.OnError = func(context.Context, es.Event, error, int) es.Decision { return decision }
+				return p
+			}
+			p := failing(es.Fail)
+			var pe *es.ProjectionError
+			if _, err := p.CatchUp(t.Context(), s); !errors.As(err, &pe) || pe.Err.Error() != text {
+				t.Errorf("text %d: error is %.200v, want a *ProjectionError with the text as it is", i, err)
+			}
+			if got := info(t, s, p.Name); got.Status != es.StatusFailed || got.Owner != "" || got.Error == "" {
+				t.Errorf("text %d: listed as %.200v, want it failed", i, got)
+			}
+			p = failing(es.Park)
+			catchUp(t, p, s)
+			if err := s.RetryParked(t.Context(), p.Name); err != nil {
+				t.Fatal(err)
+			}
+			catchUp(t, p, s)
+			if parked, err := s.ParkedEvents(t.Context(), p.Name); err != nil || len(parked) != 1 || parked[0].Error == "" {
+				t.Errorf("text %d: parked %.200v (%v), want one with an error", i, parked, err)
 			}
 		}
 	})
