@@ -568,7 +568,9 @@ func (r *runner) settle(ctx context.Context, one []record, failure error) error 
 }
 
 func (w *work) park(r *record, problem string) error {
-	return w.unit.park(w.name, parkedRow{r.position, r.stream, r.aggregateID, problem})
+	err := w.unit.park(w.name, parkedRow{r.position, r.stream, r.aggregateID, problem})
+	w.blame(err)
+	return err
 }
 
 func (r *runner) begin(ctx context.Context) *work {

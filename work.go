@@ -146,6 +146,7 @@ func (w *work) alive() error {
 		held, err := w.unit.holds(w.name, w.lease.epoch)
 		switch {
 		case err != nil:
+			w.blame(err)
 			return err
 		case held:
 			w.lease.confirm()
