@@ -12,15 +12,23 @@ import (
 // not yet committed holds it up, however long its transaction takes; one that was rolled back does
 // not. Inside a caller's transaction it returns what has been sealed before, without a look.
 func (s *Store) Sealed(ctx context.Context) (Position, error) {
-	for {
-		p, settled, err := s.backend.seal(ctx)
-		if err != nil || settled {
-			return p, err
-		}
+	p, settled, err := s.backend.seal(ctx)
+	if err != nil || settled {
+		return p, err
+	}
+	// Under steady load every look meets holes that are new, so that none is settled. What was
+	// there when this call began is enough.
+	last, err := s.backend.lastPosition(ctx)
+	for err == nil && !settled && p < last {
 		if err := sleep(ctx, settleTime); err != nil {
 			return 0, err
 		}
+		before := p
+		if p, settled, err = s.backend.seal(ctx); p == before {
+			break // behind it is the hole of the look before, and its writer is in flight
+		}
 	}
+	return p, err
 }
 
 // settleTime is what a hole gets to be filled before somebody asks after its writer.
