@@ -41,6 +41,8 @@ func newSealer() *sealer {
 const (
 	sealWindow = 10000 // positions looked at with one statement
 	markEvery  = 1000  // positions after which the database is told
+
+	lockedAtOnce = 64 // spans of holes that are asked after with one statement
 )
 
 // seal looks, moves the sealed position as far as it can, and returns it. It is settled unless a
@@ -149,18 +151,17 @@ func (b *sqlBackend) lookAtHoles(ctx context.Context, c conn) (filled, settled b
 			z.holes[p] = hole{writers}
 		}
 	}
-	for _, r := range ranges(dead) {
-		alive, err := b.inFlight(ctx, c, r)
+	// Holes can be as many as events: where numbers are handed out in steps, as in a cluster of
+	// several writers, nearly all are never used.
+	for spans := range slices.Chunk(ranges(dead), lockedAtOnce) {
+		spans, err := b.notInFlight(ctx, c, spans)
 		if err != nil {
 			return false, false, err
 		}
-		if alive {
-			continue
-		}
-		if err := b.fill(ctx, c, r); err != nil {
+		if err := b.fill(ctx, c, spans); err != nil {
 			return false, false, err
 		}
-		filled = true
+		filled = filled || len(spans) > 0
 	}
 	return filled, len(fresh) == 0, nil
 }
@@ -202,32 +203,62 @@ func (b *sqlBackend) writers(ctx context.Context, c conn) (out []string, err err
 	return out, err
 }
 
-// inFlight asks, without waiting, whether a row that is not yet committed stands in a range, where
-// the database answers such a question by a lock.
-func (b *sqlBackend) inFlight(ctx context.Context, c conn, r span) (bool, error) {
-	if b.text.lockedRange == "" {
-		return false, nil
+// notInFlight returns those spans in which no row stands that is not yet committed, where the
+// database answers such a question by a lock. It asks without waiting.
+func (b *sqlBackend) notInFlight(ctx context.Context, c conn, spans []span) ([]span, error) {
+	if b.text.lockedSpans == "" {
+		return spans, nil
 	}
-	_, err := c.row(ctx, []any{new(int64)}, b.text.lockedRange, int64(r.from), int64(r.to))
+	alive, err := b.inFlight(ctx, c, spans)
+	if err != nil || !alive {
+		return spans, err
+	}
+	var out []span
+	for i := range spans {
+		if len(spans) > 1 { // or else it has just been asked
+			if alive, err = b.inFlight(ctx, c, spans[i:i+1]); err != nil {
+				return nil, err
+			}
+		}
+		if !alive {
+			out = append(out, spans[i])
+		}
+	}
+	return out, nil
+}
+
+func (b *sqlBackend) inFlight(ctx context.Context, c conn, spans []span) (bool, error) {
+	var args []any
+	for _, r := range spans {
+		args = append(args, int64(r.from), int64(r.to))
+	}
+	for n := len(spans); n > 1 && n < lockedAtOnce; n++ { // two texts for all, which stay prepared
+		args = append(args, args[0], args[1])
+	}
+	list := strings.TrimSuffix(strings.Repeat(b.text.lockedSpan+" OR ", len(args)/2), " OR ")
+	_, err := c.row(ctx, []any{new(int64)}, b.text.lockedSpans+list+b.text.lockedTail, args...)
 	if b.dialect.classify(err) == faultRepeat {
 		return true, nil
 	}
 	return false, err
 }
 
-// fill puts gap rows in a range, but for positions that exist by now.
-func (b *sqlBackend) fill(ctx context.Context, c conn, r span) error {
+// fill puts gap rows in spans, but for positions that exist by now.
+func (b *sqlBackend) fill(ctx context.Context, c conn, spans []span) error {
 	const most = 500
-	for from := r.from; from <= r.to; from += most {
-		n := int(min(most, r.to-from+1))
-		args := make([]any, 0, 3*n)
-		for i := range n {
-			p := from + Position(i)
+	var args []any
+	for i, r := range spans {
+		for p := r.from; p <= r.to; p++ {
 			args = append(args, int64(p), int64(-p), b.dialect.eventID(gapID(p)))
-		}
-		text := b.text.insertGaps + strings.TrimSuffix(strings.Repeat(b.text.gapRow+", ", n), ", ") + b.text.insertGapsTail
-		if _, err := c.exec(ctx, text, args...); err != nil {
-			return fmt.Errorf("gap rows %d to %d: %w", from, from+Position(n)-1, err)
+			n := len(args) / 3
+			if n < most && (p < r.to || i < len(spans)-1) {
+				continue
+			}
+			text := b.text.insertGaps + strings.TrimSuffix(strings.Repeat(b.text.gapRow+", ", n), ", ") + b.text.insertGapsTail
+			if _, err := c.exec(ctx, text, args...); err != nil {
+				return fmt.Errorf("gap rows up to %d: %w", p, err)
+			}
+			args = args[:0]
 		}
 	}
 	return nil

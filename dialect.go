@@ -94,7 +94,9 @@ type statements struct {
 	sealSpan       string // position, limit; one row: how many positions follow, and the last of them
 	sealPositions  string // position, limit; the positions that follow
 	writers        string // the transactions that write events; "": the database can't tell
-	lockedRange    string // from, to; fails if an uncommitted row is there; "": not needed
+	lockedSpans    string // up to the spans; fails if an uncommitted row is in one of them; "": not needed
+	lockedSpan     string // from, to
+	lockedTail     string // behind the spans
 	insertGaps     string // up to the rows
 	gapRow         string // position, minus position, event ID
 	insertGapsTail string // leaves alone what exists

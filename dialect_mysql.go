@@ -140,7 +140,13 @@ SELECT COUNT(*), COALESCE(MAX(position), 0)
 FROM (SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT ?) w`,
 		sealPositions: `SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT ?`,
 		// FOR UPDATE is the one locking read that both MySQL and MariaDB know with NOWAIT.
-		lockedRange: `SELECT position FROM {events} WHERE position BETWEEN ? AND ? LIMIT 1 FOR UPDATE NOWAIT`,
+		// It has to look at every row of the spans, and by the primary key, or it would meet others'.
+		lockedSpans: `
+SELECT COUNT(*) FROM {events} FORCE INDEX (PRIMARY)
+WHERE `,
+		lockedSpan: `position BETWEEN ? AND ?`,
+		lockedTail: `
+FOR UPDATE NOWAIT`,
 		insertGaps: `
 INSERT INTO {events} (position, stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
 VALUES `,

@@ -9,6 +9,41 @@ import (
 	es "example.com/eventstore"
 )
 
+// TestSealingSteps seals positions that are handed out in steps, as in a cluster of several writers,
+// so that there are more holes than events. It has to keep up with appending.
+func TestSealingSteps(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l lane) {
+		if l.driver != "mysql" {
+			return // sequences have no steps here
+		}
+		const step, appends = 7, 400
+		l.dsn = withParams(l.dsn, fmt.Sprintf("auto_increment_increment=%d", step))
+		l = l.through(t, l.addr(t))
+		s := l.open(t, nil)
+		createStream(t, s, "accounts")
+		began := time.Now()
+		var last es.Position
+		for i := range appends {
+			stored := mustAppend(t, s, "accounts", fmt.Sprint("a", i%10), es.AnyVersion, events(5, 1)...)
+			if at := stored[4].Position; at != stored[0].Position+4*step {
+				t.Fatalf("five events at %d to %d: positions are not in steps of %d", stored[0].Position, at, step)
+			}
+			last = stored[4].Position
+		}
+		appending := time.Since(began)
+		began = time.Now()
+		if p, err := s.Sealed(t.Context()); err != nil || p != last {
+			t.Errorf("sealed is %d (%v), want %d", p, err, last)
+		}
+		if sealing := time.Since(began); sealing > 2*appending {
+			t.Errorf("sealing took %v, appending only %v", sealing, appending)
+		}
+		if got := collect(t, s.Read(t.Context(), es.FromAll(), es.ReadOptions{Sealed: true})); len(got) != 5*appends {
+			t.Errorf("%d events are sealed, want %d", len(got), 5*appends)
+		}
+	})
+}
+
 // TestSealedUnderLoad has writers keep making new holes, and one transaction stay open: Sealed
 // returns all the same, and sees what was committed before the hole that stays.
 func TestSealedUnderLoad(t *testing.T) {
