@@ -87,11 +87,14 @@ func (b *sqlBackend) look(ctx context.Context, c conn) (settled bool, err error)
 	z := b.sealer
 	for {
 		var n, last int64
-		if _, err := c.row(ctx, []any{&n, &last}, b.text.sealSpan, int64(z.sealed), sealWindow); err != nil {
+		var mark Position
+		if _, err := c.row(ctx, []any{&n, &last, &mark}, b.text.sealSpan, int64(z.sealed), sealWindow); err != nil {
 			return false, err
 		}
 		if n == 0 {
 			clear(z.holes)
+			// What stood here may have been sealed by another process, and deleted since.
+			z.sealed, z.marked = max(z.sealed, mark), max(z.marked, mark)
 			return true, nil
 		}
 		if last-int64(z.sealed) == n {

@@ -91,7 +91,7 @@ type statements struct {
 	// Sealing.
 	sealedMark     string // one row: the sealed position that the database was told, or none
 	setSealedMark  string // position, position; never back
-	sealSpan       string // position, limit; one row: how many positions follow, and the last of them
+	sealSpan       string // position, limit; one row: how many positions follow, the last of them, and what sealedMark is
 	sealPositions  string // position, limit; the positions that follow
 	writers        string // the transactions that write events; "": the database can't tell
 	lockedSpans    string // up to the spans; fails if an uncommitted row is in one of them; "": not needed

@@ -136,7 +136,7 @@ LOCK IN SHARE MODE`,
 INSERT INTO {meta} (name, value) VALUES ('sealed', ?)
 ON DUPLICATE KEY UPDATE value = GREATEST(value, ?)`,
 		sealSpan: `
-SELECT COUNT(*), COALESCE(MAX(position), 0)
+SELECT COUNT(*), COALESCE(MAX(position), 0), COALESCE((SELECT value FROM {meta} WHERE name = 'sealed'), 0)
 FROM (SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT ?) w`,
 		sealPositions: `SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT ?`,
 		// FOR UPDATE is the one locking read that both MySQL and MariaDB know with NOWAIT.

@@ -158,7 +158,7 @@ FROM {streams} s WHERE s.name = ?::text`,
 INSERT INTO {meta} (name, value) VALUES ('sealed', ?::bigint)
 ON CONFLICT (name) DO UPDATE SET value = GREATEST({meta}.value, ?::bigint)`,
 		sealSpan: `
-SELECT count(*), COALESCE(max(position), 0)
+SELECT count(*), COALESCE(max(position), 0), COALESCE((SELECT value FROM {meta} WHERE name = 'sealed'), 0)
 FROM (SELECT position FROM {events} WHERE position > ?::bigint ORDER BY position LIMIT ?::int) w`,
 		sealPositions: `SELECT position FROM {events} WHERE position > ?::bigint ORDER BY position LIMIT ?::int`,
 		writers: `

@@ -9,6 +9,30 @@ import (
 	es "example.com/eventstore"
 )
 
+// TestSealedByAnother has one process seal and delete events that another has never looked at: its
+// sealed position is theirs all the same, or whoever waits there for one of them would wait on.
+func TestSealedByAnother(t *testing.T) {
+	forEachLane(t, func(t *testing.T, l lane) {
+		s, other := l.openTwice(t)
+		createStream(t, s, "accounts", "gone")
+		mustAppend(t, s, "accounts", "a", es.AnyVersion, events(3, 1)...)
+		if _, err := other.Sealed(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		gone := mustAppend(t, s, "gone", "a", es.AnyVersion, events(1500, 1)...)
+		sealed, err := s.Sealed(t.Context())
+		if err != nil || sealed != gone[len(gone)-1].Position {
+			t.Fatalf("sealed is %d (%v), want %d", sealed, err, gone[len(gone)-1].Position)
+		}
+		if err := s.DeleteStream(t.Context(), "gone"); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := other.Sealed(t.Context()); err != nil || got != sealed {
+			t.Errorf("sealed is %d (%v) in the other process, want %d", got, err, sealed)
+		}
+	})
+}
+
 // TestSealingSteps seals positions that are handed out in steps, as in a cluster of several writers,
 // so that there are more holes than events. It has to keep up with appending.
 func TestSealingSteps(t *testing.T) {
