@@ -23,6 +23,14 @@ type (
 	Open     struct{ Owner, Email string }
 	Deposit  struct{ Cents int64 }
 	Withdraw struct{ Cents int64 }
+	Send     struct {
+		To    string
+		Cents int64
+	}
+	Receive struct {
+		From  string
+		Cents int64
+	}
 )
 
 // What an account refuses.
@@ -41,6 +49,8 @@ var accounts = eventstore.Aggregate[Account]{
 		eventstore.OnEvent(func(a *Account, e Opened, ev eventstore.Event) { a.Owner = e.Owner; a.change(ev, 0) }),
 		eventstore.OnEvent(func(a *Account, e Deposited, ev eventstore.Event) { a.change(ev, e.Cents) }),
 		eventstore.OnEvent(func(a *Account, e Withdrawn, ev eventstore.Event) { a.change(ev, -e.Cents) }),
+		eventstore.OnEvent(func(a *Account, e TransferSent, ev eventstore.Event) { a.change(ev, -e.Cents) }),
+		eventstore.OnEvent(func(a *Account, e TransferReceived, ev eventstore.Event) { a.change(ev, e.Cents) }),
 	},
 	Commands: []eventstore.Command[Account]{
 		eventstore.OnCommand(func(ctx context.Context, r *eventstore.Root[Account], c Open) error {
@@ -67,16 +77,44 @@ var accounts = eventstore.Aggregate[Account]{
 			if done, err := r.State().has(ctx, -c.Cents); done {
 				return err
 			}
-			switch {
-			case r.Version() == 0:
-				return ErrNoAccount
-			case r.State().Cents < c.Cents:
-				return ErrNotEnoughMoney
+			if err := covers(r, c.Cents); err != nil {
+				return err
 			}
 			r.Record(Withdrawn(c))
 			return nil
 		}),
+		eventstore.OnCommand(func(ctx context.Context, r *eventstore.Root[Account], c Send) error {
+			if done, err := r.State().has(ctx, -c.Cents); done {
+				return err
+			}
+			if err := covers(r, c.Cents); err != nil {
+				return err
+			}
+			r.Record(TransferSent(c))
+			return nil
+		}),
+		eventstore.OnCommand(func(ctx context.Context, r *eventstore.Root[Account], c Receive) error {
+			if done, err := r.State().has(ctx, c.Cents); done {
+				return err
+			}
+			if r.Version() == 0 {
+				return ErrNoAccount
+			}
+			r.Record(TransferReceived(c))
+			return nil
+		}),
 	},
+}
+
+// covers says what is in the way of taking money from an account.
+func covers(r *eventstore.Root[Account], cents int64) error {
+	switch {
+	case r.Version() == 0:
+		return ErrNoAccount
+	case r.State().Cents < cents:
+		return ErrNotEnoughMoney
+	}
+	return nil
 }
 
 func (a *Account) change(ev eventstore.Event, cents int64) {

@@ -26,6 +26,7 @@ const (
 //	POST /accounts/{id}              {"owner": "Ann", "email": "ann@example.com"}
 //	POST /accounts/{id}/deposits     {"cents": 1000}
 //	POST /accounts/{id}/withdrawals  {"cents": 300}
+//	POST /accounts/{id}/transfers    {"to": "B-2", "cents": 300}
 //	GET  /accounts/{id}?at=POSITION  as the read model has it, no older than a receipt's position
 //	GET  /accounts?at=POSITION
 func newAPI(b *bank) http.Handler {
@@ -48,6 +49,18 @@ func newAPI(b *bank) http.Handler {
 			return Receipt{}, err
 		}
 		return b.handle(ctx, account, c)
+	}))
+	mux.Handle("POST /accounts/{id}/transfers", command(http.StatusOK, func(ctx context.Context, account string, c Transfer) (Receipt, error) {
+		switch {
+		case !accountPattern.MatchString(c.To):
+			return Receipt{}, badRequest("to: want an account's ID")
+		case c.To == account:
+			return Receipt{}, badRequest("to: this is the account itself")
+		}
+		if err := checkCents(c.Cents); err != nil {
+			return Receipt{}, err
+		}
+		return b.transfer(ctx, account, c)
 	}))
 	mux.Handle("GET /accounts/{id}", question(b, func(r *http.Request) (any, error) { return b.balances.get(r.Context(), r.PathValue("id")) }))
 	mux.Handle("GET /accounts", question(b, func(r *http.Request) (any, error) { return b.balances.list(r.Context()) }))

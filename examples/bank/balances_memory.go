@@ -26,6 +26,12 @@ var balanceState = eventstore.Projection[map[string]Balance]{
 		eventstore.OnEvent(func(all *map[string]Balance, e Withdrawn, ev eventstore.Event) {
 			addTo(*all, ev.AggregateID, -e.Cents)
 		}),
+		eventstore.OnEvent(func(all *map[string]Balance, e TransferSent, ev eventstore.Event) {
+			addTo(*all, ev.AggregateID, -e.Cents)
+		}),
+		eventstore.OnEvent(func(all *map[string]Balance, e TransferReceived, ev eventstore.Event) {
+			addTo(*all, ev.AggregateID, e.Cents)
+		}),
 	},
 }
 

@@ -45,6 +45,12 @@ func newSQLBalances(db *sql.DB, dialect *eventstore.Dialect, store *eventstore.S
 				eventstore.Do(func(ctx context.Context, step *eventstore.Step[struct{}], e Withdrawn) error {
 					return change(ctx, step, -e.Cents)
 				}),
+				eventstore.Do(func(ctx context.Context, step *eventstore.Step[struct{}], e TransferSent) error {
+					return change(ctx, step, -e.Cents)
+				}),
+				eventstore.Do(func(ctx context.Context, step *eventstore.Step[struct{}], e TransferReceived) error {
+					return change(ctx, step, e.Cents)
+				}),
 			},
 		},
 		one: bind(dialect, "SELECT account, owner, cents FROM "+name+" WHERE account = ?"),

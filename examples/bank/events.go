@@ -15,6 +15,18 @@ type Withdrawn struct {
 	Cents int64 `json:"cents"`
 }
 
-func (Opened) EventName() string    { return "account.opened" }
-func (Deposited) EventName() string { return "account.deposited" }
-func (Withdrawn) EventName() string { return "account.withdrawn" }
+type TransferSent struct {
+	To    string `json:"to"`
+	Cents int64  `json:"cents"`
+}
+
+type TransferReceived struct {
+	From  string `json:"from"`
+	Cents int64  `json:"cents"`
+}
+
+func (Opened) EventName() string           { return "account.opened" }
+func (Deposited) EventName() string        { return "account.deposited" }
+func (Withdrawn) EventName() string        { return "account.withdrawn" }
+func (TransferSent) EventName() string     { return "account.transfer_sent" }
+func (TransferReceived) EventName() string { return "account.transfer_received" }
