@@ -17,13 +17,13 @@ import (
 type consumer struct {
 	name string // of the durable consumer, by which the server knows how far it is
 
-	// last returns the position that apply has stored last, or 0.
-	last func(context.Context) (eventstore.Position, error)
-
 	// apply does what is to be done about an event, and stores its position: both in one
-	// transaction, or a crash between them loses or repeats something. After an error the event
-	// comes again, and none comes before it does.
-	apply func(context.Context, eventstore.Event) error
+	// transaction, or a crash between them loses or repeats something. If the position that it has
+	// stored before is not below, the event was seen, and apply does nothing. That belongs into the
+	// transaction too: an event that takes longer than ackWait is given to another consumer of this
+	// name while the first is still at it. After an error the event comes again, and none comes
+	// before it does.
+	apply func(context.Context, eventstore.Event) (seen bool, err error)
 
 	dropped func(eventstore.Event) // told of what was seen before; may be nil
 
@@ -89,15 +89,12 @@ func (c *consumer) take(ctx context.Context, msg jetstream.Msg) error {
 	if err != nil {
 		return fmt.Errorf("message on %s: %w", msg.Subject(), err)
 	}
-	last, err := c.last(ctx)
+	seen, err := c.apply(ctx, ev)
 	if err != nil {
-		return err
+		return fmt.Errorf("event %d: %w", ev.Position, err)
 	}
-	if ev.Position <= last {
-		if c.dropped != nil {
-			c.dropped(ev)
-		}
-		return nil
+	if seen && c.dropped != nil {
+		c.dropped(ev)
 	}
-	return c.apply(ctx, ev)
+	return nil
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"sync"
 
 	"example.com/eventstore"
@@ -22,7 +21,7 @@ func (opened) EventName() string    { return "account.opened" }
 func (deposited) EventName() string { return "account.deposited" }
 
 // ledger is what the consumer makes of the events: what each account holds. It stands for a
-// consumer's own database, and its lock for a transaction there (README.md has the SQL).
+// consumer's own database, and its lock for a transaction there (inbox.go has one).
 type ledger struct {
 	mu       sync.Mutex
 	position eventstore.Position
@@ -31,25 +30,22 @@ type ledger struct {
 
 func newLedger() *ledger { return &ledger{cents: map[string]int64{}} }
 
-func (l *ledger) last(context.Context) (eventstore.Position, error) {
+func (l *ledger) apply(_ context.Context, ev eventstore.Event) (seen bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.position, nil
-}
-
-func (l *ledger) apply(_ context.Context, ev eventstore.Event) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	if ev.Position <= l.position {
+		return true, nil
+	}
 	switch ev.Name {
 	case opened{}.EventName():
 		l.cents[ev.AggregateID] += 0
 	case deposited{}.EventName():
 		e, err := eventstore.Decode[deposited](ev)
 		if err != nil {
-			return fmt.Errorf("event %d: %w", ev.Position, err)
+			return false, err
 		}
 		l.cents[ev.AggregateID] += e.Cents
 	}
 	l.position = ev.Position
-	return nil
+	return false, nil
 }

@@ -80,16 +80,15 @@ func run(ctx context.Context, w io.Writer, natsURL, target, prefix string) (err 
 	c := &consumer{
 		name:    "ledger",
 		ackWait: 10 * time.Second,
-		last:    books.last,
-		apply: func(ctx context.Context, ev eventstore.Event) error {
-			if err := books.apply(ctx, ev); err != nil {
-				return err
+		apply: func(ctx context.Context, ev eventstore.Event) (seen bool, err error) {
+			if seen, err = books.apply(ctx, ev); seen || err != nil {
+				return seen, err
 			}
 			select {
 			case taken <- ev:
 			case <-ctx.Done():
 			}
-			return nil
+			return false, nil
 		},
 		dropped: func(eventstore.Event) { dropped.Add(1) },
 	}

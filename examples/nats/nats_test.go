@@ -27,23 +27,18 @@ func (w *witness) consumer() *consumer {
 	return &consumer{
 		name:    "witness",
 		ackWait: time.Second,
-		last: func(context.Context) (eventstore.Position, error) {
+		apply: func(_ context.Context, ev eventstore.Event) (seen bool, err error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			if len(w.events) == 0 {
-				return 0, nil
+			if n := len(w.events); n > 0 && ev.Position <= w.events[n-1].Position {
+				return true, nil
 			}
-			return w.events[len(w.events)-1].Position, nil
-		},
-		apply: func(_ context.Context, ev eventstore.Event) error {
-			w.mu.Lock()
-			defer w.mu.Unlock()
 			if w.fail {
 				w.fail = false
-				return errors.New("the consumer's database is away")
+				return false, errors.New("the consumer's database is away")
 			}
 			w.events = append(w.events, ev)
-			return nil
+			return false, nil
 		},
 		dropped: func(eventstore.Event) {
 			w.mu.Lock()
