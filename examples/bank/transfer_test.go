@@ -15,6 +15,15 @@ func TestTransfers(t *testing.T) {
 		c.open("A-1")
 		c.open("B-2")
 		c.want(200, "POST", "/accounts/A-1/deposits", "", `{"cents": 1000}`)
+		var wg sync.WaitGroup
+		for range 6 {
+			wg.Go(func() {
+				if status, answer := c.do("POST", "/accounts/A-1/transfers", "move", `{"to": "B-2", "cents": 300}`); status != 200 {
+					t.Errorf("%d %v", status, answer)
+				}
+			})
+		}
+		wg.Wait()
 		for range 2 {
 			receipt := c.want(200, "POST", "/accounts/A-1/transfers", "move", `{"to": "B-2", "cents": 300}`)
 			c.wantBalance(receipt, 700)
