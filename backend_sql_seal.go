@@ -21,19 +21,47 @@ type sealer struct {
 	known  bool          // sealed has been read
 	sealed Position
 	marked Position // what the database has been told
-	holes  map[Position]hole
+	holes  map[Position]*hole
 }
 
-// hole is a missing position below one that exists.
+// hole is what is known of missing positions below one that exists, of all that were first seen at
+// once.
 type hole struct {
-	// writers are the transactions that could fill it: those that had the table locked for
-	// writing when the hole was first seen. The one that was given the number is among them
-	// unless it is over, since it had the lock before it was given the number.
-	writers []string
+	// writers are the transactions that could fill it: of those that had the table locked for
+	// writing when the hole was first seen, the ones that are not over. The one that was given the
+	// number is among them unless it is over, since it had the lock before it was given the number.
+	writers []writer
+}
+
+// writer is a transaction that has the events table locked for writing.
+type writer struct {
+	id       string
+	prepared bool // for the second phase of its commit
+}
+
+// narrow drops writers that are over by now. One that is gone may also have been prepared, and have
+// another id since: any that is prepared now might be it. That can't go on for ever, since one that
+// is prepared is not prepared again.
+func (h *hole) narrow(now []writer) {
+	var left []writer
+	gone := false
+	for _, w := range h.writers {
+		if slices.Contains(now, w) {
+			left = append(left, w)
+		} else if !w.prepared {
+			gone = true
+		}
+	}
+	for _, w := range now {
+		if gone && w.prepared && !slices.Contains(left, w) {
+			left = append(left, w)
+		}
+	}
+	h.writers = left
 }
 
 func newSealer() *sealer {
-	z := &sealer{lock: make(chan struct{}, 1), holes: map[Position]hole{}}
+	z := &sealer{lock: make(chan struct{}, 1), holes: map[Position]*hole{}}
 	z.lock <- struct{}{}
 	return z
 }
@@ -134,13 +162,19 @@ func (b *sqlBackend) lookAtHoles(ctx context.Context, c conn) (filled, settled b
 	}
 
 	var fresh, dead []Position
-	known := make(map[Position]hole, len(missing))
+	var narrowed *hole // positions that were first seen at once follow each other
+	known := make(map[Position]*hole, len(missing))
 	for _, p := range missing {
 		h, seen := z.holes[p]
-		switch {
-		case !seen:
+		if !seen {
 			fresh = append(fresh, p)
-		case !slices.ContainsFunc(h.writers, func(w string) bool { return slices.Contains(writers, w) }):
+			continue
+		}
+		if h != narrowed {
+			h.narrow(writers)
+			narrowed = h
+		}
+		if len(h.writers) == 0 {
 			dead = append(dead, p)
 		}
 		known[p] = h
@@ -150,8 +184,9 @@ func (b *sqlBackend) lookAtHoles(ctx context.Context, c conn) (filled, settled b
 		if writers, err = b.writers(ctx, c); err != nil {
 			return false, false, err
 		}
+		h := &hole{writers}
 		for _, p := range fresh {
-			z.holes[p] = hole{writers}
+			z.holes[p] = h
 		}
 	}
 	// Holes can be as many as events: where numbers are handed out in steps, as in a cluster of
@@ -193,13 +228,13 @@ func (b *sqlBackend) missing(ctx context.Context, c conn) (missing []Position, f
 
 // writers returns the transactions that have the events table locked for writing, where the
 // database tells.
-func (b *sqlBackend) writers(ctx context.Context, c conn) (out []string, err error) {
+func (b *sqlBackend) writers(ctx context.Context, c conn) (out []writer, err error) {
 	if b.text.writers == "" {
 		return nil, nil
 	}
 	err = c.query(ctx, func(rows *sql.Rows) error {
-		var w string
-		err := rows.Scan(&w)
+		var w writer
+		err := rows.Scan(&w.id, &w.prepared)
 		out = append(out, w)
 		return err
 	}, b.text.writers)

@@ -93,7 +93,7 @@ type statements struct {
 	setSealedMark  string // position, position; never back
 	sealSpan       string // position, limit; one row: how many positions follow, the last of them, and what sealedMark is
 	sealPositions  string // position, limit; the positions that follow
-	writers        string // the transactions that write events; "": the database can't tell
+	writers        string // the transactions that write events, and whether they are prepared; "": the database can't tell
 	lockedSpans    string // up to the spans; fails if an uncommitted row is in one of them; "": not needed
 	lockedSpan     string // from, to
 	lockedTail     string // behind the spans

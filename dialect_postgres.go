@@ -161,8 +161,10 @@ ON CONFLICT (name) DO UPDATE SET value = GREATEST({meta}.value, ?::bigint)`,
 SELECT count(*), COALESCE(max(position), 0), COALESCE((SELECT value FROM {meta} WHERE name = 'sealed'), 0)
 FROM (SELECT position FROM {events} WHERE position > ?::bigint ORDER BY position LIMIT ?::int) w`,
 		sealPositions: `SELECT position FROM {events} WHERE position > ?::bigint ORDER BY position LIMIT ?::int`,
+		// A prepared transaction that has outlived its server goes on under another virtual
+		// transaction, of no backend; before 13.5 and 14.1 it did so from when it was prepared.
 		writers: `
-SELECT DISTINCT virtualtransaction FROM pg_locks
+SELECT DISTINCT virtualtransaction, virtualtransaction LIKE '-1/%' FROM pg_locks
 WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted
 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 AND relation = '{events}'::regclass`,

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	es "example.com/eventstore"
+	"example.com/eventstore/internal/testserver"
 )
 
 // TestSealedByAnother has one process seal and delete events that another has never looked at: its
@@ -66,6 +67,75 @@ func TestSealingSteps(t *testing.T) {
 			t.Errorf("%d events are sealed, want %d", len(got), 5*appends)
 		}
 	})
+}
+
+// TestSealingWaitsForPrepared has a transaction prepared after its hole was seen, and the server
+// started anew, behind which the transaction has another name there: sealing neither passes it nor
+// waits for its lock.
+func TestSealingWaitsForPrepared(t *testing.T) {
+	if *memoryOnly {
+		t.Log("there is no server, as -memory says")
+		return
+	}
+	ctx := t.Context()
+	server, err := testserver.Start(ctx, testserver.Postgres, testserver.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop() })
+	l := lane{name: "postgres", driver: "pgx", dsn: server.DSN("postgres"), dialect: es.Postgres}
+	l = l.through(t, server.Addr())
+	if _, err := l.db.ExecContext(ctx, "ALTER SYSTEM SET max_prepared_transactions = 10"); err != nil {
+		t.Fatal(err)
+	}
+	restart := func() {
+		t.Helper()
+		if err := server.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Restart(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restart()
+	l.db.SetMaxIdleConns(0) // those from before
+	s := l.open(t, nil)
+	createStream(t, s, "accounts")
+	// What a failure leaves prepared would keep the tables from being dropped.
+	t.Cleanup(func() { _, _ = l.db.Exec("ROLLBACK PREPARED 'two'") })
+	sealed := func(want es.Position) {
+		t.Helper()
+		limited, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		if got, err := s.Sealed(limited); err != nil || got != want {
+			t.Fatalf("sealed is %d (%v), want %d", got, err, want)
+		}
+	}
+	first := mustAppend(t, s, "accounts", "a", es.AnyVersion, events(1, 1)...)[0].Position
+	for i := range 4 {
+		tx, err := l.db.BeginTx(ctx, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustAppend(t, s.WithTx(tx), "accounts", fmt.Sprint("prepared", i), es.AnyVersion, events(1, 1)...)
+		last := mustAppend(t, s, "accounts", "a", es.AnyVersion, events(1, 1)...)[0].Position
+		sealed(first)
+		if _, err := tx.ExecContext(ctx, "PREPARE TRANSACTION 'two'"); err != nil {
+			t.Fatal(err)
+		}
+		_ = tx.Rollback() // to which there is nothing any more
+		if i >= 2 {
+			restart()
+		}
+		for range 3 {
+			sealed(first)
+		}
+		if _, err := l.db.ExecContext(ctx, []string{"COMMIT", "ROLLBACK"}[i%2]+" PREPARED 'two'"); err != nil {
+			t.Fatal(err)
+		}
+		sealed(last)
+		first = last
+	}
 }
 
 // TestSealedUnderLoad has writers keep making new holes, and one transaction stay open: Sealed
