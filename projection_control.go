@@ -164,7 +164,7 @@ func (s *Store) resetProjection(ctx context.Context, r *runner) error {
 	if err := s.controlProjection(ctx, r.name, control{kind: controlReset}); err != nil {
 		return err
 	}
-	return s.carryOut(ctx, r, StatusResetting, func(row *projectionRow) error {
+	return s.carryOut(ctx, r, StatusResetting, func(ctx context.Context, row *projectionRow) error {
 		if r.readModel != nil {
 			if err := r.makeReadModel(ctx); err != nil {
 				return err
@@ -184,12 +184,12 @@ func (s *Store) deleteProjection(ctx context.Context, r *runner, emitted bool) e
 			return err
 		}
 	}
-	return s.carryOut(ctx, r, StatusDeleting, func(row *projectionRow) error { return r.finishDelete(ctx, row) })
+	return s.carryOut(ctx, r, StatusDeleting, r.finishDelete)
 }
 
 // carryOut does what a control call has left to do, unless it takes a definition that r has not,
 // or another runner is faster: then it is that one's.
-func (s *Store) carryOut(ctx context.Context, r *runner, status ProjectionStatus, fn func(*projectionRow) error) error {
+func (s *Store) carryOut(ctx context.Context, r *runner, status ProjectionStatus, fn func(context.Context, *projectionRow) error) error {
 	r.owner, r.term = newOwner(), defaultLease
 	for attempt := 1; ; attempt++ {
 		row, found, err := s.backend.projection(ctx, r.name)

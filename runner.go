@@ -209,13 +209,19 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 			continue
 		}
 		if row.status == StatusDeleting && row.free(r.owner) {
-			err := r.alone(ctx, &row, func(row *projectionRow) error { return r.finishDelete(ctx, row) })
-			if err != nil {
+			if err := r.alone(ctx, &row, r.finishDelete); err != nil {
 				return row, err
 			}
 			if !r.begun {
 				continue // from nothing
 			}
+		}
+		if row.status == StatusDeleting && !r.begun {
+			// This run was not there when the delete was asked for, and begins behind it.
+			if err := wait.wait(ctx, true); err != nil {
+				return row, err
+			}
+			continue
 		}
 		if !r.begun {
 			r.begun, r.generation = true, row.generation
@@ -360,8 +366,9 @@ func (r *runner) finishReset(ctx context.Context, row *projectionRow) error {
 	return err
 }
 
-// alone calls fn with the lease that row has seen free, unless another takes it first.
-func (r *runner) alone(ctx context.Context, row *projectionRow, fn func(*projectionRow) error) error {
+// alone calls fn with the lease that row has seen free, unless another takes it first. The lease is
+// renewed for as long as fn takes, which may have to wait for others' locks on a table.
+func (r *runner) alone(ctx context.Context, row *projectionRow, fn func(context.Context, *projectionRow) error) (err error) {
 	taken, err := r.store.backend.takeLease(ctx, r.name, r.owner, row, r.readModel != nil, r.term)
 	if err != nil || !taken {
 		return err
@@ -369,7 +376,14 @@ func (r *runner) alone(ctx context.Context, row *projectionRow, fn func(*project
 	held := *row
 	held.epoch++
 	defer r.release(ctx, StatusIdle, "") // behind a delete there is nothing to release
-	return fn(&held)
+	l := r.store.beginLease(ctx, r.name, held.epoch, r.term)
+	defer func() {
+		if err != nil && l.lost() {
+			err = ErrLeaseLost
+		}
+		l.giveUp()
+	}()
+	return fn(l.ctx, &held)
 }
 
 // finishDelete drops what belongs to a projection that has been deleted.
@@ -381,11 +395,16 @@ func (r *runner) finishDelete(ctx context.Context, row *projectionRow) error {
 		if err == nil {
 			err = r.readModel.Delete(ctx, tx)
 		}
-		if err == nil {
-			err = tx.Commit()
-		}
 		if err != nil {
 			return r.readModelFailed(u, "delete", err)
+		}
+		// Whoever has taken over may have begun anew by now: its table is not ours to drop.
+		held, err := u.commit(checkpoint{name: r.name, epoch: row.epoch, position: row.position, term: r.term})
+		if err != nil {
+			return err
+		}
+		if !held {
+			return ErrLeaseLost
 		}
 		r.made = false
 	}

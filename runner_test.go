@@ -272,6 +272,61 @@ func TestRunnerErrorText(t *testing.T) {
 	})
 }
 
+// slowModel is a read model whose deletion waits.
+type slowModel struct {
+	*es.Table
+	deleting, goOn chan struct{}
+}
+
+func (m *slowModel) Delete(ctx context.Context, tx *sql.Tx) error {
+	close(m.deleting)
+	<-m.goOn
+	return m.Table.Delete(ctx, tx)
+}
+
+// TestRunnerWhileDeleting begins a run while a delete takes longer than a lease: the run waits for
+// its end and then begins anew, with a table that nobody drops any more.
+func TestRunnerWhileDeleting(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l lane) {
+		s, other := l.openTwice(t)
+		createStream(t, s, "accounts")
+		mustAppend(t, s, "accounts", "a", es.AnyVersion, events(3, 1)...)
+		table := newRows(t, l)
+		p := totalsOf("deleted", table.insert())
+		p.ReadModel = table.table()
+		catchUp(t, p, s)
+		// Only the definition knows the table, so this leaves it to the next run.
+		if err := s.DeleteProjection(t.Context(), "deleted", false); err != nil {
+			t.Fatal(err)
+		}
+		slow := *p
+		model := &slowModel{table.table(), make(chan struct{}), make(chan struct{})}
+		slow.ReadModel = model
+		endSlow := running(t, &slow, s)
+		<-model.deleting
+		end := running(t, p, other)
+		_ = pause(t.Context(), 2*p.Lease)
+		if got := info(t, s, "deleted"); got.Status != es.StatusDeleting || got.Owner == "" {
+			t.Errorf("listed as %+v while its table is being dropped", got)
+		}
+		close(model.goOn)
+		last := mustAppend(t, s, "accounts", "a", es.AnyVersion, events(1, 1)...)[0].Position
+		waiting, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if err := p.Wait(waiting, s, last); err != nil {
+			t.Errorf("begun anew: %v (%+v)", err, info(t, s, "deleted"))
+		}
+		for _, end := range []func() error{endSlow, end} {
+			if err := end(); !errors.Is(err, context.Canceled) {
+				t.Errorf("Run returned %v, want context.Canceled", err)
+			}
+		}
+		if got := table.positions(t); len(got) != 4 {
+			t.Errorf("the table has the rows of %v, want those of 4 events", got)
+		}
+	})
+}
+
 // dialedBy returns the lane's database as it is reached through a function.
 func (l lane) dialedBy(t *testing.T, dial func(ctx context.Context, network, addr string) (net.Conn, error)) (db *sql.DB) {
 	if l.driver == "mysql" {
