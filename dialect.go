@@ -113,7 +113,7 @@ type statements struct {
 	checkpoint       string // position, microseconds, name, epoch; 0 rows: the lease is lost
 	checkpointState  string // position, microseconds, state, name, epoch
 	stopProjection   string // name; ends all of its runs
-	resetProjection  string // name; the next to take the lease has to empty what it has written
+	resetProjection  string // name; the next to take the lease has to empty what it has written; 0 rows: it has been deleted
 	resumed          string // name, epoch; what was asked for has been done
 	deleteProjection string // name; ends all of its runs
 	removeProjection string // name, epoch

@@ -200,7 +200,7 @@ WHERE name = ?`,
 UPDATE {projections}
 SET epoch = epoch + 1, status = 'resetting', position = 0, state = NULL, retry = FALSE, error = '',
     lease_until = UTC_TIMESTAMP(6)
-WHERE name = ?`,
+WHERE name = ? AND status <> 'deleting'`,
 		resumed:    `UPDATE {projections} SET status = 'running', retry = FALSE WHERE name = ? AND epoch = ?`,
 		dropParked: `DELETE FROM {parked} WHERE projection = ?`,
 		deleteProjection: `

@@ -221,7 +221,7 @@ WHERE name = ?::text`,
 UPDATE {projections}
 SET epoch = epoch + 1, status = 'resetting', position = 0, state = NULL, retry = false, error = '',
     lease_until = clock_timestamp()
-WHERE name = ?::text`,
+WHERE name = ?::text AND status <> 'deleting'`,
 		resumed:    `UPDATE {projections} SET status = 'running', retry = false WHERE name = ?::text AND epoch = ?::bigint`,
 		dropParked: `DELETE FROM {parked} WHERE projection = ?::text`,
 		deleteProjection: `

@@ -118,6 +118,9 @@ func (m *memBackend) releaseLease(ctx context.Context, name, owner string, statu
 
 func (m *memBackend) control(ctx context.Context, name string, c control) (bool, error) {
 	return m.change(ctx, name, func(p *memProjection) bool {
+		if c.kind == controlReset && p.status == StatusDeleting {
+			return false
+		}
 		p.epoch++
 		switch c.kind {
 		case controlStop:

@@ -272,6 +272,33 @@ func TestRunnerErrorText(t *testing.T) {
 	})
 }
 
+// TestResetOfDeleted resets a projection whose deletion waits for its definition: it stays deleted.
+func TestResetOfDeleted(t *testing.T) {
+	forEachDatabase(t, func(t *testing.T, l lane) {
+		s := l.open(t, nil)
+		createStream(t, s, "accounts")
+		mustAppend(t, s, "accounts", "a", es.AnyVersion, events(3, 1)...)
+		table := newRows(t, l)
+		p := totalsOf("deleted", table.insert())
+		p.ReadModel = table.table()
+		catchUp(t, p, s)
+		if err := s.DeleteProjection(t.Context(), "deleted", false); err != nil {
+			t.Fatal(err)
+		}
+		wantErr(t, "reset", p.Reset(t.Context(), s), es.ErrProjectionNotFound)
+		wantErr(t, "reset by name", s.ResetProjection(t.Context(), "deleted"), es.ErrProjectionNotFound)
+		if got := info(t, s, "deleted"); got.Status != es.StatusDeleting {
+			t.Errorf("listed as %+v, want it deleting", got)
+		}
+		if err := p.Delete(t.Context(), s, false); err != nil {
+			t.Fatal(err)
+		}
+		if infos, err := s.Projections(t.Context()); err != nil || len(infos) != 0 {
+			t.Errorf("listed after the delete: %+v (%v)", infos, err)
+		}
+	})
+}
+
 // slowModel is a read model whose deletion waits.
 type slowModel struct {
 	*es.Table
