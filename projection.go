@@ -123,8 +123,11 @@ type Step[S any] struct {
 }
 
 // Tx returns the transaction that also stores state and position, at read committed. It is for
-// reading and writing: it is not the handler's to end. If another runner has taken over:
-// [ErrLeaseLost], as far as this runner can know; what it has not noticed, its commit does. On a memory store: [errors.ErrUnsupported].
+// reading and writing: it is not the handler's to end, be it by a statement that defines data, which
+// commits on MySQL. A handler returns the errors of its statements, or those at least that it does
+// not expect: on MySQL a deadlock undoes the whole transaction, with what earlier steps have done.
+// If another runner has taken over: [ErrLeaseLost], as far as this one can know; what it has not
+// noticed, its commit does. On a memory store: [errors.ErrUnsupported].
 func (st *Step[S]) Tx() (*sql.Tx, error) { return st.work.tx() }
 
 // Emit appends events, together with state and position, to the stream named as the projection,
@@ -401,7 +404,9 @@ func (f *projector[S]) handle(ctx context.Context, w *work, rows []record) (done
 		}
 		err := f.store.turns(ctx, r, func(t *turn) error { return f.turn(ctx, w, r, t) })
 		if err == nil {
-			err = ctx.Err()
+			// A handler may have hidden it. At once, because on MySQL a deadlock has ended the
+			// transaction, and what other handlers did behind it would be stored by itself.
+			err = cmp.Or(w.fault, ctx.Err())
 		}
 		if err != nil {
 			return i, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -295,6 +296,81 @@ func TestResetOfDeleted(t *testing.T) {
 		}
 		if infos, err := s.Projections(t.Context()); err != nil || len(infos) != 0 {
 			t.Errorf("listed after the delete: %+v (%v)", infos, err)
+		}
+	})
+}
+
+// TestRunnerHiddenDeadlock has a handler keep quiet about a deadlock of what it emits, which on MySQL
+// undoes what the whole batch has done so far: the batch is handled again, all of it.
+func TestRunnerHiddenDeadlock(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l lane) {
+		s := l.open(t, nil)
+		createStream(t, s, "accounts", "quiet")
+		stored := mustAppend(t, s, "accounts", "a", es.AnyVersion, events(6, 1)...)
+		table, locks := newRows(t, l), newRows(t, l)
+		for _, text := range []string{
+			"CREATE TABLE " + locks.name + " (id int PRIMARY KEY, n int)",
+			"INSERT INTO " + locks.name + " VALUES (1, 0)",
+		} {
+			if _, err := l.db.Exec(text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		update := func(tx *sql.Tx) error {
+			_, err := tx.Exec("UPDATE " + locks.name + " SET n = n + 1 WHERE id = 1")
+			return err
+		}
+		deadlocks := 0
+		p := totalsOf("quiet", table.insert(), es.Do(func(ctx context.Context, step *es.Step[totals], e deposited) error {
+			if step.Event.Version != 4 {
+				return nil
+			}
+			if deadlocks > 0 {
+				return step.Emit(ctx, es.NewEvent{Payload: e})
+			}
+			mine, err := step.Tx()
+			if err != nil {
+				return err
+			}
+			others, err := l.db.Begin()
+			if err != nil {
+				return err
+			}
+			defer func() { _ = others.Rollback() }()
+			// The other transaction has done more, so that it is not the one to be undone.
+			for range 200 {
+				if _, err := others.Exec("INSERT INTO " + table.name + " VALUES (0, 'other', 0)"); err != nil {
+					return err
+				}
+			}
+			if _, err := s.WithTx(others).Append(ctx, "quiet", "a", es.AnyVersion, es.NewEvent{Payload: e}); err != nil {
+				return err
+			}
+			if err := update(mine); err != nil {
+				return err
+			}
+			done := make(chan error, 1)
+			go func() {
+				_ = pause(ctx, 100*time.Millisecond) // until the other waits
+				done <- update(others)
+			}()
+			err = step.Emit(ctx, es.NewEvent{Payload: e})
+			if other := <-done; err != nil && other == nil {
+				deadlocks++ // and nobody hears of it
+			}
+			return nil
+		}))
+		p.ReadModel = table.table()
+		var want []int64
+		for _, ev := range stored {
+			want = append(want, int64(ev.Position))
+		}
+		cp := catchUp(t, p, s)
+		if got := table.positions(t); !slices.Equal(got, want) || cp.State.Events != len(want) {
+			t.Errorf("the table has the rows of %v, and the state %d events: want %v", got, cp.State.Events, want)
+		}
+		if got := collect(t, s.Read(t.Context(), es.FromStream("quiet"), es.ReadOptions{})); deadlocks != 1 || len(got) != 1 {
+			t.Errorf("%d events emitted behind %d deadlocks, want 1 behind 1", len(got), deadlocks)
 		}
 	})
 }

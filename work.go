@@ -157,6 +157,9 @@ func (w *work) alive() error {
 	if w.lease.lost() {
 		return fmt.Errorf("%w: projection %q", ErrLeaseLost, w.name)
 	}
+	if w.fault != nil {
+		return w.fault
+	}
 	return context.Cause(w.lease.ctx)
 }
 
