@@ -166,7 +166,7 @@ func (s *Store) resetProjection(ctx context.Context, r *runner) error {
 	}
 	return s.carryOut(ctx, r, StatusResetting, func(ctx context.Context, row *projectionRow) error {
 		if r.readModel != nil {
-			if err := r.makeReadModel(ctx); err != nil {
+			if err := r.makeReadModel(ctx, row); err != nil {
 				return err
 			}
 		}

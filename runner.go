@@ -283,7 +283,7 @@ func (r *runner) caughtUp(row *projectionRow) bool {
 // prepare brings the read model and the state to where row says that they are.
 func (r *runner) prepare(ctx context.Context, row *projectionRow) error {
 	if r.readModel != nil && !r.made {
-		if err := r.makeReadModel(ctx); err != nil {
+		if err := r.makeReadModel(ctx, row); err != nil {
 			return err
 		}
 		r.made = true
@@ -313,22 +313,32 @@ func (r *runner) prepare(ctx context.Context, row *projectionRow) error {
 
 // makeReadModel creates the read model in a transaction of its own: on MySQL creating a table ends
 // whatever transaction it is in.
-func (r *runner) makeReadModel(ctx context.Context) error {
+func (r *runner) makeReadModel(ctx context.Context, row *projectionRow) error {
 	u := r.store.backend.unit(ctx)
 	defer u.rollback()
 	tx, err := u.sqlTx()
 	if err == nil {
 		err = r.readModel.Init(ctx, tx)
 	}
-	if err == nil {
-		err = tx.Commit()
+	if err != nil {
+		return r.readModelFailed(u, "initialise", err)
 	}
-	return r.readModelFailed(u, "initialise", err)
+	return r.commitReadModel(u, row)
+}
+
+// commitReadModel commits what has been done to a read model, if the lease that row tells of is still
+// held: whoever has taken over may have gone on by now.
+func (r *runner) commitReadModel(u unit, row *projectionRow) error {
+	held, err := u.commit(checkpoint{name: r.name, epoch: row.epoch, position: row.position, term: r.term})
+	if err == nil && !held {
+		err = ErrLeaseLost
+	}
+	return err
 }
 
 func (r *runner) readModelFailed(u unit, op string, err error) error {
-	if err == nil {
-		return nil
+	if passing(err) {
+		return err
 	}
 	if broken := u.broken(err); broken != nil {
 		return broken
@@ -398,13 +408,8 @@ func (r *runner) finishDelete(ctx context.Context, row *projectionRow) error {
 		if err != nil {
 			return r.readModelFailed(u, "delete", err)
 		}
-		// Whoever has taken over may have begun anew by now: its table is not ours to drop.
-		held, err := u.commit(checkpoint{name: r.name, epoch: row.epoch, position: row.position, term: r.term})
-		if err != nil {
+		if err := r.commitReadModel(u, row); err != nil {
 			return err
-		}
-		if !held {
-			return ErrLeaseLost
 		}
 		r.made = false
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 
 	es "example.com/eventstore"
+	"example.com/eventstore/internal/testserver"
 )
 
 // TestRunnerOfDeleted has a projection deleted and begun anew, by another process, while its runner
@@ -426,6 +427,42 @@ func TestRunnerWhileDeleting(t *testing.T) {
 		}
 		if got := table.positions(t); len(got) != 4 {
 			t.Errorf("the table has the rows of %v, want those of 4 events", got)
+		}
+	})
+}
+
+// TestRunnerLosesCommits has the answers to the first COMMITs of a run be lost, that of its read
+// model's creation among them.
+func TestRunnerLosesCommits(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l lane) {
+		proxy, err := testserver.NewProxy(l.addr(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = proxy.Close() })
+		var lost atomic.Int64
+		proxy.SetHook(func(_ *testserver.Conn, dir testserver.Direction, chunk []byte) testserver.Action {
+			if dir == testserver.ToServer && isCommit(chunk) && lost.Add(1) <= 4 {
+				return testserver.CutAfter
+			}
+			return testserver.Forward
+		})
+		prefix := l.newPrefix(t)
+		direct, _ := l.openIn(t, prefix, nil)
+		if err := direct.Install(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		createStream(t, direct, "accounts")
+		stored := mustAppend(t, direct, "accounts", "a", es.AnyVersion, events(3, 1)...)
+		cut, _ := l.through(t, proxy.Addr()).openIn(t, prefix, nil)
+		table := newRows(t, l)
+		p := totalsOf("totals", table.insert())
+		p.ReadModel, p.BatchSize = table.table(), 1
+		if cp := catchUp(t, p, cut); cp.State.Events != len(stored) || len(table.positions(t)) != len(stored) {
+			t.Errorf("%d events and %d rows, want %d", cp.State.Events, len(table.positions(t)), len(stored))
+		}
+		if n := lost.Load(); n < 4 {
+			t.Errorf("only %d answers to COMMIT were lost", n)
 		}
 	})
 }
