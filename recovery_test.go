@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -247,9 +248,10 @@ func TestRecoveryFromCuts(t *testing.T) {
 		t.Cleanup(func() { _ = proxy.Close() })
 		l = l.through(t, proxy.Addr())
 		ordeal(t, l, func() {
+			var commits atomic.Int64
 			var lost sync.Map
 			proxy.SetHook(func(c *testserver.Conn, dir testserver.Direction, chunk []byte) testserver.Action {
-				if dir == testserver.ToServer && isCommit(chunk) && rand.IntN(6) == 0 {
+				if dir == testserver.ToServer && isCommit(chunk) && commits.Add(1)%3 == 1 {
 					lost.Store(c, true)
 					return testserver.CutAfter
 				}
