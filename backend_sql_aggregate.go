@@ -8,7 +8,7 @@ import (
 
 func (b *sqlBackend) readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) (out []record, err error) {
 	err = b.run(ctx, "read aggregate", func(c conn) (err error) {
-		out, err = b.records(ctx, c, b.text.loadSnapshot, aggregateID, schema, stream, stream, aggregateID, limit)
+		out, err = b.records(ctx, c, b.text.loadSnapshot, aggregateID, schema, stream, stream, aggregateID, schema, aggregateID, limit)
 		return err
 	})
 	return out, err
@@ -46,6 +46,11 @@ func (b *sqlBackend) deleteAggregate(ctx context.Context, stream, aggregateID st
 			n += gone
 		}
 		n -= claimed
+		if b.text.claimSnapshot != "" {
+			if _, err := c.exec(ctx, b.text.claimSnapshot, id, aggregateID); err != nil {
+				return err
+			}
+		}
 		_, err = c.exec(ctx, b.text.deleteSnapshot, id, aggregateID)
 		return err
 	})

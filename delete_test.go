@@ -194,3 +194,81 @@ func deleteInTx(ctx context.Context, l lane, s *es.Store, opts *sql.TxOptions) e
 	}
 	return tx.Commit()
 }
+
+// TestDeleteAggregateErasesSnapshots has no snapshot outlive its aggregate, which it may hold a
+// person's data of: one that is being stored when the delete comes, and one that the delete's
+// transaction can't see.
+func TestDeleteAggregateErasesSnapshots(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l lane) {
+		prefix := l.newPrefix(t)
+		s, _ := l.openIn(t, prefix, nil)
+		ctx := t.Context()
+		if err := s.Install(ctx); err != nil {
+			t.Fatal(err)
+		}
+		createStream(t, s, "accounts")
+		a := ledgers(100, 1)
+		none := func(what string) {
+			t.Helper()
+			var n int
+			if err := l.db.QueryRow("SELECT COUNT(*) FROM " + prefix + "snapshots").Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			if n > 0 {
+				t.Errorf("%s: %d snapshots are left", what, n)
+			}
+			if _, err := l.db.Exec("DELETE FROM " + prefix + "snapshots"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, level := range []sql.IsolationLevel{sql.LevelDefault, sql.LevelReadCommitted, sql.LevelRepeatableRead, sql.LevelSerializable} {
+			// A snapshot that begins while the delete is open waits, and finds nothing.
+			what := fmt.Sprintf("stored during a delete at %v", level)
+			mustAppend(t, s, "accounts", what, 0, events(3, 1)...)
+			taken := make(chan error, 1)
+			l.inTx(t, s, true, &sql.TxOptions{Isolation: level}, func(_ *sql.Tx, in *es.Store) {
+				if err := in.DeleteAggregate(ctx, "accounts", what); err != nil {
+					t.Fatalf("%s: %v", what, err)
+				}
+				go func() { taken <- a.SaveSnapshot(ctx, s, what) }()
+				select {
+				case err := <-taken: // too early, unless it says why
+					taken <- err
+				case <-time.After(50 * time.Millisecond):
+				}
+			})
+			if err := <-taken; err != nil && !errors.Is(err, es.ErrAggregateNotFound) {
+				t.Errorf("%s: %v", what, err)
+			}
+			none(what)
+
+			// A snapshot from after the delete's transaction has begun.
+			if level == sql.LevelSerializable && l.dialect == es.MySQL {
+				continue // it has no snapshots, but locks what it reads
+			}
+			what = fmt.Sprintf("unseen by a delete at %v", level)
+			mustAppend(t, s, "accounts", what, 0, events(3, 1)...)
+			tx, err := l.db.BeginTx(ctx, &sql.TxOptions{Isolation: level})
+			if err != nil {
+				t.Fatal(err)
+			}
+			in := s.WithTx(tx)
+			everything(t, in)
+			if err := a.SaveSnapshot(ctx, s, what); err != nil {
+				t.Fatal(err)
+			}
+			if err = in.DeleteAggregate(ctx, "accounts", what); err == nil {
+				err = tx.Commit()
+			} else {
+				_ = tx.Rollback()
+			}
+			if errors.Is(err, es.ErrRetryTx) {
+				err = s.DeleteAggregate(ctx, "accounts", what)
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			none(what)
+		}
+	})
+}

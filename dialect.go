@@ -69,9 +69,10 @@ type statements struct {
 	claimVersion   string // stream id, aggregate id, version, event ID; 0 rows: it is taken; "": lockLast sees the latest, whatever the isolation
 	deleteSealedOf string // stream id, aggregate id; deleteSealed for an aggregate
 	eraseOf        string // stream id, aggregate id; eraseStream for an aggregate
+	claimSnapshot  string // stream id, aggregate id; fails if there is one that deleteSnapshot would not see; "": not needed
 	deleteSnapshot string // stream id, aggregate id
 	saveSnapshot   string // version, schema, state, stream, position, aggregate id, version; leaves alone what is later
-	loadSnapshot   string // aggregate id, schema, stream, stream, aggregate id, limit; the snapshot, then the events
+	loadSnapshot   string // aggregate id, schema, stream, stream, aggregate id, schema, aggregate id, limit; the snapshot, then the events
 
 	// Appending.
 	insert       string // up to the rows

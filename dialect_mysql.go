@@ -70,23 +70,24 @@ ON DUPLICATE KEY UPDATE
     schema_no = IF(VALUES(position) >= {snapshots}.position, VALUES(schema_no), {snapshots}.schema_no),
     state = IF(VALUES(position) >= {snapshots}.position, VALUES(state), {snapshots}.state),
     position = GREATEST({snapshots}.position, VALUES(position))`,
+		// All but the last table are read by one value of a unique key each, before the statement is
+		// planned: the version that the last begins behind is a constant by then. With a subquery in
+		// its place MariaDB reads the whole aggregate.
 		loadSnapshot: `
-WITH s AS (
-    SELECT st.id, st.created_at, sn.aggregate_id, sn.version, sn.position, sn.state
-    FROM {streams} st
-    LEFT JOIN {snapshots} sn ON sn.stream_id = st.id AND sn.aggregate_id = ? AND sn.schema_no = ?
-        AND EXISTS (SELECT 1 FROM {events} e
-                    WHERE e.position = sn.position AND e.stream_id = sn.stream_id
-                    AND e.aggregate_id = sn.aggregate_id AND e.version = sn.version)
-    WHERE st.name = ?)
-SELECT position, '' AS stream, aggregate_id, version, x'00000000000000000000000000000000' AS event_id,
-       '' AS name, state AS data, '{}' AS metadata, CAST(created_at AS CHAR) AS recorded_at
-FROM s WHERE version IS NOT NULL
+(SELECT p.position, '' AS stream, p.aggregate_id, p.version, p.event_id, '' AS name, sn.state AS data, '{}' AS metadata,
+        CAST(p.recorded_at AS CHAR) AS recorded_at
+ FROM {snapshots} sn
+ JOIN {streams} st ON st.id = sn.stream_id
+ JOIN {events} p ON p.position = sn.position AND p.stream_id = sn.stream_id
+     AND p.aggregate_id = sn.aggregate_id AND p.version = sn.version
+ WHERE sn.aggregate_id = ? AND sn.schema_no = ? AND st.name = ?)
 UNION ALL
-(SELECT e.position, ?, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, CAST(e.recorded_at AS CHAR)
- FROM {events} e
- WHERE e.stream_id = (SELECT id FROM s) AND e.aggregate_id = ?
- AND e.version > (SELECT COALESCE(version, 0) FROM s)
+(SELECT e.position, st.name, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, CAST(e.recorded_at AS CHAR)
+ FROM (SELECT id, name FROM {streams} WHERE name = ?) st
+ LEFT JOIN {snapshots} sn ON sn.stream_id = st.id AND sn.aggregate_id = ? AND sn.schema_no = ?
+ LEFT JOIN {events} p ON p.position = sn.position AND p.stream_id = sn.stream_id
+     AND p.aggregate_id = sn.aggregate_id AND p.version = sn.version
+ JOIN {events} e ON e.stream_id = st.id AND e.aggregate_id = ? AND e.version > COALESCE(p.version, 0)
  ORDER BY e.version LIMIT ?)
 ORDER BY version`,
 		hasStream:         `SELECT 1 FROM {streams} WHERE name = ?`,

@@ -61,6 +61,12 @@ UPDATE {events}
 SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
     event_id = ('e5e5000000000000' || lpad(to_hex(position), 16, '0'))::uuid
 WHERE stream_id = ?::bigint AND aggregate_id = ?::text`,
+		// A DELETE does not find a row stored since the snapshot of the caller's transaction; this is a
+		// serialisation failure then.
+		claimSnapshot: `
+INSERT INTO {snapshots} (stream_id, aggregate_id, version, position, schema_no, state)
+VALUES (?::bigint, ?::text, 0, 0, 0, 'null')
+ON CONFLICT (stream_id, aggregate_id) DO UPDATE SET state = 'null'`,
 		deleteSnapshot: `DELETE FROM {snapshots} WHERE stream_id = ?::bigint AND aggregate_id = ?::text`,
 		// The event is locked, so that a delete of the aggregate waits for this, or this sees that
 		// it is gone.
@@ -75,23 +81,22 @@ ON CONFLICT (stream_id, aggregate_id) DO UPDATE
 SET version = EXCLUDED.version, position = EXCLUDED.position, schema_no = EXCLUDED.schema_no, state = EXCLUDED.state
 WHERE sn.position < EXCLUDED.position OR sn.position = EXCLUDED.position AND sn.schema_no <> EXCLUDED.schema_no`,
 		loadSnapshot: `
-WITH s AS MATERIALIZED (
-    SELECT st.id, st.created_at, sn.aggregate_id, sn.version, sn.position, sn.state
-    FROM {streams} st
-    LEFT JOIN {snapshots} sn ON sn.stream_id = st.id AND sn.aggregate_id = ?::text AND sn.schema_no = ?::bigint
-        AND EXISTS (SELECT 1 FROM {events} e
-                    WHERE e.position = sn.position AND e.stream_id = sn.stream_id
-                    AND e.aggregate_id = sn.aggregate_id AND e.version = sn.version)
-    WHERE st.name = ?::text)
-SELECT position, '' AS stream, aggregate_id, version, '00000000-0000-0000-0000-000000000000'::uuid AS event_id,
-       '' AS name, state AS data, '{}'::json AS metadata, created_at AS recorded_at
-FROM s WHERE version IS NOT NULL
+(SELECT p.position, '' AS stream, p.aggregate_id, p.version, p.event_id, '' AS name, sn.state AS data, '{}'::json AS metadata, p.recorded_at
+ FROM {snapshots} sn
+ JOIN {streams} st ON st.id = sn.stream_id
+ JOIN {events} p ON p.position = sn.position AND p.stream_id = sn.stream_id
+     AND p.aggregate_id = sn.aggregate_id AND p.version = sn.version
+ WHERE sn.aggregate_id = ?::text AND sn.schema_no = ?::bigint AND st.name = ?::text)
 UNION ALL
-(SELECT e.position, ?::text, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, e.recorded_at
- FROM {events} e
- WHERE e.stream_id = (SELECT id FROM s) AND e.aggregate_id = ?::text
- AND e.version > (SELECT COALESCE(version, 0) FROM s)
- ORDER BY e.version LIMIT ?::int)
+(SELECT e.position, st.name, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, e.recorded_at
+ FROM (SELECT id, name FROM {streams} WHERE name = ?::text) st
+ LEFT JOIN {snapshots} sn ON sn.stream_id = st.id AND sn.aggregate_id = ?::text AND sn.schema_no = ?::bigint
+ LEFT JOIN {events} p ON p.position = sn.position AND p.stream_id = sn.stream_id
+     AND p.aggregate_id = sn.aggregate_id AND p.version = sn.version
+ CROSS JOIN LATERAL (
+     SELECT * FROM {events} e
+     WHERE e.stream_id = st.id AND e.aggregate_id = ?::text AND e.version > COALESCE(p.version, 0)
+     ORDER BY e.version LIMIT ?::int) e)
 ORDER BY version`,
 		hasStream:         `SELECT 1 FROM {streams} WHERE name = ?::text`,
 		listStreams:       `SELECT name, metadata, created_at FROM {streams} WHERE left(name, length(?::text)) = ?::text ORDER BY name`,

@@ -42,7 +42,7 @@ func Statements(s *Store) map[string]Statement {
 	add("seal positions", b.text.sealPositions, 49_000, sealWindow)
 	add("last position", b.text.lastPosition)
 	add("last event", b.text.lockLast, 1, "big")
-	add("snapshot", b.text.loadSnapshot, "big", 1, "accounts", "accounts", "big", 100)
+	add("snapshot", b.text.loadSnapshot, "big", 1, "accounts", "accounts", "big", 1, "big", 100)
 	for what, q := range map[string]*page{
 		"read":                     {from: FromAll(), after: 25_000, limit: 100},
 		"read backward":            {from: FromAll(), before: 25_000, limit: 100, backward: true},

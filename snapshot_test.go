@@ -210,3 +210,53 @@ func TestSnapshotRandom(t *testing.T) {
 		}
 	})
 }
+
+// TestSnapshotReadsByIndex counts what the server reads: the events after the snapshot, however
+// many there are before it.
+func TestSnapshotReadsByIndex(t *testing.T) {
+	forEachDatabase(t, func(t *testing.T, l lane) {
+		if l.dialect != es.MySQL || !strings.HasSuffix(l.name, "-one") {
+			t.Skip("only MySQL counts by session, which a pool of one connection is")
+		}
+		s := l.open(t, nil)
+		createStream(t, s, "accounts")
+		a := ledgers(1000, 1)
+		for i := range 5 {
+			mustAppend(t, s, "accounts", fmt.Sprint("other", i), 0, events(200, 1)...)
+		}
+		mustAppend(t, s, "accounts", "a", 0, events(2000, 1)...)
+		if err := a.SaveSnapshot(t.Context(), s, "a"); err != nil {
+			t.Fatal(err)
+		}
+		mustAppend(t, s, "accounts", "a", 2000, events(5, 1)...)
+		if _, err := a.Load(t.Context(), s, "a"); err != nil { // and the statement is prepared
+			t.Fatal(err)
+		}
+		if _, err := l.db.Exec("FLUSH STATUS"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.Load(t.Context(), s, "a"); err != nil {
+			t.Fatal(err)
+		}
+		var total int
+		rows, err := l.db.Query("SHOW SESSION STATUS LIKE 'Handler_read%'")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var name string
+			var n int
+			if err := rows.Scan(&name, &n); err != nil {
+				t.Fatal(err)
+			}
+			total += n
+		}
+		if err := rows.Err(); err != nil {
+			t.Fatal(err)
+		}
+		if total > 60 {
+			t.Errorf("the server read %d rows for a tail of 5 events", total)
+		}
+	})
+}
