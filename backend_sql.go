@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"time"
 )
@@ -25,10 +26,11 @@ type sqlShared struct {
 	cache   *statementCache
 	hints   appendHints
 	sealer  *sealer
+	log     *slog.Logger
 }
 
-func newSQLBackend(db *sql.DB, dialect *Dialect, prefix string) *sqlBackend {
-	shared := &sqlShared{db: db, dialect: dialect, prefix: prefix, text: &dialect.statements, sealer: newSealer()}
+func newSQLBackend(db *sql.DB, dialect *Dialect, prefix string, log *slog.Logger) *sqlBackend {
+	shared := &sqlShared{db: db, dialect: dialect, prefix: prefix, text: &dialect.statements, sealer: newSealer(), log: log}
 	shared.cache = newStatementCache(db, dialect, prefix)
 	// A store needs no closing, but the server should not keep its prepared statements for as
 	// long as the caller keeps the pool.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // sealer finds out up to where the order of events is final. All of a store's readers share it.
@@ -22,6 +23,8 @@ type sealer struct {
 	sealed Position
 	marked Position // what the database has been told
 	holes  map[Position]*hole
+	stall  stall
+	now    func() time.Time
 }
 
 // hole is what is known of missing positions below one that exists, of all that were first seen at
@@ -31,6 +34,7 @@ type hole struct {
 	// writing when the hole was first seen, the ones that are not over. The one that was given the
 	// number is among them unless it is over, since it had the lock before it was given the number.
 	writers []writer
+	seen    time.Time // first
 }
 
 // writer is a transaction that has the events table locked for writing.
@@ -61,7 +65,7 @@ func (h *hole) narrow(now []writer) {
 }
 
 func newSealer() *sealer {
-	z := &sealer{lock: make(chan struct{}, 1), holes: map[Position]*hole{}}
+	z := &sealer{lock: make(chan struct{}, 1), holes: map[Position]*hole{}, now: time.Now}
 	z.lock <- struct{}{}
 	return z
 }
@@ -84,7 +88,14 @@ func (b *sqlBackend) seal(ctx context.Context) (p Position, settled bool, err er
 		return 0, false, ctx.Err()
 	case <-z.lock:
 	}
-	defer func() { z.lock <- struct{}{} }()
+	var told []notice
+	defer func() {
+		z.lock <- struct{}{}
+		// Not before, since a logger may do anything, and take any time.
+		for _, n := range told {
+			b.log.WarnContext(ctx, n.text, n.args...)
+		}
+	}()
 	settled = true
 	err = b.run(ctx, "seal", func(c conn) (err error) {
 		if !z.known || c.tx != nil {
@@ -93,7 +104,9 @@ func (b *sqlBackend) seal(ctx context.Context) (p Position, settled bool, err er
 			}
 		}
 		if c.tx == nil {
-			settled, err = b.look(ctx, c)
+			if settled, err = b.look(ctx, c); err == nil {
+				told = z.watch()
+			}
 		}
 		return err
 	})
@@ -184,7 +197,7 @@ func (b *sqlBackend) lookAtHoles(ctx context.Context, c conn) (filled, settled b
 		if writers, err = b.writers(ctx, c); err != nil {
 			return false, false, err
 		}
-		h := &hole{writers}
+		h := &hole{writers: writers, seen: z.now()}
 		for _, p := range fresh {
 			z.holes[p] = h
 		}

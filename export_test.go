@@ -1,8 +1,19 @@
 package eventstore
 
 import (
+	"time"
+
 	"github.com/google/uuid"
 )
+
+// SetSealingClock gives a store over a database the clock by which it tells how long sealing has
+// been waiting.
+func SetSealingClock(s *Store, now func() time.Time) {
+	z := s.backend.(*sqlBackend).sealer
+	<-z.lock
+	z.now = now
+	z.lock <- struct{}{}
+}
 
 // Statement is one of a store's statements, bound and with arguments, for tests of plans.
 type Statement struct {

@@ -2,7 +2,11 @@ package eventstore_test
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
+	"log/slog"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -197,5 +201,136 @@ func TestSealedUnderLoad(t *testing.T) {
 		if err := <-errs; err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// logged is what a store has told its logger, but for the times of day. It may be used by one
+// goroutine.
+type logged struct{ strings.Builder }
+
+func (l *logged) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+}
+
+// take returns the lines since it was last called.
+func (l *logged) take() string {
+	defer l.Reset()
+	return l.String()
+}
+
+// beside returns the lane with a pool of its own, in which a transaction can stay open whatever the
+// size of the lane's.
+func (l lane) beside(t testing.TB) lane { return l.pool(t, l.dsn, 3) }
+
+// appendOpen appends in a transaction and leaves it open.
+func (l lane) appendOpen(t testing.TB, s *es.Store, id string, n int) (*sql.Tx, es.Position) {
+	t.Helper()
+	tx, err := l.db.BeginTx(context.WithoutCancel(t.Context()), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tx.Rollback() }) // does nothing behind the test's own end
+	return tx, mustAppend(t, s.WithTx(tx), "accounts", id, es.AnyVersion, events(n, 1)...)[0].Position
+}
+
+// TestSealingStalls has transactions hold sealing up for longer and longer: the logger is told after
+// five seconds, at twice that and so on, and when it is over; of a short wait it is told nothing.
+func TestSealingStalls(t *testing.T) {
+	writers := regexp.MustCompile(` writers="?\[[0-9]+/[0-9]+\]"?`)
+	forEachDatabase(t, func(t *testing.T, l lane) {
+		var log logged
+		prefix := l.newPrefix(t)
+		s, _ := l.openIn(t, prefix, &es.Options{Logger: log.logger()})
+		if err := s.Install(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		createStream(t, s, "accounts")
+		beside := l.beside(t)
+		other, _ := beside.openIn(t, prefix, nil)
+		began := time.Now()
+		now := began
+		es.SetSealingClock(s, func() time.Time { return now })
+		look := func(after time.Duration, want ...string) {
+			t.Helper()
+			now = began.Add(after)
+			if _, err := s.Sealed(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			got := log.take()
+			if l.dialect == es.Postgres {
+				if n := len(writers.FindAllString(got, -1)); n != strings.Count(got, "sealing waits") {
+					t.Errorf("after %v the logger was told\n%swhich names the writers of %d waits", after, got, n)
+				}
+				got = writers.ReplaceAllString(got, "")
+			}
+			var lines string
+			for _, text := range want {
+				lines += "level=WARN msg=" + text + "\n"
+			}
+			if got != lines {
+				t.Errorf("after %v the logger was told\n%swant\n%s", after, got, lines)
+			}
+		}
+		waits := func(p es.Position, waited string) string {
+			return fmt.Sprintf("\"sealing waits\" position=%d waited=%s", p, waited)
+		}
+		goesOn := func(p es.Position, waited string) string {
+			return fmt.Sprintf("\"sealing goes on\" position=%d waited=%s", p, waited)
+		}
+
+		look(0)
+		for _, end := range []func(*sql.Tx) error{(*sql.Tx).Commit, (*sql.Tx).Rollback} {
+			began = began.Add(time.Hour)
+			tx, at := beside.appendOpen(t, other, "long", 3)
+			mustAppend(t, s, "accounts", "a", es.AnyVersion, events(1, 1)...)
+			look(0)
+			look(4900 * time.Millisecond)
+			look(5*time.Second, waits(at, "5s"))
+			look(6 * time.Second)
+			mustAppend(t, s, "accounts", "a", es.AnyVersion, events(1, 1)...)
+			look(11*time.Second, waits(at, "11s"))
+			look(19 * time.Second)
+			look(45*time.Second, waits(at, "45s"))
+			look(79 * time.Second)
+			look(80*time.Second, waits(at, "1m20s"))
+			if err := end(tx); err != nil {
+				t.Fatal(err)
+			}
+			look(81*time.Second, goesOn(at, "1m21s"))
+			look(90 * time.Second)
+		}
+
+		// One that is over in time.
+		tx, _ := beside.appendOpen(t, other, "short", 1)
+		mustAppend(t, s, "accounts", "a", es.AnyVersion, events(1, 1)...)
+		look(2 * time.Hour)
+		look(2*time.Hour + 4*time.Second)
+		if err := tx.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		look(3 * time.Hour)
+
+		// One behind the other, nearly as old.
+		began = began.Add(4 * time.Hour)
+		tx, first := beside.appendOpen(t, other, "first", 1)
+		mustAppend(t, s, "accounts", "a", es.AnyVersion, events(1, 1)...)
+		look(0)
+		tx2, second := beside.appendOpen(t, other, "second", 1)
+		mustAppend(t, s, "accounts", "a", es.AnyVersion, events(1, 1)...)
+		look(time.Second)
+		look(7*time.Second, waits(first, "7s"))
+		if err := tx.Rollback(); err != nil {
+			t.Fatal(err)
+		}
+		look(8*time.Second, goesOn(first, "8s"), waits(second, "7s"))
+		if err := tx2.Rollback(); err != nil {
+			t.Fatal(err)
+		}
+		look(9*time.Second, goesOn(second, "8s"))
 	})
 }
