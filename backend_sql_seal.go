@@ -132,15 +132,16 @@ func (b *sqlBackend) look(ctx context.Context, c conn) (settled bool, err error)
 		if _, err := c.row(ctx, []any{&n, &last, &mark}, b.text.sealSpan, int64(z.sealed), sealWindow); err != nil {
 			return false, err
 		}
+		// What stands here, or stood behind it and is deleted, may have been sealed by another process.
+		z.marked = max(z.marked, mark)
 		if n == 0 {
 			clear(z.holes)
-			// What stood here may have been sealed by another process, and deleted since.
-			z.sealed, z.marked = max(z.sealed, mark), max(z.marked, mark)
+			z.sealed = max(z.sealed, mark)
 			return true, nil
 		}
 		if last-int64(z.sealed) == n {
 			clear(z.holes)
-			if err := b.advance(ctx, c, Position(last)); err != nil || n < sealWindow {
+			if err := b.advance(ctx, c, max(Position(last), mark)); err != nil || n < sealWindow {
 				return true, err
 			}
 			continue

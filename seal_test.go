@@ -24,6 +24,8 @@ func TestSealedByAnother(t *testing.T) {
 		if _, err := other.Sealed(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		// These are left for the other to see, in front of what is gone.
+		mustAppend(t, s, "accounts", "a", es.AnyVersion, events(2, 4)...)
 		gone := mustAppend(t, s, "gone", "a", es.AnyVersion, events(1500, 1)...)
 		sealed, err := s.Sealed(t.Context())
 		if err != nil || sealed != gone[len(gone)-1].Position {
