@@ -48,6 +48,7 @@ func (b *brokenBackend) readAggregate(context.Context, string, string, int64, in
 func (b *brokenBackend) lastPosition(context.Context) (Position, error)        { return 0, b.err }
 func (b *brokenBackend) createProjection(context.Context, string) error        { return b.err }
 func (b *brokenBackend) projections(context.Context) ([]ProjectionInfo, error) { return nil, b.err }
+func (b *brokenBackend) stats(context.Context) (Stats, error)                  { return Stats{}, b.err }
 func (b *brokenBackend) projection(context.Context, string) (projectionRow, bool, error) {
 	return projectionRow{}, false, b.err
 }

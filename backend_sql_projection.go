@@ -37,18 +37,23 @@ func (b *sqlBackend) projection(ctx context.Context, name string) (row projectio
 }
 
 func (b *sqlBackend) projections(ctx context.Context) (out []ProjectionInfo, err error) {
-	err = b.run(ctx, "list projections", func(c conn) error {
-		out = nil
-		return c.query(ctx, func(rows *sql.Rows) error {
-			var p ProjectionInfo
-			var held bool
-			if err := rows.Scan(&p.Name, &p.Position, &p.Status, &p.Owner, &held, &p.Error, &p.Parked); err != nil {
-				return err
-			}
-			out = append(out, p.seen(held))
-			return nil
-		}, b.text.listProjections)
+	err = b.run(ctx, "list projections", func(c conn) (err error) {
+		out, err = b.listProjections(ctx, c)
+		return err
 	})
+	return out, err
+}
+
+func (b *sqlBackend) listProjections(ctx context.Context, c conn) (out []ProjectionInfo, err error) {
+	err = c.query(ctx, func(rows *sql.Rows) error {
+		var p ProjectionInfo
+		var held bool
+		if err := rows.Scan(&p.Name, &p.Position, &p.Status, &p.Owner, &held, &p.Error, &p.Parked); err != nil {
+			return err
+		}
+		out = append(out, p.seen(held))
+		return nil
+	}, b.text.listProjections)
 	return out, err
 }
 

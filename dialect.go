@@ -107,6 +107,7 @@ type statements struct {
 	createProjection string // name, epoch, generation; leaves alone what exists
 	projection       string // name
 	listProjections  string
+	nextEvent        string // position, last position; one row: the first event between them, microseconds since it was recorded; in brackets
 	takeLease        string // owner, has a read model, microseconds, name, epoch, owner; 0 rows: somebody else has it
 	renewLease       string // microseconds, name, epoch; 0 rows: it is lost
 	holdsLease       string // name, epoch; no row: it is lost

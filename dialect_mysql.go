@@ -167,6 +167,10 @@ FROM {projections} WHERE name = ?`,
 SELECT p.name, p.position, p.status, p.owner, p.lease_until > UTC_TIMESTAMP(6), p.error,
        (SELECT COUNT(*) FROM {parked} WHERE projection = p.name)
 FROM {projections} p ORDER BY p.name`,
+		nextEvent: `
+(SELECT position, TIMESTAMPDIFF(MICROSECOND, recorded_at, UTC_TIMESTAMP(6))
+ FROM {events} FORCE INDEX (PRIMARY) WHERE position > ? AND position <= ? AND stream_id > 0
+ ORDER BY position LIMIT 1)`,
 		takeLease: `
 UPDATE {projections}
 SET owner = ?, epoch = epoch + 1, read_model = ?, error = '',

@@ -192,6 +192,10 @@ FROM {projections} WHERE name = ?::text`,
 SELECT p.name, p.position, p.status, p.owner, p.lease_until > clock_timestamp(), p.error,
        (SELECT count(*) FROM {parked} WHERE projection = p.name)
 FROM {projections} p ORDER BY p.name`,
+		nextEvent: `
+(SELECT position, (EXTRACT(EPOCH FROM clock_timestamp() - recorded_at) * 1000000)::bigint
+ FROM {events} WHERE position > ?::bigint AND position <= ?::bigint AND stream_id > 0
+ ORDER BY position LIMIT 1)`,
 		takeLease: `
 UPDATE {projections}
 SET owner = ?::text, epoch = epoch + 1, read_model = ?::boolean, error = '',

@@ -61,7 +61,8 @@
 // ago, carried on by the process's. On Postgres it is that of the statement.
 //
 // A transaction that has appended holds the sealed position up until it ends: projections wait for
-// it, other appends don't. Keep such transactions short; [Options].Logger is told of one that is not.
+// it, other appends don't. Keep such transactions short; [Store.Stats] and [Options].Logger tell of
+// one that is not.
 //
 // An effect that leaves the database's transaction (a mail, a call) can come about twice, as the
 // batch it is part of can be handled again.

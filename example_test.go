@@ -166,6 +166,48 @@ func ExampleStore_Subscribe() {
 	// context canceled
 }
 
+func ExampleStore_Stats() {
+	gauge := func(name string, value float64, projection string) { // of whatever collects metrics
+		if projection != "" {
+			name += fmt.Sprintf("{projection=%q}", projection)
+		}
+		fmt.Printf("%s %.0f\n", name, value)
+	}
+	export := func(ctx context.Context, store *eventstore.Store) error {
+		stats, err := store.Stats(ctx)
+		if err != nil {
+			return err
+		}
+		gauge("eventstore_sealed_position", float64(stats.Sealed), "")
+		gauge("eventstore_sealed_lag", float64(stats.Lag), "")
+		gauge("eventstore_sealing_waited_seconds", stats.Waited.Seconds(), "")
+		for _, p := range stats.Projections {
+			gauge("eventstore_projection_lag", float64(p.Lag), p.Name)
+			gauge("eventstore_projection_behind_seconds", p.Behind.Seconds(), p.Name)
+			gauge("eventstore_projection_parked", float64(p.Parked), p.Name)
+		}
+		return nil
+	}
+
+	ctx := context.Background()
+	store, err := bank(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, err = Deposits.CatchUp(ctx, store)
+	_, err2 := store.Append(ctx, "accounts", "A-2", 2, eventstore.NewEvent{Payload: Withdrawn{Cents: 20}})
+	fmt.Println(errors.Join(err, err2, export(ctx, store)))
+	// Output:
+	// eventstore_sealed_position 5
+	// eventstore_sealed_lag 0
+	// eventstore_sealing_waited_seconds 0
+	// eventstore_projection_lag{projection="deposits"} 1
+	// eventstore_projection_behind_seconds{projection="deposits"} 0
+	// eventstore_projection_parked{projection="deposits"} 0
+	// <nil>
+}
+
 func Example() {
 	ctx := context.Background()
 	store := eventstore.NewMemStore(nil) // or eventstore.Open(db, eventstore.Postgres, nil)

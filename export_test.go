@@ -52,6 +52,8 @@ func Statements(s *Store) map[string]Statement {
 	add("seal span", b.text.sealSpan, 49_000, sealWindow)
 	add("seal positions", b.text.sealPositions, 49_000, sealWindow)
 	add("last position", b.text.lastPosition)
+	text, args := b.nextStatement([]Position{0, 25_000, 49_000}, 50_000)
+	add("next events", text, args...)
 	add("last event", b.text.lockLast, 1, "big")
 	add("snapshot", b.text.loadSnapshot, "big", 1, "accounts", "accounts", "big", 1, "big", 100)
 	for what, q := range map[string]*page{

@@ -163,3 +163,30 @@ func ranks(evs []es.Event) string {
 	}
 	return b.String()
 }
+
+// rowsRead returns how many rows and entries of indexes the server reads for fn, on MySQL and with a
+// pool of one connection, as it counts by session.
+func (l lane) rowsRead(t testing.TB, fn func()) (total int) {
+	t.Helper()
+	if _, err := l.db.Exec("FLUSH STATUS"); err != nil {
+		t.Fatal(err)
+	}
+	fn()
+	rows, err := l.db.Query("SHOW SESSION STATUS LIKE 'Handler_read%'")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		var n int
+		if err := rows.Scan(&name, &n); err != nil {
+			t.Fatal(err)
+		}
+		total += n
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return total
+}

@@ -295,6 +295,7 @@ var everyCall = []struct {
 	}},
 	{"Subscribe", func(ctx context.Context, s *es.Store) error { return firstError(s.Subscribe(ctx, es.FromAll(), 0)) }},
 	{"Sealed", func(ctx context.Context, s *es.Store) error { _, err := s.Sealed(ctx); return err }},
+	{"Stats", func(ctx context.Context, s *es.Store) error { _, err := s.Stats(ctx); return err }},
 	{"Load", func(ctx context.Context, s *es.Store) error { _, err := accounts.Load(ctx, s, "a"); return err }},
 	{"Save", func(ctx context.Context, s *es.Store) error {
 		r := accounts.New("a")

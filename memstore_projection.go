@@ -56,13 +56,31 @@ func (m *memBackend) projection(ctx context.Context, name string) (projectionRow
 func (m *memBackend) projections(ctx context.Context) ([]ProjectionInfo, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
+	return m.list(), ctx.Err()
+}
+
+func (m *memBackend) list() []ProjectionInfo {
 	var out []ProjectionInfo
 	for name, p := range m.projected {
 		info := ProjectionInfo{Name: name, Status: p.status, Position: p.position, Owner: p.owner, Parked: len(p.parked), Error: p.problem}
 		out = append(out, info.seen(p.current().held))
 	}
 	slices.SortFunc(out, func(x, y ProjectionInfo) int { return strings.Compare(x.Name, y.Name) })
-	return out, ctx.Err()
+	return out
+}
+
+func (m *memBackend) stats(ctx context.Context) (Stats, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	st := Stats{Last: m.next - 1, Sealed: m.next - 1}
+	for _, info := range m.list() {
+		p := ProjectionStats{ProjectionInfo: info}
+		if i := search(m.log, p.Position+1); i < len(m.log) {
+			p.Behind = max(0, time.Since(m.log[i].recordedAt))
+		}
+		st.Projections = append(st.Projections, p)
+	}
+	return st, ctx.Err()
 }
 
 // change calls fn with a projection's row, if there is one, and says what it returned.

@@ -42,6 +42,10 @@ func (p ProjectionInfo) seen(held bool) ProjectionInfo {
 	return p
 }
 
+// lag is how many positions a projection is behind the sealed one. It may be before it, if another
+// process has sealed further.
+func (p *ProjectionInfo) lag(sealed Position) int64 { return max(0, int64(sealed-p.Position)) }
+
 // Projections returns all projections and relays that have ever run and were not deleted, by name
 // in byte order.
 func (s *Store) Projections(ctx context.Context) ([]ProjectionInfo, error) {
@@ -51,7 +55,7 @@ func (s *Store) Projections(ctx context.Context) ([]ProjectionInfo, error) {
 	}
 	sealed, _, err := s.backend.seal(ctx)
 	for i := range infos {
-		infos[i].Lag = max(0, int64(sealed-infos[i].Position))
+		infos[i].Lag = infos[i].lag(sealed)
 	}
 	return infos, err
 }

@@ -359,6 +359,9 @@ type backend interface {
 	// look soon may get further.
 	seal(ctx context.Context) (p Position, settled bool, err error)
 
+	// stats tells what sealing has come to and how far projections are, without any Lag.
+	stats(context.Context) (Stats, error)
+
 	// readPage returns up to limit of the rows that a page asks for, in its order, and whether
 	// more may follow them. They are at least those that the selection picks: what it does not
 	// pick is for the caller to drop.

@@ -3,6 +3,7 @@ package eventstore_test
 import (
 	"fmt"
 	"net/url"
+	"sync"
 	"testing"
 
 	"github.com/go-sql-driver/mysql"
@@ -61,6 +62,15 @@ func TestTrips(t *testing.T) {
 			}
 		}
 		add(0, 300)()
+		stats := func() {
+			if _, err := s.Stats(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fallBehind := sync.OnceFunc(func() {
+			catchUp(t, totalsOf("totals"), s)
+			add(es.AnyVersion, 1)()
+		})
 		for _, op := range []struct {
 			name string
 			want int
@@ -97,6 +107,8 @@ func TestTrips(t *testing.T) {
 			}},
 			{"Read with a limit", 1, func() { collect(t, s.Read(ctx, es.FromStream("accounts"), es.ReadOptions{Limit: 10})) }},
 			{"HasStream", 1, func() { wantHas(t, s, "accounts", true) }},
+			{"Stats", 3, stats},
+			{"Stats with a projection behind", 4, func() { fallBehind(); stats() }},
 		} {
 			op.run()
 			op.run()

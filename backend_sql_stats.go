@@ -1,0 +1,108 @@
+package eventstore
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"slices"
+	"strings"
+	"time"
+)
+
+// recorded is when an event was recorded, as time that has gone by since.
+type recorded struct {
+	position Position
+	ago      time.Duration
+}
+
+func (b *sqlBackend) stats(ctx context.Context) (st Stats, err error) {
+	// What is read behind this can only be further on than what sealing has seen.
+	sealed, stalled, err := b.sealer.state(ctx)
+	if err != nil {
+		return Stats{}, err
+	}
+	err = b.run(ctx, "stats", func(c conn) error {
+		st = Stats{Sealed: sealed, Hole: stalled.at, Waited: stalled.waited}
+		if _, err := c.row(ctx, []any{&st.Last}, b.text.lastPosition); err != nil {
+			return err
+		}
+		infos, err := b.listProjections(ctx, c)
+		if err != nil {
+			return err
+		}
+		var behind []Position
+		for _, info := range infos {
+			st.Projections = append(st.Projections, ProjectionStats{ProjectionInfo: info})
+			if info.Position < sealed {
+				behind = append(behind, info.Position)
+			}
+		}
+		next, err := b.nextEvents(ctx, c, behind, sealed)
+		if err != nil {
+			return err
+		}
+		for i := range st.Projections {
+			// Each of these is an event, and the next one of every projection is among them: so the
+			// first behind a projection is its next.
+			p := &st.Projections[i]
+			n, _ := slices.BinarySearchFunc(next, p.Position+1, func(r recorded, at Position) int { return cmp.Compare(r.position, at) })
+			if n < len(next) {
+				p.Behind = max(0, next[n].ago)
+			}
+		}
+		return nil
+	})
+	return st, err
+}
+
+// state returns what the last look has come to.
+func (z *sealer) state(ctx context.Context) (Position, stall, error) {
+	select {
+	case <-ctx.Done():
+		return 0, stall{}, ctx.Err()
+	case <-z.lock:
+	}
+	defer func() { z.lock <- struct{}{} }()
+	if z.stall.at <= z.sealed {
+		return z.sealed, stall{}, nil // it was sealed by another process, says the mark
+	}
+	return z.sealed, z.stall, nil
+}
+
+// nextAtOnce is how many positions nextEvents asks for with one statement.
+const nextAtOnce = 32
+
+// nextEvents returns the event that comes next after each of the positions, if there is one up to a
+// last position, in order.
+func (b *sqlBackend) nextEvents(ctx context.Context, c conn, after []Position, last Position) (out []recorded, err error) {
+	slices.Sort(after)
+	for after := range slices.Chunk(slices.Compact(after), nextAtOnce) {
+		text, args := b.nextStatement(after, last)
+		err := c.query(ctx, func(rows *sql.Rows) error {
+			var r recorded
+			var micros int64
+			err := rows.Scan(&r.position, &micros)
+			r.ago = time.Duration(micros) * time.Microsecond
+			out = append(out, r)
+			return err
+		}, text, args...)
+		if err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(out, func(x, y recorded) int { return cmp.Compare(x.position, y.position) })
+	return out, nil
+}
+
+// nextStatement asks for each position by a SELECT of its own, with the position as a constant. As a
+// column of the projections MySQL and MariaDB would not look it up: they read all events before it.
+func (b *sqlBackend) nextStatement(after []Position, last Position) (string, []any) {
+	var args []any
+	for _, p := range after {
+		args = append(args, int64(p), int64(last))
+	}
+	for n := len(after); n&(n-1) != 0; n++ { // few texts for all numbers, which stay prepared
+		args = append(args, args[0], args[1])
+	}
+	return strings.TrimSuffix(strings.Repeat(b.text.nextEvent+"\nUNION ALL\n", len(args)/2), "\nUNION ALL\n"), args
+}
