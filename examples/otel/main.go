@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"example.com/eventstore"
 	"go.opentelemetry.io/otel/attribute"
@@ -121,8 +122,9 @@ func writeSpans(w io.Writer, spans tracetest.SpanStubs) {
 // writeMetrics writes a line for each series.
 func writeMetrics(w io.Writer, collected metricdata.ResourceMetrics) {
 	fmt.Fprintln(w, "metrics")
-	line := func(name string, attrs attribute.Set, value int64) {
-		fmt.Fprintf(w, "  %-31s %3d  %s\n", name, value, attrs.Encoded(attribute.DefaultEncoder()))
+	line := func(name string, attrs attribute.Set, value any) {
+		text := fmt.Sprintf("  %-31s %3v  %s", name, value, attrs.Encoded(attribute.DefaultEncoder()))
+		fmt.Fprintln(w, strings.TrimRight(text, " "))
 	}
 	for _, scope := range collected.ScopeMetrics {
 		for _, m := range scope.Metrics {
@@ -135,9 +137,13 @@ func writeMetrics(w io.Writer, collected metricdata.ResourceMetrics) {
 				for _, p := range data.DataPoints {
 					line(m.Name, p.Attributes, p.Value)
 				}
+			case metricdata.Gauge[float64]:
+				for _, p := range data.DataPoints {
+					line(m.Name, p.Attributes, fmt.Sprintf("%.1f", p.Value))
+				}
 			case metricdata.Histogram[float64]:
 				for _, p := range data.DataPoints {
-					line(m.Name+" (n)", p.Attributes, int64(p.Count))
+					line(m.Name+" (n)", p.Attributes, p.Count)
 				}
 			}
 		}

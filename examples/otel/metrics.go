@@ -38,38 +38,50 @@ func measure(meter metric.Meter) (eventstore.Middleware, error) {
 	}, errors.Join(err1, err2, err3)
 }
 
-// observe reports on all projections and relays of a store whenever metrics are collected, from
-// any process that has the store:
+// observe reports on sealing and on all projections and relays of a store whenever metrics are
+// collected, from any process that has the store:
 //
+//	eventstore.sealed.lag          gauge: positions that exist and are not sealed yet
+//	eventstore.sealing.waited      gauge, seconds: how long sealing has been waiting for one transaction
 //	eventstore.projection.lag      gauge: positions behind, an upper bound of the events to come
+//	eventstore.projection.behind   gauge, seconds: age of the first event to come
 //	eventstore.projection.parked   gauge: events set aside
 //	eventstore.projection.running  gauge: 1 if somebody runs it, or 0
 func observe(meter metric.Meter, store *eventstore.Store) error {
-	lag, err1 := meter.Int64ObservableGauge("eventstore.projection.lag",
+	unsealed, err1 := meter.Int64ObservableGauge("eventstore.sealed.lag",
+		metric.WithDescription("How many positions exist that are not sealed yet."))
+	waited, err2 := meter.Float64ObservableGauge("eventstore.sealing.waited", metric.WithUnit("s"),
+		metric.WithDescription("How long sealing has been waiting for one transaction."))
+	lag, err3 := meter.Int64ObservableGauge("eventstore.projection.lag",
 		metric.WithDescription("How many positions a projection is behind."))
-	parked, err2 := meter.Int64ObservableGauge("eventstore.projection.parked", metric.WithUnit("{event}"),
+	behind, err4 := meter.Float64ObservableGauge("eventstore.projection.behind", metric.WithUnit("s"),
+		metric.WithDescription("How long ago the first event that a projection has not got to was recorded."))
+	parked, err5 := meter.Int64ObservableGauge("eventstore.projection.parked", metric.WithUnit("{event}"),
 		metric.WithDescription("Events that a projection has set aside."))
-	running, err3 := meter.Int64ObservableGauge("eventstore.projection.running",
+	running, err6 := meter.Int64ObservableGauge("eventstore.projection.running",
 		metric.WithDescription("Whether a projection is being run."))
-	if err := errors.Join(err1, err2, err3); err != nil {
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return err
 	}
 	_, err := meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
-		infos, err := store.Projections(ctx)
+		stats, err := store.Stats(ctx)
 		if err != nil {
 			return err
 		}
-		for _, info := range infos {
-			name := metric.WithAttributes(attribute.String("eventstore.projection", info.Name))
-			o.ObserveInt64(lag, info.Lag, name)
-			o.ObserveInt64(parked, int64(info.Parked), name)
+		o.ObserveInt64(unsealed, stats.Lag)
+		o.ObserveFloat64(waited, stats.Waited.Seconds())
+		for _, p := range stats.Projections {
+			name := metric.WithAttributes(attribute.String("eventstore.projection", p.Name))
+			o.ObserveInt64(lag, p.Lag, name)
+			o.ObserveFloat64(behind, p.Behind.Seconds(), name)
+			o.ObserveInt64(parked, int64(p.Parked), name)
 			isRunning := int64(0)
-			if info.Owner != "" {
+			if p.Owner != "" {
 				isRunning = 1
 			}
 			o.ObserveInt64(running, isRunning, name)
 		}
 		return nil
-	}, lag, parked, running)
+	}, unsealed, waited, lag, behind, parked, running)
 	return err
 }

@@ -227,7 +227,10 @@ func TestMetrics(t *testing.T) {
 		`eventstore.append.duration eventstore.outcome=conflict,eventstore.stream=accounts 1`,
 		`eventstore.events.appended eventstore.stream=accounts 3`,
 		`eventstore.events.read eventstore.stream=accounts 6`,
+		`eventstore.sealed.lag  0`,
+		`eventstore.sealing.waited  0`,
 		`eventstore.projection.lag eventstore.projection=review 0`,
+		`eventstore.projection.behind eventstore.projection=review 0`,
 		`eventstore.projection.running eventstore.projection=review 0`,
 	)
 	if err := deposit(ctx, tel.tracer, tel.store, "A-1", 1); err != nil {
@@ -264,6 +267,10 @@ func (tel *telemetry) wantMetrics(t *testing.T, want ...string) {
 				add(m.Name, p.Attributes, p.Value)
 			}
 		case metricdata.Gauge[int64]:
+			for _, p := range data.DataPoints {
+				add(m.Name, p.Attributes, p.Value)
+			}
+		case metricdata.Gauge[float64]:
 			for _, p := range data.DataPoints {
 				add(m.Name, p.Attributes, p.Value)
 			}
