@@ -1,6 +1,6 @@
 # One verb each. Everything here is also a plain command: see CONTRIBUTING.md.
 
-.PHONY: test memory lint matrix bench fuzz
+.PHONY: test memory lint api matrix bench fuzz
 
 test: ## the suite on memory, Postgres and MariaDB
 	go test -race ./...
@@ -12,6 +12,9 @@ lint: ## formatting, vet, staticcheck
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
 	go vet ./...
 	go run honnef.co/go/tools/cmd/staticcheck@latest ./...
+
+api: ## the record of the exported API, after a change that is meant
+	go test ./internal/apicheck -run TestAPI -update
 
 matrix: ## the suite on every supported version
 	scripts/matrix
