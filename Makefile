@@ -8,10 +8,9 @@ test: ## the suite on memory, Postgres and MariaDB
 memory: ## the suite without servers
 	go test -race . -memory
 
-lint: ## formatting, vet, staticcheck
-	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
-	go vet ./...
-	go run honnef.co/go/tools/cmd/staticcheck@latest ./...
+GOLANGCI = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+lint: ## what .golangci.yml asks for, in the nested modules too
+	for mod in go.mod examples/*/go.mod; do (cd $$(dirname $$mod) && $(GOLANGCI) run ./...) || exit 1; done
 
 api: ## the record of the exported API, after a change that is meant
 	go test ./internal/apicheck -run TestAPI -update

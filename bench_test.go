@@ -70,7 +70,7 @@ func BenchmarkQuery(b *testing.B) {
 			for i := range 200 {
 				mustAppend(b, s, "accounts", fmt.Sprint(i), es.MustNotExist, events(100, 1)...)
 			}
-			q := es.Query[int64]{From: es.FromAll(), When: []es.Fold[int64]{es.On(func(cents *int64, e deposited) { *cents += int64(e.Cents) })}}
+			q := es.Query[int64]{From: es.FromAll(), When: []es.Fold[int64]{es.On(func(cents *int64, e deposited) { *cents += e.Cents })}}
 			b.ReportAllocs()
 			for b.Loop() {
 				if _, err := q.Run(b.Context(), s); err != nil {

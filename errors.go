@@ -94,6 +94,7 @@ func invalid(format string, args ...any) error {
 
 // within says where err was found, behind the one prefix that the text of an error begins with.
 func within(where string, err error) error {
+	//nolint:errorlint // of an error that wraps one, the words around it must stay
 	if e, ok := err.(*invalidError); ok {
 		return invalid("%s: %w", where, e.err)
 	}

@@ -3,6 +3,7 @@ package eventstore
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -73,7 +74,7 @@ func Decode[E Payload](ev Event) (E, error) {
 		return err
 	})
 	switch {
-	case err == errFound:
+	case errors.Is(err, errFound):
 		return e, nil
 	case err != nil:
 		return e, within(fmt.Sprintf("event %d", ev.Position), err)

@@ -134,7 +134,10 @@ func TestReadNested(t *testing.T) {
 			wantIdle(t, l, "in the loop body")
 			if n++; n%100 == 0 {
 				inner := 0
-				for range s.ReadAggregate(ctx, ev.Stream, ev.AggregateID, 0) {
+				for _, err := range s.ReadAggregate(ctx, ev.Stream, ev.AggregateID, 0) {
+					if err != nil {
+						t.Fatal(err)
+					}
 					wantIdle(t, l, "in the inner loop body")
 					if inner++; inner == 5 {
 						break
@@ -150,7 +153,10 @@ func TestReadNested(t *testing.T) {
 		sameEvents(t, "again", collect(t, seq)[:600], all)
 		for i := range 3 {
 			k := 0
-			for range seq {
+			for _, err := range seq {
+				if err != nil {
+					t.Fatal(err)
+				}
 				if k++; k > 300*i {
 					break
 				}

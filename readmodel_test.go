@@ -27,7 +27,7 @@ func TestTable(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer tx.Rollback()
+		defer func() { _ = tx.Rollback() }()
 		in := inTransaction{tx}
 		do := func(what string, err error) {
 			t.Helper()

@@ -573,14 +573,14 @@ func (r *runner) settle(ctx context.Context, one []record, failure error) error 
 				return err
 			}
 		case Skip:
-			return r.finish(ctx, r.begin(ctx), ev.position)
+			return r.finish(r.begin(ctx), ev.position)
 		case Park:
 			w := r.begin(ctx)
 			defer w.unit.rollback()
 			if err := w.park(ev, problemText(failure)); err != nil {
 				return err
 			}
-			if err := r.finish(ctx, w, ev.position); err != nil {
+			if err := r.finish(w, ev.position); err != nil {
 				return err
 			}
 			r.parked[aggregateKey{ev.stream, ev.aggregateID}] = true
@@ -619,7 +619,7 @@ func (r *runner) attempt(ctx context.Context, rows []record, upTo Position) (don
 			upTo = rows[done-1].position
 		}
 	}
-	switch err := r.finish(ctx, w, upTo); {
+	switch err := r.finish(w, upTo); {
 	case err == nil && w.stopped:
 		return done, nil, errStopped
 	case err == nil:
@@ -657,7 +657,7 @@ func (r *runner) undo(ctx context.Context, w *work, done int, failure error) (in
 }
 
 // finish commits work together with the checkpoint behind it.
-func (r *runner) finish(ctx context.Context, w *work, upTo Position) error {
+func (r *runner) finish(w *work, upTo Position) error {
 	state, err := r.follower.encode()
 	if err != nil {
 		return fmt.Errorf("eventstore: state of projection %q: %w", r.name, err)
@@ -724,13 +724,13 @@ func (r *runner) retryOne(ctx context.Context, p *parkedRow) error {
 			if err := w.park(&rows[0], problemText(failure)); err != nil {
 				return err
 			}
-			return r.finish(ctx, w, r.position)
+			return r.finish(w, r.position)
 		}
 	}
 	if err := w.unit.unpark(r.name, p.position); err != nil {
 		return err
 	}
-	if err := r.finish(ctx, w, r.position); err != nil {
+	if err := r.finish(w, r.position); err != nil {
 		return err
 	}
 	if w.stopped {

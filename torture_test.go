@@ -305,7 +305,7 @@ func TestSealingWaitsForWriters(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer tx.Rollback()
+		defer func() { _ = tx.Rollback() }()
 		pace := func(name string, n int) time.Duration {
 			began := time.Now()
 			for i := range n {
@@ -361,7 +361,7 @@ func TestSealingIgnoresOtherTables(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer other.Rollback()
+		defer func() { _ = other.Rollback() }()
 		if _, err := other.ExecContext(ctx, "INSERT INTO "+table.name+" (position) VALUES (1)"); err != nil {
 			t.Fatal(err)
 		}

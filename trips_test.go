@@ -96,12 +96,18 @@ func TestTrips(t *testing.T) {
 				}
 			}},
 			{"first page of ReadAggregate", 1, func() {
-				for range s.ReadAggregate(ctx, "accounts", "a", 0) {
+				for _, err := range s.ReadAggregate(ctx, "accounts", "a", 0) {
+					if err != nil {
+						t.Fatal(err)
+					}
 					break
 				}
 			}},
 			{"first page of Read", 1, func() {
-				for range s.Read(ctx, es.FromStream("accounts"), es.ReadOptions{}) {
+				for _, err := range s.Read(ctx, es.FromStream("accounts"), es.ReadOptions{}) {
+					if err != nil {
+						t.Fatal(err)
+					}
 					break
 				}
 			}},

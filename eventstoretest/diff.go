@@ -2,6 +2,7 @@ package eventstoretest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -14,8 +15,8 @@ func diff(got, want []string) string {
 	for i := range common {
 		common[i] = make([]int, len(got)+1)
 	}
-	for i := len(want) - 1; i >= 0; i-- {
-		for j := len(got) - 1; j >= 0; j-- {
+	for i := range slices.Backward(want) {
+		for j := range slices.Backward(got) {
 			if want[i] == got[j] {
 				common[i][j] = common[i+1][j+1] + 1
 			} else {

@@ -130,7 +130,7 @@ func waitFor(b *bank, r *http.Request) error {
 	ctx, cancel := context.WithTimeoutCause(r.Context(), waitTimeout, errBehind)
 	defer cancel()
 	if err := b.balances.wait(ctx, eventstore.Position(at)); err != nil {
-		if context.Cause(ctx) == errBehind {
+		if errors.Is(context.Cause(ctx), errBehind) {
 			return errBehind
 		}
 		return err

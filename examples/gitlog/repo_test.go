@@ -317,7 +317,7 @@ func countWithGit(t *testing.T, dir string) gitCounts {
 	c.commits = number(git("rev-list", "--count", "HEAD"))
 	c.merges = number(git("rev-list", "--count", "--merges", "HEAD"))
 	authors := make(map[string]bool)
-	for _, a := range strings.Fields(git("log", "--format=%aE")) {
+	for a := range strings.FieldsSeq(git("log", "--format=%aE")) {
 		authors[strings.ToLower(a)] = true
 	}
 	c.authors = len(authors)
@@ -346,7 +346,7 @@ func countWithGit(t *testing.T, dir string) gitCounts {
 			c.deleted++
 		}
 	}
-	for _, s := range strings.Split(strings.TrimSpace(git("log", "--format=%ad", "--date=format:%w %H")), "\n") {
+	for s := range strings.SplitSeq(strings.TrimSpace(git("log", "--format=%ad", "--date=format:%w %H")), "\n") {
 		var day, hour int
 		if _, err := fmt.Sscanf(s, "%d %d", &day, &hour); err != nil {
 			t.Fatal(err)

@@ -39,7 +39,7 @@ func runTests(m *testing.M) int {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		defer server.Stop()
+		defer func() { _ = server.Stop() }()
 		dsn = server.DSN("postgres")
 	}
 	return m.Run()
@@ -138,8 +138,8 @@ func TestMigrate(t *testing.T) {
 		}
 		n++
 	}
-	if n != 1200 || rows.Next() {
-		t.Errorf("%d events in the store, want all 1200", n)
+	if n != 1200 || rows.Next() || rows.Err() != nil {
+		t.Errorf("%d events in the store, want all 1200; %v", n, rows.Err())
 	}
 
 	// The old stream grows.

@@ -64,7 +64,7 @@ func run(ctx context.Context, w io.Writer, natsURL, target, prefix string) (err 
 	if err != nil {
 		return err
 	}
-	defer closeDB()
+	defer func() { _ = closeDB() }()
 	if err := store.CreateStream(ctx, "accounts", nil); err != nil && !errors.Is(err, eventstore.ErrStreamExists) {
 		return err
 	}

@@ -49,10 +49,10 @@ func openStore(tracer trace.Tracer, meter metric.Meter, p propagation.TextMapPro
 func run(ctx context.Context, w io.Writer) error {
 	spans := tracetest.NewInMemoryExporter()
 	traces := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
-	defer traces.Shutdown(ctx)
+	defer func() { _ = traces.Shutdown(ctx) }()
 	reader := sdkmetric.NewManualReader()
 	meters := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
-	defer meters.Shutdown(ctx)
+	defer func() { _ = meters.Shutdown(ctx) }()
 	tracer, propagator := traces.Tracer(scope), propagation.TraceContext{}
 
 	store, err := openStore(tracer, meters.Meter(scope), propagator)

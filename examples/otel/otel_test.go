@@ -246,7 +246,9 @@ func TestMetrics(t *testing.T) {
 	}
 	tel.wantMetrics(t, `eventstore.projection.lag eventstore.projection=review 0`, `eventstore.projection.running eventstore.projection=review 1`)
 	stop()
-	<-done
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
 }
 
 // wantMetrics looks for series, each given as name, attributes, and value or count.

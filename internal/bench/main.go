@@ -89,7 +89,7 @@ func runDatabase(ctx context.Context, engine testserver.Engine, dsn string, want
 		if err != nil {
 			return err
 		}
-		defer s.Stop()
+		defer func() { _ = s.Stop() }()
 		dsn = s.DSN(map[testserver.Engine]string{testserver.Postgres: "postgres"}[engine])
 	}
 	db, err := openDB(engine, dsn)

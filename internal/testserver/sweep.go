@@ -87,7 +87,7 @@ func endNamed(pid int, path string, sig syscall.Signal) {
 	if err != nil {
 		return
 	}
-	defer p.Release()
+	defer func() { _ = p.Release() }()
 	// The separator tells the folder from one whose name is longer.
 	running := func() bool {
 		return strings.Contains(commandLine(pid), path+string(filepath.Separator))

@@ -142,7 +142,7 @@ func TestSweepSparesDroppedServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	path, owner := f.path, f.owner
-	f = nil
+	f = nil //nolint:wastedassign // nothing holds it any more when the garbage is collected
 	runtime.GC()
 	runtime.GC()
 	sweep(nil)
