@@ -9,7 +9,9 @@ import (
 // MySQL is the dialect of MySQL 8.0 and later and of MariaDB 10.6 and later, through
 // github.com/go-sql-driver/mysql. The connection's character set must be utf8mb4, the driver's
 // default.
-var MySQL = &Dialect{
+var MySQL = &mysqlDialect
+
+var mysqlDialect = Dialect{
 	name:       "mysql",
 	prepares:   true,
 	schema:     mysqlSchema,

@@ -7,7 +7,9 @@ import (
 )
 
 // Postgres is the dialect of PostgreSQL 13 and later, tested through github.com/jackc/pgx/v5/stdlib.
-var Postgres = &Dialect{
+var Postgres = &postgresDialect
+
+var postgresDialect = Dialect{
 	name:       "postgres",
 	numbered:   true,
 	returning:  true,

@@ -15,6 +15,14 @@
 // tables (a [ReadModel]), up to date and remembers how far it is, and for a [Relay], which hands
 // them on to a broker.
 //
+// # Order
+//
+// A database hands out positions before transactions commit: the event at position 8 can be there
+// while that at 7 is still to come, and a reader that remembers 8 as its last would never see 7.
+// The sealed position is the one up to which nothing can come any more, since every position holds
+// an event by now or, where a transaction was rolled back, a gap row that nobody sees. Whatever
+// follows the log reads up to there and no further.
+//
 // # Basics
 //
 // Open a store over the service's own pool, install its tables, make a stream:
@@ -31,6 +39,9 @@
 //
 //	go balances.Run(ctx, store)
 //	err = balances.Wait(ctx, store, stored[len(stored)-1].Position) // read your writes
+//
+// In tests [NewMemStore] takes the database's place, with nothing else changed, and package
+// eventstoretest has given, when, then.
 //
 // # Guarantees
 //

@@ -44,7 +44,8 @@ var (
 	// it. Nothing was stored.
 	ErrInvalid = errors.New("eventstore: invalid")
 
-	// ErrNotInstalled says that the store's tables are missing or older than this package.
+	// ErrNotInstalled says that the store's tables are missing or older than this package. Any call
+	// on a store in a database can return it until [Store.Install] has been called.
 	ErrNotInstalled = errors.New("eventstore: tables are missing or out of date: call Store.Install first")
 )
 

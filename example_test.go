@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/google/uuid"
+
 	"example.com/eventstore"
 )
 
@@ -47,12 +49,11 @@ var Deposits = eventstore.Projection[Money]{
 func bank(ctx context.Context) (*eventstore.Store, error) {
 	store := eventstore.NewMemStore(nil)
 	err := store.CreateStream(ctx, "accounts", nil)
-	for id, cents := range map[string]int64{"A-1": 700, "A-2": 50} {
-		_, err2 := store.Append(ctx, "accounts", id, eventstore.MustNotExist,
-			eventstore.NewEvent{Payload: Opened{Owner: "Ann"}}, eventstore.NewEvent{Payload: Deposited{Cents: cents}})
-		err = errors.Join(err, err2)
-	}
-	return store, err
+	_, err2 := store.Append(ctx, "accounts", "A-1", eventstore.MustNotExist,
+		eventstore.NewEvent{Payload: Opened{Owner: "Ann"}}, eventstore.NewEvent{Payload: Deposited{Cents: 700}})
+	_, err3 := store.Append(ctx, "accounts", "A-2", eventstore.MustNotExist,
+		eventstore.NewEvent{Payload: Opened{Owner: "Ann"}}, eventstore.NewEvent{Payload: Deposited{Cents: 50}})
+	return store, errors.Join(err, err2, err3)
 }
 
 func ExampleOpen() {
@@ -64,6 +65,99 @@ func ExampleOpen() {
 		return store, store.Install(ctx)
 	}
 	_ = open
+}
+
+// An append says at which version it expects the aggregate, and can be repeated.
+func ExampleStore_Append() {
+	ctx := context.Background()
+	store, err := bank(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	withdrawal := eventstore.NewEvent{
+		ID:       uuid.Must(uuid.NewV7()), // for repeating
+		Payload:  Withdrawn{Cents: 20},
+		Metadata: eventstore.Metadata{"user": "ann"},
+	}
+	stored, err := store.Append(ctx, "accounts", "A-2", 2, withdrawal) // version 2 is what was read
+	fmt.Println("version", stored[0].Version, err)
+
+	// The answer was lost? The same again changes nothing.
+	again, err := store.Append(ctx, "accounts", "A-2", 2, withdrawal)
+	fmt.Println("still at position", again[0].Position == stored[0].Position, err)
+
+	// Who decided on version 2 as well comes too late.
+	_, err = store.Append(ctx, "accounts", "A-2", 2, eventstore.NewEvent{Payload: Withdrawn{Cents: 50}})
+	var conflict *eventstore.ConflictError
+	if errors.As(err, &conflict) {
+		fmt.Println("conflict at version", conflict.Actual)
+	}
+	// Output:
+	// version 3 <nil>
+	// still at position true <nil>
+	// conflict at version 3
+}
+
+// Reads pick events by stream, category and matches, in both directions.
+func ExampleStore_Read() {
+	ctx := context.Background()
+	store, err := bank(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	large := eventstore.FromStream("accounts", eventstore.ByAggregateID.In("A-1", "A-7"), eventstore.ByEventName.NotEquals("account.opened"))
+	for ev, err := range store.Read(ctx, large, eventstore.ReadOptions{}) {
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(ev.AggregateID, ev.Version, ev.Name, string(ev.Data))
+	}
+	latest := eventstore.ReadOptions{Backward: true, Limit: 1}
+	for ev, err := range store.Read(ctx, eventstore.FromAll(), latest) {
+		fmt.Println("last:", ev.Position, ev.Name, err)
+	}
+	// Output:
+	// A-1 2 account.deposited {"Cents":700}
+	// last: 4 account.deposited <nil>
+}
+
+// Events and the service's own rows commit together. A conflict or ErrRetryTx means: roll back, and
+// run the whole transaction again.
+func ExampleStore_WithTx() {
+	pay := func(ctx context.Context, db *sql.DB, store *eventstore.Store, invoice, account string, cents int64) error {
+		tx, err := db.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = tx.Rollback() }() // does nothing after Commit
+		if _, err := tx.ExecContext(ctx, "UPDATE invoices SET paid = true WHERE id = $1", invoice); err != nil {
+			return err
+		}
+		_, err = Accounts.Execute(ctx, store.WithTx(tx), account, func(r *eventstore.Root[Account]) error {
+			if r.State().Cents < cents {
+				return errors.New("not enough money")
+			}
+			r.Record(Withdrawn{Cents: cents})
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return tx.Commit()
+	}
+	retried := func(ctx context.Context, db *sql.DB, store *eventstore.Store) (err error) {
+		for range 5 {
+			err = pay(ctx, db, store, "I-1", "A-1", 300)
+			if !errors.Is(err, eventstore.ErrRetryTx) && !errors.Is(err, eventstore.ErrConflict) {
+				break
+			}
+		}
+		return err
+	}
+	_ = retried
 }
 
 func ExampleProjection() {

@@ -115,8 +115,8 @@ func DoAny[S any](fn func(ctx context.Context, step *Step[S]) error) Effect[S] {
 
 // Step is one event's turn in a projection. It belongs to the handler until that returns.
 type Step[S any] struct {
-	State *S
-	Event Event
+	State *S    // the projection's, with the events before; changes are stored with the position
+	Event Event // as it is stored; [Do] has it decoded
 
 	work   *work
 	record *record
@@ -274,7 +274,8 @@ func (p *Projection[S]) Load(ctx context.Context, s *Store) (Checkpoint[S], erro
 
 // Wait returns when the projection, whoever runs it, has taken in everything up to a position:
 // given the last that [Store.Append] returned, what is read afterwards holds one's own writes. It
-// runs nothing itself, and ends with ctx otherwise.
+// runs nothing itself: while nobody runs the projection, or it has failed, it waits until ctx ends,
+// which therefore should have a deadline, and returns ctx.Err().
 func (p *Projection[S]) Wait(ctx context.Context, s *Store, at Position) error {
 	if err := checkName("Projection.Name", p.Name); err != nil {
 		return err

@@ -2,6 +2,8 @@ package eventstore_test
 
 import (
 	"go/ast"
+	"go/doc"
+	"go/format"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -127,6 +129,37 @@ func TestFeatures(t *testing.T) {
 	}
 	if named < 100 {
 		t.Errorf("the documents name %d tests, want every feature's", named)
+	}
+}
+
+// TestExamples wants examples that documentation sites show whole, with all that they name (what they
+// share has to stand in their own file), and whose output is checked, unless they need a database.
+func TestExamples(t *testing.T) {
+	for _, dir := range []string{".", "eventstoretest"} {
+		paths, err := filepath.Glob(filepath.Join(dir, "example*_test.go"))
+		if err != nil || len(paths) == 0 {
+			t.Fatalf("%s has no examples: %v", dir, err)
+		}
+		for _, path := range paths {
+			fset := token.NewFileSet()
+			file, err := parser.ParseFile(fset, path, nil, parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range doc.Examples(file) {
+				if e.Play == nil {
+					t.Errorf("%s: Example%s names what is not in its file: it can't be shown whole", path, e.Name)
+					continue
+				}
+				var whole strings.Builder
+				if err := format.Node(&whole, fset, e.Play); err != nil {
+					t.Fatal(err)
+				}
+				if e.Output == "" && !strings.Contains(whole.String(), "*sql.DB") {
+					t.Errorf("%s: Example%s has no output to check", path, e.Name)
+				}
+			}
+		}
 	}
 }
 

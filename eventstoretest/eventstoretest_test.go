@@ -12,44 +12,6 @@ import (
 	"example.com/eventstore/eventstoretest"
 )
 
-type (
-	Opened    struct{ Owner string }
-	Deposited struct{ Cents int64 }
-	Withdrawn struct{ Cents int64 }
-	Withdraw  struct{ Cents int64 }
-)
-
-func (Opened) EventName() string    { return "account.opened" }
-func (Deposited) EventName() string { return "account.deposited" }
-func (Withdrawn) EventName() string { return "account.withdrawn" }
-
-type Account struct {
-	Owner string
-	Cents int64
-}
-
-var errPoor = errors.New("not enough money")
-
-func withdraw(r *eventstore.Root[Account], cents int64) error {
-	if r.State().Cents < cents {
-		return errPoor
-	}
-	r.Record(Withdrawn{cents})
-	return nil
-}
-
-var accounts = eventstore.Aggregate[Account]{
-	Stream: "accounts",
-	When: []eventstore.Fold[Account]{
-		eventstore.On(func(a *Account, e Opened) { a.Owner = e.Owner }),
-		eventstore.On(func(a *Account, e Deposited) { a.Cents += e.Cents }),
-		eventstore.On(func(a *Account, e Withdrawn) { a.Cents -= e.Cents }),
-	},
-	Commands: []eventstore.Command[Account]{
-		eventstore.OnCommand(func(_ context.Context, r *eventstore.Root[Account], c Withdraw) error { return withdraw(r, c.Cents) }),
-	},
-}
-
 func take(cents int64) func(*eventstore.Root[Account]) error {
 	return func(r *eventstore.Root[Account]) error { return withdraw(r, cents) }
 }
@@ -182,15 +144,5 @@ func TestStoreAndRecorder(t *testing.T) {
 	}
 	if r, err := accounts.Load(t.Context(), s, "a"); err != nil || r.Version() != 1 {
 		t.Errorf("stored at version %d (%v), want 1", r.Version(), err)
-	}
-}
-
-func ExampleGiven() {
-	var t *testing.T // the test's own
-	_ = func() {
-		eventstoretest.Given(t, &accounts, Opened{Owner: "Ann"}, Deposited{Cents: 500}).
-			When(func(r *eventstore.Root[Account]) error { return withdraw(r, 300) }).
-			Then(Withdrawn{Cents: 300}).
-			ThenState(Account{Owner: "Ann", Cents: 200})
 	}
 }
