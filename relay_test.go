@@ -3,7 +3,9 @@ package eventstore_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -87,5 +89,67 @@ func TestRelayInvalid(t *testing.T) {
 		wantInvalid(t, "without a selection", (&es.Relay{Name: "r", Publish: publish}).Run(t.Context(), s), "Relay.From")
 		wantInvalid(t, "without Publish", (&es.Relay{Name: "r", From: es.FromAll()}).Run(t.Context(), s), "Relay.Publish")
 		wantInvalid(t, "with a short lease", (&es.Relay{Name: "r", From: es.FromAll(), Publish: publish, Lease: 1}).Run(t.Context(), s), "Relay.Lease")
+	})
+}
+
+// TestRunnerPace lets a runner follow appends that come all the time: it takes them in batches, no
+// more than one every 10 ms unless there are more sealed events than fit into one. Whoever waits for
+// a projection is not kept waiting for that.
+func TestRunnerPace(t *testing.T) {
+	const pace = 10 * time.Millisecond
+	forEachLane(t, func(t *testing.T, l lane) {
+		s := l.open(t, nil)
+		createStream(t, s, "accounts")
+		var batches, seen atomic.Int64
+		relay := es.Relay{Name: "relay", From: es.FromAll(), Publish: func(_ context.Context, evs []es.Event) error {
+			if len(evs) > 1 && len(evs) < 50 { // a larger one may not have been the last of its look
+				batches.Add(1)
+			}
+			seen.Add(int64(len(evs)))
+			return nil
+		}}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		began := time.Now()
+		go func() { ended <- relay.Run(ctx, s) }()
+		var stored atomic.Int64
+		for _, err := range race(4, func(i int) error {
+			for v := es.ExpectedVersion(0); time.Since(began) < 400*time.Millisecond; v++ {
+				if _, err := s.Append(ctx, "accounts", fmt.Sprint(i), v, events(1, 1)...); err != nil {
+					return err
+				}
+				stored.Add(1)
+			}
+			return nil
+		}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, "all to be published", func() bool { return seen.Load() == stored.Load() })
+		if n, most := batches.Load(), int64(time.Since(began)/pace)+2; n > most {
+			t.Errorf("%d batches of several events, want %d at most", n, most)
+		}
+		stop()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run returned %v", err)
+		}
+
+		p := totalsOf("totals")
+		end := running(t, p, s)
+		defer func() { _ = end() }()
+		fastest, last := time.Hour, time.Now()
+		for range 200 {
+			evs := mustAppend(t, s, "accounts", "waited for", es.AnyVersion, events(2, 1)...)
+			if err := p.Wait(t.Context(), s, evs[1].Position); err != nil {
+				t.Fatal(err)
+			}
+			now := time.Now()
+			fastest, last = min(fastest, now.Sub(last)), now
+			if fastest < pace*3/4 {
+				return
+			}
+		}
+		t.Errorf("from one Wait to the next it took %v at least, want less than %v", fastest, pace*3/4)
 	})
 }

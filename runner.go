@@ -77,6 +77,8 @@ const (
 	slowLook  = 500 * time.Millisecond
 
 	releaseTime = time.Second
+
+	paceTime = 10 * time.Millisecond // from one look that found all there was to the next
 )
 
 // errStopped ends a run that has been asked to end, or has reached its target.
@@ -420,11 +422,13 @@ func (r *runner) finishDelete(ctx context.Context, row *projectionRow) error {
 type batch struct {
 	rows    []record
 	upTo    Position // the position behind which to look next
+	more    bool     // sealed events are left behind upTo
 	settled bool     // unless another look soon may get further
+	began   time.Time
 	err     error
 }
 
-// follow handles one batch after the other, and reads the next one meanwhile.
+// follow handles one batch after the other, and reads the next one meanwhile if it is there.
 func (r *runner) follow(ctx context.Context) error {
 	wait := newWaiter(r.store.news, r.poll)
 	ctx, cancel := context.WithCancel(ctx)
@@ -451,11 +455,16 @@ func (r *runner) follow(ctx context.Context) error {
 		}
 		if b.upTo > r.position {
 			wait.found()
-			if r.target == noTarget || b.upTo < r.target {
+			if b.more && (r.target == noTarget || b.upTo < r.target) {
 				ahead = r.fetch(ctx, wait, b.upTo)
 			}
 			if err := r.process(ctx, b.rows, b.upTo); err != nil {
 				return err
+			}
+			if !b.more && r.target == noTarget && len(b.rows) > 1 {
+				if err := r.pace(ctx, b.began); err != nil {
+					return err
+				}
 			}
 			continue
 		}
@@ -469,6 +478,20 @@ func (r *runner) follow(ctx context.Context) error {
 			checked = time.Now()
 		}
 	}
+}
+
+// pace lets events gather before the next look, if more than one came at once and nobody is waiting
+// for them: each batch costs a look, a page and a transaction, which appends have to share the
+// database with, however few events it has.
+func (r *runner) pace(ctx context.Context, began time.Time) error {
+	t := time.NewTimer(time.Until(began.Add(min(paceTime, r.poll))))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-r.store.moves.awaited():
+	case <-t.C:
+	}
+	return ctx.Err()
 }
 
 // check finds out whether the lease is still held, where no checkpoint does.
@@ -493,6 +516,7 @@ func (r *runner) fetch(ctx context.Context, wait *waiter, after Position) chan b
 
 func (r *runner) look(ctx context.Context, wait *waiter, after Position, b *batch) error {
 	wait.listen()
+	b.began = time.Now()
 	sealed, settled, err := r.store.backend.seal(ctx)
 	if err != nil {
 		return err
@@ -514,6 +538,7 @@ func (r *runner) look(ctx context.Context, wait *waiter, after Position, b *batc
 	} else if took > slowLook {
 		r.window = max(r.window/2, minWindow)
 	}
+	b.more = b.upTo < sealed
 	b.rows = rows[:0]
 	for i := range rows {
 		picked, err := r.from.picks(&rows[i])

@@ -73,8 +73,9 @@ func (s *Store) Subscribe(ctx context.Context, from Selection, after Position) i
 
 // news tells those who wait for events that there are some.
 type news struct {
-	mu sync.Mutex
-	ch chan struct{} // nil: nobody waits
+	mu    sync.Mutex
+	ch    chan struct{} // nil: nobody waits
+	asked chan struct{} // closed when somebody begins to wait; nil: nobody has to know
 }
 
 func newNews() *news { return &news{} }
@@ -85,8 +86,27 @@ func (n *news) next() <-chan struct{} {
 	defer n.mu.Unlock()
 	if n.ch == nil {
 		n.ch = make(chan struct{})
+		if n.asked != nil {
+			close(n.asked)
+			n.asked = nil
+		}
 	}
 	return n.ch
+}
+
+// awaited returns a channel that is closed as soon as somebody waits for news.
+func (n *news) awaited() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.asked == nil {
+		n.asked = make(chan struct{})
+	}
+	asked := n.asked
+	if n.ch != nil {
+		close(n.asked)
+		n.asked = nil
+	}
+	return asked
 }
 
 func (n *news) publish() {
