@@ -137,6 +137,8 @@ func (a *Aggregate[S]) check() (*folds[S], error) {
 		return nil, invalid("Aggregate.Attempts %d", a.Attempts)
 	case a.Snapshot.Every < 0:
 		return nil, invalid("Aggregate.Snapshot.Every %d", a.Snapshot.Every)
+	case a.Snapshot.Schema < 0:
+		return nil, invalid("Aggregate.Snapshot.Schema %d", a.Snapshot.Schema)
 	}
 	if err := checkCommands("Aggregate.Commands", a.Commands); err != nil {
 		return nil, err

@@ -265,11 +265,17 @@ func TestInvalidAggregate(t *testing.T) {
 		ctx := t.Context()
 		createStream(t, s, "accounts")
 		for names, agg := range map[string]es.Aggregate[account]{
-			"Aggregate.Attempts": {Stream: "accounts", Attempts: -1},
-			"Aggregate.When[1]":  {Stream: "accounts", When: []es.Fold[account]{accounts.When[0], {}}},
-			"Aggregate.When[0]":  {Stream: "accounts", When: []es.Fold[account]{es.On[opened, account](nil)}},
+			"Aggregate.Attempts":        {Stream: "accounts", Attempts: -1},
+			"Aggregate.Snapshot.Every":  {Stream: "accounts", Snapshot: es.Snapshot{Every: -1}},
+			"Aggregate.Snapshot.Schema": {Stream: "accounts", Snapshot: es.Snapshot{Schema: -1}},
+			"Aggregate.When[1]":         {Stream: "accounts", When: []es.Fold[account]{accounts.When[0], {}}},
+			"Aggregate.When[0]":         {Stream: "accounts", When: []es.Fold[account]{es.On[opened, account](nil)}},
 		} {
 			wantInvalid(t, "Load", second(agg.Load(ctx, s, "a")), names)
+			if agg.Snapshot.Every == 0 {
+				agg.Snapshot.Every = 1
+			}
+			wantInvalid(t, "SaveSnapshot", agg.SaveSnapshot(ctx, s, "a"), names)
 			r := agg.New("a")
 			r.Record(opened{"ann"})
 			wantInvalid(t, "Save", second(agg.Save(ctx, s, r)), names)

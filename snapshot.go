@@ -13,14 +13,14 @@ import (
 // what replaying the stored events up to it makes of the state, as the codec writes it: fields that
 // the codec leaves out are zero behind a snapshot, so a state with such fields can't have snapshots.
 type Snapshot struct {
-	// Every is how many events are saved between one snapshot and the next. Zero: none are stored
-	// or used. Right behind a save that makes one due, the aggregate is loaded once more and its
-	// state stored. That this fails never fails the save; Options.Logger is told. Inside a caller's
-	// transaction none is stored: see [Aggregate.SaveSnapshot].
+	// Every is how many events are saved between one snapshot and the next, not negative. Zero:
+	// none are stored or used. Right behind a save that makes one due, the aggregate is loaded once
+	// more and its state stored. That this fails never fails the save; Options.Logger is told.
+	// Inside a caller's transaction none is stored: see [Aggregate.SaveSnapshot].
 	Every int
 
 	// Schema numbers the shape of the state and what folds make of it. Raise it when either
-	// changes: snapshots of other numbers are not used.
+	// changes: snapshots of other numbers are not used. It is not negative.
 	Schema int
 }
 
