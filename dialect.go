@@ -111,7 +111,7 @@ type statements struct {
 	takeLease        string // owner, has a read model, microseconds, name, epoch, owner; 0 rows: somebody else has it
 	renewLease       string // microseconds, name, epoch; 0 rows: it is lost
 	holdsLease       string // name, epoch; no row: it is lost
-	releaseLease     string // status, error, name, owner
+	releaseLease     string // error, status, name, owner
 	checkpoint       string // position, microseconds, name, epoch; 0 rows: the lease is lost
 	checkpointState  string // position, microseconds, state, name, epoch
 	stopProjection   string // name; ends all of its runs
@@ -119,8 +119,8 @@ type statements struct {
 	resumed          string // name, epoch; what was asked for has been done
 	deleteProjection string // name; ends all of its runs
 	removeProjection string // name, epoch
-	retryParked      string // name; the next to take the lease has to try parked events again
-	fenceProjection  string // name; whoever has the lease has to take it, and all that belongs to it, anew
+	retryParked      string // name; the next to take the lease has to try parked events again; 0 rows: it has been deleted
+	fenceProjection  string // name; whoever has the lease has to take it, and all that belongs to it, anew; 0 rows: it has been deleted
 	park             string // projection, position, stream, aggregate id, error
 	unpark           string // projection, position
 	dropParked       string // projection

@@ -215,8 +215,8 @@ UPDATE {projections}
 SET epoch = epoch + 1, generation = generation + 1, status = 'deleting', lease_until = UTC_TIMESTAMP(6)
 WHERE name = ?`,
 		removeProjection: `DELETE FROM {projections} WHERE name = ? AND epoch = ?`,
-		retryParked:      `UPDATE {projections} SET epoch = epoch + 1, retry = TRUE WHERE name = ?`,
-		fenceProjection:  `UPDATE {projections} SET epoch = epoch + 1 WHERE name = ?`,
+		retryParked:      `UPDATE {projections} SET epoch = epoch + 1, retry = TRUE WHERE name = ? AND status <> 'deleting'`,
+		fenceProjection:  `UPDATE {projections} SET epoch = epoch + 1 WHERE name = ? AND status <> 'deleting'`,
 		park: `
 INSERT INTO {parked} (projection, position, stream, aggregate_id, error)
 VALUES (?, ?, ?, ?, ?)

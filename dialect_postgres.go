@@ -240,8 +240,8 @@ UPDATE {projections}
 SET epoch = epoch + 1, generation = generation + 1, status = 'deleting', lease_until = clock_timestamp()
 WHERE name = ?::text`,
 		removeProjection: `DELETE FROM {projections} WHERE name = ?::text AND epoch = ?::bigint`,
-		retryParked:      `UPDATE {projections} SET epoch = epoch + 1, retry = true WHERE name = ?::text`,
-		fenceProjection:  `UPDATE {projections} SET epoch = epoch + 1 WHERE name = ?::text`,
+		retryParked:      `UPDATE {projections} SET epoch = epoch + 1, retry = true WHERE name = ?::text AND status <> 'deleting'`,
+		fenceProjection:  `UPDATE {projections} SET epoch = epoch + 1 WHERE name = ?::text AND status <> 'deleting'`,
 		park: `
 INSERT INTO {parked} (projection, position, stream, aggregate_id, error)
 VALUES (?::text, ?::bigint, ?::text, ?::text, ?::text)

@@ -29,7 +29,8 @@ var (
 	// ErrUnknownCommand says that no entry of [Aggregate].Commands takes the command's type.
 	ErrUnknownCommand = errors.New("eventstore: unknown command")
 
-	// ErrProjectionNotFound says that no projection of this name has ever run.
+	// ErrProjectionNotFound says that no projection of this name has ever run, or that it has been
+	// deleted, be it that its read model is still to be dropped.
 	ErrProjectionNotFound = errors.New("eventstore: projection not found")
 
 	// ErrLeaseLost says that another runner has taken a projection over. [Step.Emit],

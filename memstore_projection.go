@@ -136,7 +136,7 @@ func (m *memBackend) releaseLease(ctx context.Context, name, owner string, statu
 
 func (m *memBackend) control(ctx context.Context, name string, c control) (bool, error) {
 	return m.change(ctx, name, func(p *memProjection) bool {
-		if c.kind == controlReset && p.status == StatusDeleting {
+		if p.status == StatusDeleting && c.kind != controlStop && c.kind != controlDelete {
 			return false
 		}
 		p.epoch++

@@ -302,7 +302,7 @@ func (p *Projection[S]) Wait(ctx context.Context, s *Store, at Position) error {
 
 // Reset begins the projection at the first event again: its state, its read model's rows, its
 // parked events and the stream that it emits to are gone. Runners go on from there at once. If it
-// has never run: [ErrProjectionNotFound].
+// has never run, or has been deleted: [ErrProjectionNotFound].
 func (p *Projection[S]) Reset(ctx context.Context, s *Store) error {
 	r, _, err := p.runner(s)
 	if err != nil {

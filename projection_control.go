@@ -70,7 +70,7 @@ func (s *Store) StopProjection(ctx context.Context, name string) error {
 // ResetProjection begins a projection or relay at the first event again; see [Projection.Reset]. A
 // read model, which only its definition knows, is emptied by the projection's runner, at once or
 // when it is next run: until then its status is [StatusResetting]. If none of this name has ever
-// run: [ErrProjectionNotFound].
+// run, or it has been deleted: [ErrProjectionNotFound].
 func (s *Store) ResetProjection(ctx context.Context, name string) error {
 	if err := s.controllable(name); err != nil {
 		return err
@@ -95,12 +95,13 @@ type ParkedEvent struct {
 }
 
 // ParkedEvents returns the events that a projection has set aside, by position. If none of this
-// name has ever run: [ErrProjectionNotFound].
+// name has ever run, or it has been deleted: [ErrProjectionNotFound].
 func (s *Store) ParkedEvents(ctx context.Context, projection string) ([]ParkedEvent, error) {
 	if err := checkName("projection name", projection); err != nil {
 		return nil, err
 	}
-	if _, found, err := s.backend.projection(ctx, projection); err != nil || !found {
+	row, found, err := s.backend.projection(ctx, projection)
+	if err != nil || !found || row.status == StatusDeleting {
 		return nil, cmp.Or(err, notFound(projection))
 	}
 	rows, err := s.backend.parked(ctx, projection)
@@ -122,14 +123,14 @@ func (s *Store) ParkedEvents(ctx context.Context, projection string) ([]ParkedEv
 
 // RetryParked has the events that a projection has set aside tried again, each aggregate's in
 // order: by its runner at once, or when it is next run. What fails again stays, with what stands
-// behind it. If none of this name has ever run: [ErrProjectionNotFound].
+// behind it. If none of this name has ever run, or it has been deleted: [ErrProjectionNotFound].
 func (s *Store) RetryParked(ctx context.Context, projection string) error {
 	return s.controlProjection(ctx, projection, control{kind: controlRetryParked})
 }
 
 // DropParked gives up an event that a projection has set aside. Later ones of its aggregate stay
-// where they are until [Store.RetryParked]. Dropping what is not there does nothing. If no
-// projection of this name has ever run: [ErrProjectionNotFound].
+// where they are until [Store.RetryParked]. Dropping what is not there does nothing. If none of this
+// name has ever run, or it has been deleted: [ErrProjectionNotFound].
 func (s *Store) DropParked(ctx context.Context, projection string, p Position) error {
 	return s.controlProjection(ctx, projection, control{kind: controlDropParked, position: p})
 }

@@ -274,12 +274,13 @@ func TestRunnerErrorText(t *testing.T) {
 	})
 }
 
-// TestResetOfDeleted resets a projection whose deletion waits for its definition: it stays deleted.
-func TestResetOfDeleted(t *testing.T) {
+// TestControlOfDeleted resets a projection whose deletion waits for its definition, and asks for its
+// parked events: it stays deleted, and nothing but another delete finds it.
+func TestControlOfDeleted(t *testing.T) {
 	forEachDatabase(t, func(t *testing.T, l lane) {
 		s := l.open(t, nil)
 		createStream(t, s, "accounts")
-		mustAppend(t, s, "accounts", "a", es.AnyVersion, events(3, 1)...)
+		stored := mustAppend(t, s, "accounts", "a", es.AnyVersion, events(3, 1)...)
 		table := newRows(t, l)
 		p := totalsOf("deleted", table.insert())
 		p.ReadModel = table.table()
@@ -289,6 +290,9 @@ func TestResetOfDeleted(t *testing.T) {
 		}
 		wantErr(t, "reset", p.Reset(t.Context(), s), es.ErrProjectionNotFound)
 		wantErr(t, "reset by name", s.ResetProjection(t.Context(), "deleted"), es.ErrProjectionNotFound)
+		wantErr(t, "parked events", second(s.ParkedEvents(t.Context(), "deleted")), es.ErrProjectionNotFound)
+		wantErr(t, "retry", s.RetryParked(t.Context(), "deleted"), es.ErrProjectionNotFound)
+		wantErr(t, "drop", s.DropParked(t.Context(), "deleted", stored[0].Position), es.ErrProjectionNotFound)
 		if got := info(t, s, "deleted"); got.Status != es.StatusDeleting {
 			t.Errorf("listed as %+v, want it deleting", got)
 		}
