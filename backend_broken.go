@@ -61,6 +61,7 @@ func (b *brokenBackend) renewLease(context.Context, string, int64, time.Duration
 func (b *brokenBackend) releaseLease(context.Context, string, string, ProjectionStatus, string) error {
 	return b.err
 }
+func (b *brokenBackend) failedTry(context.Context, string, int64, string) error { return b.err }
 func (b *brokenBackend) control(context.Context, string, control) (bool, error) { return false, b.err }
 func (b *brokenBackend) removeProjection(context.Context, string, int64) error  { return b.err }
 func (b *brokenBackend) parked(context.Context, string) ([]parkedRow, error)    { return nil, b.err }

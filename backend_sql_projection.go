@@ -89,6 +89,11 @@ func (b *sqlBackend) releaseLease(ctx context.Context, name, owner string, statu
 	return err
 }
 
+func (b *sqlBackend) failedTry(ctx context.Context, name string, epoch int64, problem string) error {
+	_, err := b.change(ctx, "store the error", b.text.failedTry, problem, name, epoch)
+	return err
+}
+
 func (b *sqlBackend) control(ctx context.Context, name string, c control) (found bool, err error) {
 	text := map[controlKind]string{
 		controlStop: b.text.stopProjection, controlReset: b.text.resetProjection, controlDelete: b.text.deleteProjection,

@@ -112,7 +112,8 @@ type statements struct {
 	renewLease       string // microseconds, name, epoch; 0 rows: it is lost
 	holdsLease       string // name, epoch; no row: it is lost
 	releaseLease     string // error, status, name, owner
-	checkpoint       string // position, microseconds, name, epoch; 0 rows: the lease is lost
+	failedTry        string // error, name, epoch
+	checkpoint       string // position, microseconds, name, epoch; clears the error; 0 rows: the lease is lost
 	checkpointState  string // position, microseconds, state, name, epoch
 	stopProjection   string // name; ends all of its runs
 	resetProjection  string // name; the next to take the lease has to empty what it has written; 0 rows: it has been deleted

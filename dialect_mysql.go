@@ -189,13 +189,14 @@ UPDATE {projections}
 SET owner = '', epoch = epoch + 1, lease_until = UTC_TIMESTAMP(6), error = ?,
     status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE ? END
 WHERE name = ? AND owner = ?`,
+		failedTry: `UPDATE {projections} SET error = ? WHERE name = ? AND epoch = ?`,
 		checkpoint: `
 UPDATE {projections}
-SET position = ?, lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
+SET position = ?, error = '', lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
 WHERE name = ? AND epoch = ?`,
 		checkpointState: `
 UPDATE {projections}
-SET position = ?, lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND, state = ?
+SET position = ?, error = '', lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND, state = ?
 WHERE name = ? AND epoch = ?`,
 		stopProjection: `
 UPDATE {projections}

@@ -214,13 +214,14 @@ UPDATE {projections}
 SET owner = '', epoch = epoch + 1, lease_until = clock_timestamp(), error = ?::text,
     status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE ?::text END
 WHERE name = ?::text AND owner = ?::text`,
+		failedTry: `UPDATE {projections} SET error = ?::text WHERE name = ?::text AND epoch = ?::bigint`,
 		checkpoint: `
 UPDATE {projections}
-SET position = ?::bigint, lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond'
+SET position = ?::bigint, error = '', lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond'
 WHERE name = ?::text AND epoch = ?::bigint`,
 		checkpointState: `
 UPDATE {projections}
-SET position = ?::bigint, lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond', state = ?::json
+SET position = ?::bigint, error = '', lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond', state = ?::json
 WHERE name = ?::text AND epoch = ?::bigint`,
 		stopProjection: `
 UPDATE {projections}

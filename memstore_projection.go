@@ -134,6 +134,16 @@ func (m *memBackend) releaseLease(ctx context.Context, name, owner string, statu
 	return err
 }
 
+func (m *memBackend) failedTry(ctx context.Context, name string, epoch int64, problem string) error {
+	_, err := m.change(ctx, name, func(p *memProjection) bool {
+		if p.epoch == epoch {
+			p.problem = problem
+		}
+		return true
+	})
+	return err
+}
+
 func (m *memBackend) control(ctx context.Context, name string, c control) (bool, error) {
 	return m.change(ctx, name, func(p *memProjection) bool {
 		if p.status == StatusDeleting && c.kind != controlStop && c.kind != controlDelete {
@@ -253,7 +263,7 @@ func (u *memUnit) commit(c checkpoint) (bool, error) {
 	for _, park := range u.parks {
 		park(p)
 	}
-	p.position, p.leaseUntil = c.position, time.Now().Add(c.term)
+	p.position, p.problem, p.leaseUntil = c.position, "", time.Now().Add(c.term)
 	if c.state != nil {
 		p.state = c.state
 	}

@@ -16,7 +16,10 @@ type ProjectionInfo struct {
 	Lag      int64    // sealed position minus Position: an upper bound of the events to come, without counting
 	Owner    string   // who holds the lease, as host/process/run; empty: nobody runs it
 	Parked   int      // events set aside
-	Error    string   // why it has failed
+
+	// Error is why it has failed; while it runs, why the last try of an event that it is still
+	// trying has. Empty: there is nothing wrong.
+	Error string
 }
 
 // ProjectionStatus says what becomes of a projection.

@@ -15,9 +15,10 @@ type Relay struct {
 	From Selection
 
 	// Publish hands events on, in position order, as they are stored. When it returns nil they
-	// are done with; after an error, or if the process dies, the same events come again, perhaps
-	// with more behind them. It is tried again for as long as ctx lasts, after pauses of up to two
-	// seconds. ctx ends when another runner takes over.
+	// are done with. After an error, or if the process dies, they come again, in batches that may
+	// be others: a relay never skips an event, and tries for as long as ctx lasts, after pauses of
+	// up to two seconds. Meanwhile [ProjectionInfo].Error is the last error, and Options.Logger is
+	// told of each. ctx ends when another runner takes over.
 	Publish func(ctx context.Context, events []Event) error
 
 	BatchSize int           // the most events of a call; zero: 1000

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -78,6 +79,69 @@ func TestRelay(t *testing.T) {
 			}
 		}
 		sameEvents(t, "published", once, want)
+		wantIdle(t, l, "at the end")
+	})
+}
+
+// TestFailingSeen has a relay and a projection try an event again and again: where they are, why they
+// don't get on and how often they have tried can be seen from elsewhere, until they do.
+func TestFailingSeen(t *testing.T) {
+	forEachLane(t, func(t *testing.T, l lane) {
+		var log logged
+		s := l.open(t, &es.Options{Logger: log.logger()})
+		createStream(t, s, "accounts")
+		var problem atomic.Pointer[string]
+		try := func() error {
+			if text := problem.Load(); text != nil {
+				return errors.New(*text)
+			}
+			return nil
+		}
+		relay := &es.Relay{
+			Name: "seen", From: es.FromAll(), Poll: 20 * time.Millisecond, Lease: time.Second,
+			Publish: func(context.Context, []es.Event) error { return try() },
+		}
+		projection := totalsOf("seen", es.Do(func(context.Context, *es.Step[totals], deposited) error { return try() }))
+		projection.OnError = func(context.Context, es.Event, error, int) es.Decision { return es.Retry }
+		for kind, run := range map[string]func(context.Context, *es.Store) error{"relay": relay.Run, "projection": projection.Run} {
+			problem.Store(nil)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- run(ctx, s) }()
+			before := mustAppend(t, s, "accounts", "a", es.AnyVersion, events(1, 1)...)[0].Position
+			eventually(t, kind+" to get on", func() bool { return info(t, s, "seen").Position == before })
+			log.take()
+			var failing es.Position
+			for _, text := range []string{"the broker is away", "the broker refuses \x00\xff"} {
+				problem.Store(&text)
+				if stored := mustAppend(t, s, "accounts", "a", es.AnyVersion, events(1, 1)...); failing == 0 {
+					failing = stored[0].Position
+				}
+				want := strings.NewReplacer("\x00", "\uFFFD", "\xff", "\uFFFD").Replace(text)
+				eventually(t, kind+" to say why it fails", func() bool {
+					got := info(t, s, "seen")
+					return got.Error == want && got.Status == es.StatusRunning && got.Owner != "" && got.Position == before
+				})
+			}
+			if st, err := s.Stats(ctx); err != nil || len(st.Projections) != 1 || st.Projections[0].Error == "" {
+				t.Errorf("%s: stats tell of %+v (%v), want an error", kind, st.Projections, err)
+			}
+			told := ""
+			third := fmt.Sprintf("level=WARN msg=\"projection failed on an event\" projection=seen position=%d attempt=3 decision=retry error=\"the broker ", failing)
+			eventually(t, kind+"'s third try in the log", func() bool { told += log.take(); return strings.Contains(told, third) })
+			problem.Store(nil)
+			eventually(t, kind+" to get on again", func() bool {
+				got := info(t, s, "seen")
+				return got.Error == "" && got.Status == es.StatusRunning && got.Position > failing
+			})
+			cancel()
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: Run returned %v", kind, err)
+			}
+			if err := s.DeleteProjection(t.Context(), "seen", false); err != nil {
+				t.Fatal(err)
+			}
+		}
 		wantIdle(t, l, "at the end")
 	})
 }

@@ -590,6 +590,7 @@ func (r *runner) settle(ctx context.Context, one []record, failure error) error 
 		r.store.opts.Logger.WarnContext(ctx, "projection failed on an event", "projection", r.name, "position", ev.position, "attempt", attempt, "decision", decision, "error", failure)
 		switch decision {
 		case Retry:
+			r.noteFailure(ctx, failure)
 			if err := sleep(ctx, pauseAfter(attempt)); err != nil {
 				return err
 			}
@@ -613,6 +614,14 @@ func (r *runner) settle(ctx context.Context, one []record, failure error) error 
 		default:
 			return r.follower.fatal(ev, failure)
 		}
+	}
+}
+
+// noteFailure lets it be seen from elsewhere why a runner does not get on. That it can't must not
+// keep the runner from trying again.
+func (r *runner) noteFailure(ctx context.Context, failure error) {
+	if err := r.store.backend.failedTry(ctx, r.name, r.lease.epoch, problemText(failure)); err != nil && ctx.Err() == nil {
+		r.store.opts.Logger.WarnContext(ctx, "error not stored", "projection", r.name, "owner", r.owner, "error", err)
 	}
 }
 

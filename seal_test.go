@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -206,9 +207,17 @@ func TestSealedUnderLoad(t *testing.T) {
 	})
 }
 
-// logged is what a store has told its logger, but for the times of day. It may be used by one
-// goroutine.
-type logged struct{ strings.Builder }
+// logged is what a store has told its logger, but for the times of day.
+type logged struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logged) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(line)
+}
 
 func (l *logged) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
@@ -221,8 +230,10 @@ func (l *logged) logger() *slog.Logger {
 
 // take returns the lines since it was last called.
 func (l *logged) take() string {
-	defer l.Reset()
-	return l.String()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.text.Reset()
+	return l.text.String()
 }
 
 // beside returns the lane with a pool of its own, in which a transaction can stay open whatever the

@@ -56,11 +56,11 @@ type Options struct {
 	Middleware []Middleware
 
 	// Logger is told of retried and conflicting appends at debug level, of leases taken and lost
-	// at info, and at warn of events that projections fail on, of faults of the database that they
-	// survive, and of sealing that stands still: when it has been waiting at one position for 5
-	// seconds, again after 10, 20 and so on, and once when that is over. On Postgres this names the
-	// transactions that it waits for as pg_locks does. It is noticed by whoever seals, so that a
-	// store of which nobody reads sealed events is silent. Default: silent.
+	// at info, and at warn of each try of an event that a projection or a relay fails on, of faults
+	// of the database that they survive, and of sealing that stands still: when it has been waiting
+	// at one position for 5 seconds, again after 10, 20 and so on, and once when that is over. On
+	// Postgres this names the transactions that it waits for as pg_locks does. It is noticed by
+	// whoever seals, so that a store of which nobody reads sealed events is silent. Default: silent.
 	Logger *slog.Logger
 
 	// Now is the clock for [Event].RecordedAt and [StreamInfo].CreatedAt; it must be safe for

@@ -25,6 +25,10 @@ type projectionBackend interface {
 	renewLease(ctx context.Context, name string, epoch int64, term time.Duration) (held bool, err error)
 	releaseLease(ctx context.Context, name, owner string, status ProjectionStatus, problem string) error
 
+	// failedTry notes why the last try of a runner has failed, until its next checkpoint, if the epoch
+	// is still this.
+	failedTry(ctx context.Context, name string, epoch int64, problem string) error
+
 	// control carries out what somebody has asked for by a projection's name.
 	control(ctx context.Context, name string, c control) (found bool, err error)
 	removeProjection(ctx context.Context, name string, epoch int64) error
