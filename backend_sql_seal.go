@@ -79,8 +79,8 @@ const (
 
 // seal looks, moves the sealed position as far as it can, and returns it. It is settled unless a
 // hole has been seen for the first time: nearly all of those are filled within milliseconds, so
-// they are left for the next look. Inside a caller's transaction, which may see an old snapshot,
-// it returns what has been sealed before.
+// they are left for the next look. Inside a caller's transaction it returns what of that has been
+// sealed before, and can be seen there.
 func (b *sqlBackend) seal(ctx context.Context) (p Position, settled bool, err error) {
 	z := b.sealer
 	select {
@@ -98,29 +98,55 @@ func (b *sqlBackend) seal(ctx context.Context) (p Position, settled bool, err er
 	}()
 	settled = true
 	err = b.run(ctx, "seal", func(c conn) (err error) {
-		if !z.known || c.tx != nil {
-			if err := b.readMark(ctx, c); err != nil {
+		if c.tx != nil {
+			p, err = b.sealedInside(ctx, c)
+			return err
+		}
+		if !z.known {
+			if _, err := b.readMark(ctx, c); err != nil {
 				return err
 			}
 		}
-		if c.tx == nil {
-			if settled, err = b.look(ctx, c); err == nil {
-				told = z.watch()
-			}
+		if settled, err = b.look(ctx, c); err == nil {
+			told = z.watch()
 		}
+		p = z.sealed
 		return err
 	})
-	return z.sealed, settled, err
+	return p, settled, err
 }
 
-func (b *sqlBackend) readMark(ctx context.Context, c conn) error {
-	var mark Position
+// sealedInside returns the highest position up to which a transaction sees all that is sealed. Its
+// snapshot may be older than what this process has sealed since, and hold an event at 8 without the
+// one at 7, which was committed later. Whoever sees the mark sees all that was committed before it
+// was written; from there on every position counts that can be seen, until one is missing.
+func (b *sqlBackend) sealedInside(ctx context.Context, c conn) (Position, error) {
+	p, err := b.readMark(ctx, c)
+	if err != nil || p == b.sealer.sealed {
+		return p, err
+	}
+	missing := false
+	// No more of them than are sealed: where reads take locks, they would wait for what is in flight.
+	err = c.query(ctx, func(rows *sql.Rows) error {
+		var next Position
+		if err := rows.Scan(&next); err != nil {
+			return err
+		}
+		if missing = missing || next != p+1; !missing {
+			p = next
+		}
+		return nil
+	}, b.text.sealPositions, int64(p), min(int64(b.sealer.sealed-p), sealWindow))
+	return p, err
+}
+
+func (b *sqlBackend) readMark(ctx context.Context, c conn) (mark Position, err error) {
 	if _, err := c.row(ctx, []any{&mark}, b.text.sealedMark); err != nil {
-		return err
+		return 0, err
 	}
 	b.sealer.known = true
 	b.sealer.sealed, b.sealer.marked = max(b.sealer.sealed, mark), max(b.sealer.marked, mark)
-	return nil
+	return mark, nil
 }
 
 // look advances the sealed position.
@@ -158,7 +184,7 @@ func (b *sqlBackend) look(ctx context.Context, c conn) (settled bool, err error)
 func (b *sqlBackend) lookAtHoles(ctx context.Context, c conn) (filled, settled bool, err error) {
 	z := b.sealer
 	// What another process has sealed may have been deleted since.
-	if err := b.readMark(ctx, c); err != nil {
+	if _, err := b.readMark(ctx, c); err != nil {
 		return false, false, err
 	}
 	// The order of these two statements matters: a writer that is over by the first has made its

@@ -2,6 +2,8 @@ package eventstore
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"iter"
 	"sync"
 	"time"
@@ -10,7 +12,8 @@ import (
 // Sealed looks, seals as far as can be, and returns the sealed position: the order of events up to
 // it is final, and no event can ever appear at or below it. It never goes back. An append that is
 // not yet committed holds it up, however long its transaction takes; one that was rolled back does
-// not. Inside a caller's transaction it returns what has been sealed before, without a look.
+// not. Inside a caller's transaction it returns, without a look, the position up to which that sees
+// all of what has been sealed before.
 func (s *Store) Sealed(ctx context.Context) (Position, error) {
 	p, settled, err := s.backend.seal(ctx)
 	if err != nil || settled {
@@ -41,13 +44,17 @@ const subscribePoll = 500 * time.Millisecond
 // and then waits for more. It ends with the context, whose error it yields, or at the first other
 // error. Whoever keeps the last position seen and subscribes again after it misses nothing. It
 // holds no connection while the caller's loop body runs or while it waits. Appends through this
-// Store wake it; those of others it finds within half a second.
+// Store wake it; those of others it finds within half a second. On a store from [Store.WithTx],
+// whose transaction need not see anything new, it yields [errors.ErrUnsupported].
 func (s *Store) Subscribe(ctx context.Context, from Selection, after Position) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		wait := newWaiter(s.news, subscribePoll)
 		for {
 			wait.listen()
 			sealed, settled, err := s.backend.seal(ctx)
+			if err == nil && s.inTx {
+				err = fmt.Errorf("eventstore: a subscription inside a transaction: %w", errors.ErrUnsupported)
+			}
 			if err == nil && sealed > after {
 				for ev, err := range s.Read(ctx, from, ReadOptions{After: after, Before: sealed + 1}) {
 					if !yield(ev, err) || err != nil {

@@ -351,6 +351,52 @@ func TestTxInstall(t *testing.T) {
 	})
 }
 
+// TestTxSealed reads sealed events in a transaction that began before some of them were committed: a
+// transaction with a snapshot can't see those, and so must not be given what comes behind them.
+func TestTxSealed(t *testing.T) {
+	forEachIsolation(t, func(t *testing.T, l lane, opts *sql.TxOptions) {
+		ctx := t.Context()
+		prefix := l.newPrefix(t)
+		l = l.beside(t)
+		s, _ := l.openIn(t, prefix, nil)
+		if err := s.Install(ctx); err != nil {
+			t.Fatal(err)
+		}
+		createStream(t, s, "accounts")
+		mustAppend(t, s, "accounts", "before", es.AnyVersion, events(3, 1)...)
+		open, first := l.appendOpen(t, s, "open", 1)
+		mustAppend(t, s, "accounts", "behind", es.AnyVersion, events(2, 1)...)
+		l.inTx(t, s, false, opts, func(_ *sql.Tx, in *es.Store) {
+			wantHas(t, in, "accounts", true) // the snapshot is taken
+			if err := open.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			var sealed es.Position
+			eventually(t, "all to be sealed", func() (done bool) {
+				var err error
+				if sealed, err = s.Sealed(ctx); err != nil {
+					t.Fatal(err)
+				}
+				return sealed >= first+2
+			})
+			log := everything(t, s)
+			got := collect(t, in.Read(ctx, es.FromAll(), es.ReadOptions{Sealed: true}))
+			if len(got) < 3 || len(got) > len(log) {
+				t.Fatalf("%d sealed events inside, want 3 to %d", len(got), len(log))
+			}
+			sameEvents(t, "sealed inside", got, log[:len(got)])
+			at, err := in.Sealed(ctx)
+			if err != nil || at < got[len(got)-1].Position || at > sealed {
+				t.Errorf("Sealed inside is %d (%v), want %d to %d", at, err, got[len(got)-1].Position, sealed)
+			}
+			// It sees its own appends, which are not sealed.
+			mustAppend(t, in, "accounts", "own", es.AnyVersion, events(1, 1)...)
+			sameEvents(t, "sealed behind its own", collect(t, in.Read(ctx, es.FromAll(), es.ReadOptions{Sealed: true})), got)
+			wantErr(t, "Subscribe", firstError(in.Subscribe(ctx, es.FromAll(), 0)), errors.ErrUnsupported)
+		})
+	})
+}
+
 // TestTxOver uses a transaction that has ended.
 func TestTxOver(t *testing.T) {
 	forEachDatabase(t, func(t *testing.T, l lane) {
