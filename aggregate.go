@@ -47,7 +47,7 @@ type Root[S any] struct {
 	err     error // what Record could not say
 
 	snapshot int64    // the version of the snapshot that is known to be stored
-	position Position // of the last event loaded
+	position Position // of the last event loaded or saved
 }
 
 // ID returns the aggregate's ID.
@@ -55,6 +55,11 @@ func (r *Root[S]) ID() string { return r.id }
 
 // Version returns the version of the state, recorded events included. A new aggregate is at 0.
 func (r *Root[S]) Version() int64 { return r.version }
+
+// Position returns the position of the last event that was loaded into the root or saved from it, for
+// [Projection.Wait]; zero: there is none. One that was saved inside a caller's transaction is there
+// for others when that has been committed.
+func (r *Root[S]) Position() Position { return r.position }
 
 // State returns the state with all recorded events applied. What it refers to (maps, slices,
 // pointers) is the root's own: read it, but don't change it.
@@ -212,11 +217,15 @@ func (a *Aggregate[S]) Save(ctx context.Context, s *Store, r *Root[S]) ([]Event,
 		return nil, nil
 	}
 	stored, err := s.Append(ctx, a.Stream, r.id, ExpectedVersion(r.version-int64(len(r.pending))), r.pending...)
-	if err == nil {
-		r.pending = nil
-		a.snapshotIfDue(ctx, s, r)
+	if err != nil {
+		return stored, err
 	}
-	return stored, err
+	r.pending = nil
+	if len(stored) > 0 { // or middleware has kept them
+		r.position = stored[len(stored)-1].Position
+	}
+	a.snapshotIfDue(ctx, s, r)
+	return stored, nil
 }
 
 // Execute loads an aggregate, or starts it if it has no events, lets decide record events, and

@@ -2,6 +2,7 @@ package eventstore_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"maps"
@@ -81,6 +82,68 @@ func TestAggregate(t *testing.T) {
 		}
 		wantVersions(t, everything(t, s), 4)
 		wantIdle(t, l, "at the end")
+	})
+}
+
+// TestRootPosition asks roots where their last event is, however it got there: a projection that is as
+// far holds it.
+func TestRootPosition(t *testing.T) {
+	forEachLane(t, func(t *testing.T, l lane) {
+		s, ctx := l.open(t, nil), t.Context()
+		createStream(t, s, "accounts")
+		mustAppend(t, s, "accounts", "other", es.MustNotExist, events(3, 1)...)
+		agg := es.Aggregate[account]{Stream: "accounts", When: accounts.When, Snapshot: es.Snapshot{Every: 2}}
+		where := func(what string, r *es.Root[account], err error, want es.Position) {
+			t.Helper()
+			if err != nil || r.Position() != want {
+				t.Errorf("%s: at position %d (%v), want %d", what, r.Position(), err, want)
+			}
+		}
+		r := agg.New("a")
+		r.Record(opened{"ann"})
+		where("new", r, nil, 0)
+		r.Record(deposited{1})
+		stored, err := agg.Save(ctx, s, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		where("saved", r, err, stored[1].Position)
+		r.Record(deposited{1})
+		where("recorded", r, nil, stored[1].Position)
+		mustAppend(t, s, "accounts", "other", es.MustExist, events(1, 1)...)
+		r, err = agg.Load(ctx, s, "a")
+		where("loaded from a snapshot", r, err, stored[1].Position)
+		nothing := func(*es.Root[account]) error { return nil }
+		r, err = agg.Execute(ctx, s, "a", nothing)
+		where("nothing to do", r, err, stored[1].Position)
+		r, err = agg.Execute(ctx, s, "never", nothing)
+		where("nothing there", r, err, 0)
+		r, err = agg.Execute(ctx, s, "a", func(r *es.Root[account]) error { r.Record(deposited{5}); return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		log := everything(t, s)
+		where("executed", r, err, log[len(log)-1].Position)
+
+		p := totalsOf("totals")
+		running(t, p, s)
+		if err := p.Wait(ctx, s, r.Position()); err != nil {
+			t.Fatal(err)
+		}
+		if cp, err := p.Load(ctx, s); err != nil || cp.State.Accounts["a"] != r.State().Cents {
+			t.Errorf("behind Wait: %+v (%v), want %d cents", cp.State, err, r.State().Cents)
+		}
+		if l.db == nil || l.db.Stats().MaxOpenConnections == 1 {
+			return
+		}
+		l.inTx(t, s, true, nil, func(_ *sql.Tx, in *es.Store) {
+			r, err = accounts.Execute(ctx, in, "a", func(r *es.Root[account]) error { r.Record(deposited{7}); return nil })
+		})
+		log = everything(t, s)
+		where("executed in a transaction", r, err, log[len(log)-1].Position)
+		if err := p.Wait(ctx, s, r.Position()); err != nil {
+			t.Error(err)
+		}
 	})
 }
 

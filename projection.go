@@ -273,7 +273,8 @@ func (p *Projection[S]) Load(ctx context.Context, s *Store) (Checkpoint[S], erro
 }
 
 // Wait returns when the projection, whoever runs it, has taken in everything up to a position:
-// given the last that [Store.Append] returned, what is read afterwards holds one's own writes. It
+// given that of the last event that [Store.Append] returned, or [Root.Position] behind
+// [Aggregate.Execute], what is read afterwards holds one's own writes. It
 // runs nothing itself: while nobody runs the projection, or it has failed, it waits until ctx ends,
 // which therefore should have a deadline, and returns ctx.Err(). So it does on a store from
 // [Store.WithTx] for events of that transaction, which nobody sees before its commit.

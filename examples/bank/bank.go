@@ -104,31 +104,19 @@ func (b *bank) open(ctx context.Context, account string, c Open) (Receipt, error
 		root, err = accounts.Handle(ctx, store, account, c)
 		return err
 	})
-	if err != nil {
-		return Receipt{}, err
-	}
-	return b.receipt(ctx, root)
+	return receipt(root, err)
 }
 
 // handle carries out a command that concerns nothing but events.
 func (b *bank) handle(ctx context.Context, account string, command any) (Receipt, error) {
-	root, err := accounts.Handle(ctx, b.store, account, command)
+	return receipt(accounts.Handle(ctx, b.store, account, command))
+}
+
+// receipt is for a command that has made an account what it is, be it an earlier time that the request
+// came.
+func receipt(root *eventstore.Root[Account], err error) (Receipt, error) {
 	if err != nil {
 		return Receipt{}, err
 	}
-	return b.receipt(ctx, root)
-}
-
-// receipt looks up the position of the last event that made a root what it is: a request that came
-// again has appended none.
-func (b *bank) receipt(ctx context.Context, root *eventstore.Root[Account]) (Receipt, error) {
-	r := Receipt{Account: root.ID(), Cents: root.State().Cents, Version: root.Version()}
-	for ev, err := range b.store.ReadAggregate(ctx, accounts.Stream, root.ID(), root.Version()-1) {
-		if err != nil {
-			return r, err
-		}
-		r.Position = ev.Position
-		break
-	}
-	return r, nil
+	return Receipt{Account: root.ID(), Cents: root.State().Cents, Version: root.Version(), Position: root.Position()}, nil
 }
