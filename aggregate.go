@@ -67,8 +67,21 @@ func (r *Root[S]) State() S { return r.state }
 
 // Record applies p to the state and keeps it for [Aggregate.Save], with the metadata given. An
 // event that no fold takes, or that is none, is reported by Save, which then stores nothing.
-func (r *Root[S]) Record(p Payload, md ...Metadata) {
-	ev := NewEvent{Payload: p}
+func (r *Root[S]) Record(p Payload, md ...Metadata) { r.add(NewEvent{Payload: p}, md...) }
+
+// RecordEvent is Record for an event whose ID is known; a zero ID gets a fresh one. The ID stands for
+// the event: whoever makes it from what asks for the command, say a client's Idempotency-Key, can
+// carry the command out again, at any time and in any process, and it is stored once. If a command
+// records several events, each needs such an ID.
+//
+// The decision is made again all the same, on a state that has the events in it already: it must not
+// refuse what it has done itself. Folds made by [OnEvent] can keep the IDs in the state; or the
+// decision looks for the event, by [ByEventID].
+func (r *Root[S]) RecordEvent(ev NewEvent) {
+	r.add(NewEvent{ID: ev.ID, Payload: ev.Payload}, ev.Metadata)
+}
+
+func (r *Root[S]) add(ev NewEvent, md ...Metadata) {
 	if r.err == nil {
 		r.err = r.record(&ev, md)
 	}
@@ -84,9 +97,11 @@ func (r *Root[S]) record(ev *NewEvent, md []Metadata) error {
 	if err != nil {
 		return err
 	}
-	// The ID is given here so that saving again after a lost answer stores nothing twice.
-	if ev.ID, err = uuid.NewV7(); err != nil {
-		return fmt.Errorf("eventstore: make an event ID: %w", err)
+	if ev.ID == uuid.Nil {
+		// It is given here so that saving again after a lost answer stores nothing twice.
+		if ev.ID, err = uuid.NewV7(); err != nil {
+			return fmt.Errorf("eventstore: make an event ID: %w", err)
+		}
 	}
 	for _, m := range md {
 		if ev.Metadata == nil {
@@ -208,7 +223,8 @@ func (a *Aggregate[S]) replay(ctx context.Context, s *Store, r *Root[S], rec *re
 // Save appends what r has recorded, at the version that r was loaded with, and returns the events
 // as stored; r is then ready to record more. If others were faster: [*ConflictError]. After any
 // error r still holds its events: saving it again stores them at most once, also if the error was
-// a lost answer and they have been stored.
+// a lost answer and they have been stored. If they turn out to have been stored before, at another
+// version, r becomes the aggregate as it is now, in a caller's transaction as that sees it.
 func (a *Aggregate[S]) Save(ctx context.Context, s *Store, r *Root[S]) ([]Event, error) {
 	if r.err != nil {
 		return nil, r.err
@@ -220,9 +236,16 @@ func (a *Aggregate[S]) Save(ctx context.Context, s *Store, r *Root[S]) ([]Event,
 	if err != nil {
 		return stored, err
 	}
-	r.pending = nil
-	if len(stored) > 0 { // or middleware has kept them
-		r.position = stored[len(stored)-1].Position
+	if n := len(stored); n == len(r.pending) && stored[n-1].Version == r.version {
+		r.pending, r.position = nil, stored[n-1].Position
+	} else {
+		// They were stored before, behind other events than r has seen, or middleware has stored
+		// others: r's state is none that the aggregate ever had.
+		fresh, err := a.load(ctx, s, r.id)
+		if err != nil {
+			return nil, err
+		}
+		*r = *fresh
 	}
 	a.snapshotIfDue(ctx, s, r)
 	return stored, nil

@@ -147,6 +147,95 @@ func TestRootPosition(t *testing.T) {
 	})
 }
 
+// TestRecordEvent carries commands out again whose events have IDs of the caller's: they are stored
+// once, and every root is one that the aggregate has been.
+func TestRecordEvent(t *testing.T) {
+	forEachLane(t, func(t *testing.T, l lane) {
+		s, other := l.openTwice(t)
+		ctx := t.Context()
+		createStream(t, s, "accounts")
+		// Every deposit is of one cent, so that what it adds up to is known at any version.
+		deposit := func(s *es.Store, id uuid.UUID) (*es.Root[account], error) {
+			r, err := accounts.Execute(ctx, s, "a", func(r *es.Root[account]) error {
+				r.RecordEvent(es.NewEvent{ID: id, Payload: deposited{1}, Metadata: es.Metadata{"by": "ann"}})
+				return nil
+			})
+			if err == nil && (r.State().Cents != r.Version() || len(r.Uncommitted()) != 0) {
+				t.Errorf("a root with %d cents at version %d that holds %v", r.State().Cents, r.Version(), r.Uncommitted())
+			}
+			return r, err
+		}
+		first := uuid.New()
+		r, err := deposit(s, first)
+		if err != nil || r.Version() != 1 {
+			t.Fatalf("the first: %+v, %v", r, err)
+		}
+		if _, err := deposit(s, uuid.Nil); err != nil { // its own ID
+			t.Fatal(err)
+		}
+		again, err := deposit(other, first)
+		if err != nil || again.Version() != 2 || again.Position() <= r.Position() {
+			t.Errorf("the first again: %+v (%v), want the aggregate as it is at version 2", again, err)
+		}
+		log := everything(t, s)
+		if len(log) != 2 || log[0].ID != first || log[0].Metadata["by"] != "ann" || log[1].ID == first || log[1].ID == uuid.Nil {
+			t.Fatalf("stored are %v", log)
+		}
+		// The same command comes many times at once, among others.
+		same := uuid.New()
+		for i, err := range race(12, func(i int) error {
+			id := same
+			if i%3 == 0 {
+				id = uuid.New()
+			}
+			_, err := deposit([]*es.Store{s, other}[i%2], id)
+			return err
+		}) {
+			if err != nil {
+				t.Errorf("racer %d: %v", i, err)
+			}
+		}
+		if n := len(everything(t, s)); n != 7 {
+			t.Errorf("%d events are stored, want 7", n)
+		}
+
+		// What is saved by hand behaves likewise, and goes on.
+		r, err = accounts.Load(ctx, s, "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.RecordEvent(es.NewEvent{ID: first, Payload: deposited{1}})
+		stored, err := accounts.Save(ctx, s, r)
+		if err != nil || len(stored) != 1 || stored[0].Version != 1 || r.Version() != 7 || r.State().Cents != 7 {
+			t.Errorf("saved again: %v, %v, and the root is %+v at %d", stored, err, r.State(), r.Version())
+		}
+		r.Record(deposited{1})
+		if stored, err := accounts.Save(ctx, s, r); err != nil || stored[0].Version != 8 {
+			t.Errorf("behind that: %v, %v, want version 8", stored, err)
+		}
+		// Folds see the ID, and an ID counts once in a save.
+		var seen []uuid.UUID
+		looking := es.Aggregate[account]{Stream: "accounts", When: []es.Fold[account]{es.OnAny(func(_ *account, ev es.Event) { seen = append(seen, ev.ID) })}}
+		twice := looking.New("b")
+		for range 2 {
+			twice.RecordEvent(es.NewEvent{ID: same, Payload: deposited{1}})
+		}
+		wantInvalid(t, "an ID twice", second(looking.Save(ctx, s, twice)), same.String())
+		if !slices.Equal(seen, []uuid.UUID{same, same}) {
+			t.Errorf("folds have seen %v, want %v twice", seen, same)
+		}
+		if l.db != nil {
+			l.inTx(t, s, true, nil, func(_ *sql.Tx, in *es.Store) {
+				if r, err := deposit(in, first); err != nil || r.Version() != 8 {
+					t.Errorf("again in a transaction: %+v, %v", r, err)
+				}
+			})
+		}
+		wantVersions(t, everything(t, s), 8)
+		wantIdle(t, l, "at the end")
+	})
+}
+
 func TestFolds(t *testing.T) {
 	forEachStore(t, func(t *testing.T, s *es.Store) {
 		ctx := t.Context()

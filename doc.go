@@ -66,7 +66,8 @@
 // # Caveats
 //
 // A connection that breaks during an append leaves open whether it was stored. Give events their
-// IDs, or use [Root.Record], which does, and repeat.
+// IDs and repeat: [Root.Record] gives them, for [Aggregate.Save]; [Root.RecordEvent] takes those
+// that have to outlive the process, such as a client's, for [Aggregate.Execute].
 //
 // On MySQL the time of recording is the database's clock as it was last asked, at most a minute
 // ago, carried on by the process's. On Postgres it is that of the statement.

@@ -60,7 +60,7 @@ var accounts = eventstore.Aggregate[Account]{
 			if r.Version() > 0 {
 				return ErrAccountExists
 			}
-			r.Record(Opened(c))
+			record(ctx, r, Opened(c))
 			return nil
 		}),
 		eventstore.OnCommand(func(ctx context.Context, r *eventstore.Root[Account], c Deposit) error {
@@ -70,7 +70,7 @@ var accounts = eventstore.Aggregate[Account]{
 			if r.Version() == 0 {
 				return ErrNoAccount
 			}
-			r.Record(Deposited(c))
+			record(ctx, r, Deposited(c))
 			return nil
 		}),
 		eventstore.OnCommand(func(ctx context.Context, r *eventstore.Root[Account], c Withdraw) error {
@@ -80,7 +80,7 @@ var accounts = eventstore.Aggregate[Account]{
 			if err := covers(r, c.Cents); err != nil {
 				return err
 			}
-			r.Record(Withdrawn(c))
+			record(ctx, r, Withdrawn(c))
 			return nil
 		}),
 		eventstore.OnCommand(func(ctx context.Context, r *eventstore.Root[Account], c Send) error {
@@ -90,7 +90,7 @@ var accounts = eventstore.Aggregate[Account]{
 			if err := covers(r, c.Cents); err != nil {
 				return err
 			}
-			r.Record(TransferSent(c))
+			record(ctx, r, TransferSent(c))
 			return nil
 		}),
 		eventstore.OnCommand(func(ctx context.Context, r *eventstore.Root[Account], c Receive) error {
@@ -100,7 +100,7 @@ var accounts = eventstore.Aggregate[Account]{
 			if r.Version() == 0 {
 				return ErrNoAccount
 			}
-			r.Record(TransferReceived(c))
+			record(ctx, r, TransferReceived(c))
 			return nil
 		}),
 	},
@@ -117,6 +117,16 @@ func covers(r *eventstore.Root[Account], cents int64) error {
 	return nil
 }
 
+// record is Root.Record for an event of the request that ctx carries, if it carries one. Each request
+// is one event of an account.
+func record(ctx context.Context, r *eventstore.Root[Account], p eventstore.Payload) {
+	ev := eventstore.NewEvent{Payload: p}
+	if key, ok := requestKey(ctx); ok {
+		ev.ID = eventID(key)
+	}
+	r.RecordEvent(ev)
+}
+
 func (a *Account) change(ev eventstore.Event, cents int64) {
 	a.Cents += cents
 	a.Requests[ev.ID] = cents
@@ -128,7 +138,7 @@ func (a Account) has(ctx context.Context, cents int64) (bool, error) {
 	if !ok {
 		return false, nil
 	}
-	was, done := a.Requests[eventID(key, 0)]
+	was, done := a.Requests[eventID(key)]
 	if done && was != cents {
 		return true, ErrKeyReused
 	}

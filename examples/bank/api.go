@@ -154,8 +154,8 @@ func statusOf(err error) int {
 	case errors.Is(err, ErrNoAccount):
 		return http.StatusNotFound
 	case errors.Is(err, ErrAccountExists), errors.Is(err, ErrEmailTaken), errors.Is(err, eventstore.ErrConflict):
-		// A conflict that is left after all attempts: too many at once, or a key that belongs to a
-		// request on another account.
+		// A conflict that is left at the end: too many at once, or a key that belongs to a request on
+		// another account.
 		return http.StatusConflict
 	case errors.Is(err, ErrNotEnoughMoney), errors.Is(err, ErrKeyReused):
 		return http.StatusUnprocessableEntity

@@ -43,7 +43,7 @@ type Balance struct {
 // openBank opens what a URL names: memory, postgres://… or mysql://…. All tables have names that
 // begin with prefix.
 func openBank(ctx context.Context, target, prefix string) (*bank, error) {
-	opts := &eventstore.Options{TablePrefix: prefix, Middleware: []eventstore.Middleware{requestIDs}}
+	opts := &eventstore.Options{TablePrefix: prefix}
 	if target == "memory" {
 		b := &bank{store: eventstore.NewMemStore(opts)}
 		b.emails = &memoryEmails{store: b.store, owner: map[string]string{}}
