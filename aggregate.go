@@ -253,8 +253,10 @@ func (a *Aggregate[S]) Save(ctx context.Context, s *Store, r *Root[S]) ([]Event,
 
 // Execute loads an aggregate, or starts it if it has no events, lets decide record events, and
 // saves them. If others were faster it begins again with loading, up to Attempts times in all, and
-// then returns the [*ConflictError]; inside a caller's transaction it tries once. An error of
-// decide ends it, with nothing stored, and comes back as it is. The root returned is as saved.
+// then returns the [*ConflictError]; inside a caller's transaction it tries once. If nothing is in
+// the way but event IDs that are in use, which [Root.RecordEvent] can bring about, it tries twice.
+// An error of decide ends it, with nothing stored, and comes back as it is. The root returned is as
+// saved.
 func (a *Aggregate[S]) Execute(ctx context.Context, s *Store, id string, decide func(*Root[S]) error) (*Root[S], error) {
 	if decide == nil {
 		return nil, invalid("decide is nil")
@@ -266,11 +268,13 @@ func (a *Aggregate[S]) Execute(ctx context.Context, s *Store, id string, decide 
 	case attempts == 0:
 		attempts = defaultAttempts
 	}
+	taken := false
 	for attempt := 1; ; attempt++ {
 		r, err := a.load(ctx, s, id)
 		if err != nil {
 			return nil, err
 		}
+		loaded := r.version
 		if err := decide(r); err != nil {
 			return nil, err
 		}
@@ -279,6 +283,14 @@ func (a *Aggregate[S]) Execute(ctx context.Context, s *Store, id string, decide 
 			return r, nil
 		}
 		if !errors.Is(err, ErrConflict) || attempt >= attempts {
+			return nil, err
+		}
+		// Where nothing but IDs is in the way, deciding anew on the same state records them again,
+		// unless what decide looks at elsewhere has changed: so once more, and no more.
+		var conflict *ConflictError
+		before := taken
+		taken = errors.As(err, &conflict) && *conflict == ConflictError{a.Stream, id, ExpectedVersion(loaded), loaded}
+		if taken && before {
 			return nil, err
 		}
 		if err := backOff(ctx, attempt); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -232,6 +233,81 @@ func TestRecordEvent(t *testing.T) {
 			})
 		}
 		wantVersions(t, everything(t, s), 8)
+		wantIdle(t, l, "at the end")
+	})
+}
+
+// TestExecuteTakenIDs has IDs in the way, which no repetition gets past unless the decision sees them:
+// it is made once more, and not as often as Attempts says.
+func TestExecuteTakenIDs(t *testing.T) {
+	forEachLane(t, func(t *testing.T, l lane) {
+		s, ctx := l.open(t, nil), t.Context()
+		createStream(t, s, "accounts")
+		mustAppend(t, s, "accounts", "a", es.MustNotExist, events(2, 1)...)
+		store := func(aggregate string) uuid.UUID {
+			return mustAppend(t, s, "accounts", aggregate, es.AnyVersion, withIDs(events(1, 1))...)[0].ID
+		}
+		elsewhere, mine := store("b"), store("a")
+		execute := func(attempts int, decide func(try int, r *es.Root[account]) error) (tries int, err error) {
+			agg := accounts
+			agg.Attempts = attempts
+			_, err = agg.Execute(ctx, s, "a", func(r *es.Root[account]) error {
+				tries++
+				return decide(tries, r)
+			})
+			return tries, err
+		}
+		record := func(r *es.Root[account], ids ...uuid.UUID) {
+			for _, id := range ids {
+				r.RecordEvent(es.NewEvent{ID: id, Payload: deposited{1}})
+			}
+		}
+		for what, ids := range map[string][]uuid.UUID{
+			"stored elsewhere":         {elsewhere},
+			"stored with others":       {mine, uuid.New()},
+			"stored, then a fresh one": {mine, uuid.Nil},
+		} {
+			for attempts, want := range map[int]int{0: 2, 1: 1, 2: 2, 1000: 2} {
+				tries, err := execute(attempts, func(_ int, r *es.Root[account]) error { record(r, ids...); return nil })
+				wantConflict(t, what, err, es.ConflictError{Stream: "accounts", AggregateID: "a", Expected: 3, Actual: 3})
+				if tries != want {
+					t.Errorf("%s, Attempts %d: %d tries, want %d", what, attempts, tries, want)
+				}
+				if err != nil && !strings.Contains(err.Error(), "ID") {
+					t.Errorf("%s: error reads %q, want it to speak of IDs", what, err)
+				}
+			}
+		}
+		// The one in the way was stored while the decision was made: the next one finds it.
+		next := uuid.New()
+		tries, err := execute(0, func(try int, r *es.Root[account]) error {
+			for ev, err := range s.Read(ctx, es.FromAll(es.ByEventID.Equals(next)), es.ReadOptions{}) {
+				if err != nil || ev.AggregateID == "c" {
+					return err
+				}
+			}
+			mustAppend(t, s, "accounts", "c", es.AnyVersion, es.NewEvent{ID: next, Payload: deposited{1}})
+			record(r, next)
+			return nil
+		})
+		if tries != 2 || err != nil {
+			t.Errorf("%d tries, %v, want the second to succeed", tries, err)
+		}
+		// Versions that were in the way are another matter, also in between.
+		tries, err = execute(0, func(try int, r *es.Root[account]) error {
+			if try%2 == 0 {
+				mustAppend(t, s, "accounts", "a", es.AnyVersion, events(1, 1)...)
+			}
+			if try < 5 {
+				record(r, elsewhere)
+			} else {
+				record(r, uuid.New())
+			}
+			return nil
+		})
+		if tries != 5 || err != nil {
+			t.Errorf("%d tries, %v, want the fifth to succeed", tries, err)
+		}
 		wantIdle(t, l, "at the end")
 	})
 }

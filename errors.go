@@ -50,9 +50,10 @@ var (
 	ErrNotInstalled = errors.New("eventstore: tables are missing or out of date: call Store.Install first")
 )
 
-// ConflictError says that an append found its aggregate at another version than expected, or the
-// IDs of its events already in use for something else. [errors.Is] knows it as [ErrConflict].
-// Nothing of the append was stored.
+// ConflictError says that an append found its aggregate at another version than expected, or, if
+// Actual is as expected, the IDs of its events already in use for something else. Inside a caller's
+// transaction that can also be a version which others have stored and the transaction can't see.
+// [errors.Is] knows it as [ErrConflict]. Nothing of the append was stored.
 type ConflictError struct {
 	Stream, AggregateID string
 	Expected            ExpectedVersion
@@ -60,8 +61,12 @@ type ConflictError struct {
 }
 
 func (e *ConflictError) Error() string {
-	return fmt.Sprintf("%v: aggregate %q of stream %q: expected %s, is at version %d",
-		ErrConflict, e.AggregateID, e.Stream, e.Expected, e.Actual)
+	why := ""
+	if e.Expected.admits(e.Actual) {
+		why = ", but an ID of the events is in use, or a version that the transaction can't see"
+	}
+	return fmt.Sprintf("%v: aggregate %q of stream %q: expected %s, is at version %d%s",
+		ErrConflict, e.AggregateID, e.Stream, e.Expected, e.Actual, why)
 }
 
 // Is makes every *ConflictError an [ErrConflict].
