@@ -219,7 +219,7 @@ func (s *Store) settle(ctx context.Context, a *appendCall) ([]record, error) {
 	case err != nil:
 		return nil, err
 	case !v.found:
-		return nil, fmt.Errorf("%w: %q", ErrStreamNotFound, a.stream)
+		return nil, fmt.Errorf("%w: %q: Store.CreateStream makes it", ErrStreamNotFound, a.stream)
 	case repeats(a, v.stored):
 		return v.stored, nil
 	case len(v.stored) == 0 && !v.taken && a.expected.admits(v.actual):

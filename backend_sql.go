@@ -178,6 +178,8 @@ func (b *sqlBackend) failed(op string, err error) error {
 		return &passingError{op, err, errRepeat}
 	case faultLost:
 		return &passingError{op, err, errLost}
+	case faultForeign:
+		return invalid("dialect %s: this is another kind of database: %s: %w", b.dialect.name, op, err)
 	}
 	if errors.Is(err, errVersion) || errors.Is(err, errRepeat) || errors.Is(err, ErrInvalid) {
 		return err

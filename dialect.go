@@ -151,6 +151,7 @@ const (
 	faultNoTable       // a table or a column is missing
 	faultAborted       // the transaction takes no statement any more, because an earlier one has failed
 	faultLost          // the connection or the server is gone, or not ready
+	faultForeign       // the database is one for another dialect
 )
 
 // classifyConnection recognises, in an error that carries no code of a server, a connection that is

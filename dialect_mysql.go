@@ -302,6 +302,9 @@ func classifyMySQL(err error) fault {
 		if errors.Is(err, mysql.ErrInvalidConn) {
 			return faultLost
 		}
+		if errors.As(err, new(interface{ SQLState() string })) {
+			return faultForeign
+		}
 		return classifyConnection(err)
 	}
 	switch e.Number {

@@ -4,6 +4,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"strings"
+
+	"github.com/go-sql-driver/mysql"
 )
 
 // Postgres is the dialect of PostgreSQL 13 and later, tested through github.com/jackc/pgx/v5/stdlib.
@@ -322,6 +324,9 @@ CREATE TABLE IF NOT EXISTS {parked} (
 func classifyPostgres(err error) fault {
 	var coded interface{ SQLState() string }
 	if !errors.As(err, &coded) {
+		if errors.As(err, new(*mysql.MySQLError)) {
+			return faultForeign
+		}
 		return classifyConnection(err)
 	}
 	switch coded.SQLState() {

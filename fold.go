@@ -166,7 +166,7 @@ func (f *Fold[S]) check() error {
 func (l *folds[S]) apply(s *S, t *turn) error {
 	entries := l.entries(t.payload.name)
 	if len(entries) == 0 {
-		return fmt.Errorf("%w: %q", ErrUnknownEvent, t.payload.name)
+		return fmt.Errorf("%w: no fold takes %q", ErrUnknownEvent, t.payload.name)
 	}
 	for _, f := range entries {
 		if err := f.apply(s, t); err != nil {

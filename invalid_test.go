@@ -260,6 +260,24 @@ func TestInvalidOpen(t *testing.T) {
 	}
 }
 
+// TestInvalidDialect opens databases with the dialect of others. It is the server's errors that tell:
+// pgx's simple protocol refuses parameters that are written as ? before it asks a server.
+func TestInvalidDialect(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l lane) {
+		prefix, name := l.newPrefix(t), "postgres"
+		if l.dialect == es.Postgres {
+			l.dialect, name = es.MySQL, "mysql"
+		} else {
+			l.dialect = es.Postgres
+		}
+		s, _ := l.openIn(t, prefix, nil)
+		wantInvalid(t, "Install", s.Install(t.Context()), "dialect "+name)
+		_, err := s.Append(t.Context(), "accounts", "a", es.AnyVersion, events(1, 1)...)
+		wantInvalid(t, "Append", err, "dialect "+name)
+		wantIdle(t, l, "at the end")
+	})
+}
+
 func TestInvalidAggregate(t *testing.T) {
 	forEachStore(t, func(t *testing.T, s *es.Store) {
 		ctx := t.Context()

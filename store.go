@@ -144,7 +144,8 @@ var prefixPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,31}$`)
 
 // Open returns a store in db, which is the caller's: the store never closes it and changes none of
 // its settings. dialect is [Postgres] or [MySQL]. Open does no I/O; what is wrong with dialect or
-// opts is [ErrInvalid].
+// opts is [ErrInvalid]. That db is of another kind than dialect turns out with the first call on the
+// store, as ErrInvalid too if a server has answered.
 func Open(db *sql.DB, dialect *Dialect, opts *Options) (*Store, error) {
 	switch {
 	case db == nil:
