@@ -5,6 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/google/uuid"
 
@@ -56,15 +59,27 @@ func bank(ctx context.Context) (*eventstore.Store, error) {
 	return store, errors.Join(err, err2, err3)
 }
 
+// A store shares the service's pool. What it needs there is made at every start, and is there from the
+// second on.
 func ExampleOpen() {
-	open := func(ctx context.Context, db *sql.DB) (*eventstore.Store, error) {
-		store, err := eventstore.Open(db, eventstore.Postgres, nil) // or eventstore.MySQL, which serves MariaDB too
+	start := func(ctx context.Context, dsn string) (*sql.DB, *eventstore.Store, error) {
+		db, err := sql.Open("pgx", dsn) // with import _ "github.com/jackc/pgx/v5/stdlib"
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return store, store.Install(ctx)
+		store, err := eventstore.Open(db, eventstore.Postgres, nil) // or eventstore.MySQL, which serves MariaDB too
+		if err == nil {
+			err = store.Install(ctx)
+		}
+		if err == nil {
+			err = store.CreateStream(ctx, "accounts", nil)
+		}
+		if errors.Is(err, eventstore.ErrStreamExists) {
+			err = nil // this is not the first start
+		}
+		return db, store, err
 	}
-	_ = open
+	_ = start
 }
 
 // An append says at which version it expects the aggregate, and can be repeated.
@@ -175,20 +190,67 @@ func ExampleProjection() {
 	defer stop()
 	done := make(chan error)
 	go func() { done <- Deposits.Run(running, store) }()
-	stored, err := store.Append(ctx, "accounts", "A-2", 2, eventstore.NewEvent{Payload: Withdrawn{Cents: 20}})
+	account, err := Accounts.Execute(ctx, store, "A-2", func(r *eventstore.Root[Account]) error {
+		r.Record(Withdrawn{Cents: 20})
+		return nil
+	})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	err = Deposits.Wait(ctx, store, stored[0].Position) // read your writes
-	after, err2 := Deposits.Load(ctx, store)
-	fmt.Println(after.State.Cents, err, err2)
+	if err := Deposits.Wait(ctx, store, account.Position()); err != nil { // read your writes
+		fmt.Println(err)
+		return
+	}
+	after, err := Deposits.Load(ctx, store)
+	fmt.Println(after.State.Cents, err)
 	stop()
 	fmt.Println(<-done)
 	// Output:
 	// 750 <nil>
-	// 730 <nil> <nil>
+	// 730 <nil>
 	// context canceled
+}
+
+// A service runs what follows the log beside its other work, and lets it end before it closes the pool.
+func Example_service() {
+	serve := func(ctx context.Context, db *sql.DB, store *eventstore.Store, relay *eventstore.Relay) error {
+		ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		ended := make(chan error)
+		go func() { ended <- Deposits.Run(ctx, store) }()
+		go func() { ended <- relay.Run(ctx, store) }()
+		err := <-ended // context.Canceled at the signal; earlier if a handler has failed for good
+		stop()
+		return errors.Join(err, <-ended, db.Close())
+	}
+	_ = serve
+}
+
+// Do writes the service's own tables in the transaction that also stores the projection's position.
+func ExampleStep_Tx() {
+	balances := eventstore.Projection[struct{}]{
+		Name: "balances",
+		From: eventstore.FromStream("accounts"),
+		When: []eventstore.Handler[struct{}]{
+			eventstore.Do(func(ctx context.Context, step *eventstore.Step[struct{}], e Deposited) error {
+				tx, err := step.Tx()
+				if err != nil {
+					return err
+				}
+				_, err = tx.ExecContext(ctx, "UPDATE balances SET cents = cents + $1 WHERE account = $2", e.Cents, step.Event.AggregateID)
+				return err
+			}),
+		},
+	}
+	follow := func(ctx context.Context, db *sql.DB) error {
+		store, err := eventstore.Open(db, eventstore.Postgres, nil)
+		if err != nil {
+			return err
+		}
+		return balances.Run(ctx, store)
+	}
+	_ = follow
 }
 
 func ExampleQuery() {
@@ -304,22 +366,28 @@ func ExampleStore_Stats() {
 
 func Example() {
 	ctx := context.Background()
-	store := eventstore.NewMemStore(nil) // or eventstore.Open(db, eventstore.Postgres, nil)
-	err := errors.Join(store.Install(ctx), store.CreateStream(ctx, "accounts", nil))
-
-	_, err2 := Accounts.Execute(ctx, store, "A-1", func(r *eventstore.Root[Account]) error {
+	store := eventstore.NewMemStore(nil)
+	if err := store.CreateStream(ctx, "accounts", nil); err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, err := Accounts.Execute(ctx, store, "A-1", func(r *eventstore.Root[Account]) error {
 		r.Record(Opened{Owner: "Ann"})
 		r.Record(Deposited{Cents: 1000})
 		return nil
 	})
-	account, err3 := Accounts.Execute(ctx, store, "A-1", func(r *eventstore.Root[Account]) error {
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	account, err := Accounts.Execute(ctx, store, "A-1", func(r *eventstore.Root[Account]) error {
 		if r.State().Cents < 300 {
 			return errors.New("not enough money")
 		}
 		r.Record(Withdrawn{Cents: 300})
 		return nil
 	})
-	if err := errors.Join(err, err2, err3); err != nil {
+	if err != nil {
 		fmt.Println(err)
 		return
 	}

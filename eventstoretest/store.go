@@ -25,6 +25,9 @@ func On(stream, aggregateID string, payloads ...eventstore.Payload) Happened {
 //
 //	store := eventstoretest.Store(t, nil, eventstoretest.On("accounts", "A-1", Opened{Owner: "Ann"}))
 //	balances, err := balances.CatchUp(t.Context(), store)
+//
+// A memory store has no tables: a projection that asks for [eventstore.Step.Tx] is tested likewise on
+// a store in a database, with [Append].
 func Store(t testing.TB, opts *eventstore.Options, history ...Happened) *eventstore.Store {
 	t.Helper()
 	s := eventstore.NewMemStore(opts)
