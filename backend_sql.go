@@ -3,6 +3,7 @@ package eventstore
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,6 +26,7 @@ type sqlShared struct {
 	text    *statements
 	cache   *statementCache
 	hints   appendHints
+	groups  *appendGroups
 	sealer  *sealer
 	log     *slog.Logger
 }
@@ -35,7 +37,9 @@ func newSQLBackend(db *sql.DB, dialect *Dialect, prefix string, log *slog.Logger
 	// A store needs no closing, but the server should not keep its prepared statements for as
 	// long as the caller keeps the pool.
 	runtime.AddCleanup(shared, func(c *statementCache) { c.close() }, shared.cache)
-	return &sqlBackend{sqlShared: shared}
+	b := &sqlBackend{sqlShared: shared}
+	shared.groups = &appendGroups{alone: b.appendAlone, together: b.insertGroup}
+	return b
 }
 
 func (b *sqlBackend) withTx(tx *sql.Tx) backend {
@@ -94,6 +98,36 @@ func (c conn) exec(ctx context.Context, text string, args ...any) (sql.Result, e
 	}
 	defer st.release()
 	return c.executor(ctx, st).ExecContext(ctx, st.text, args...)
+}
+
+// changes is exec for a statement of which it matters whether it found its row. It holds the
+// connection until it knows: a result of one that has been given back waits for the statement of
+// whoever has got it.
+func (c conn) changes(ctx context.Context, text string, args ...any) (changed bool, err error) {
+	if c.tx != nil || c.one != nil {
+		return c.changesHere(ctx, text, args)
+	}
+	for range 3 { // as the pool does: connections that are gone are found out by their use
+		var one *sql.Conn
+		if one, err = c.b.db.Conn(ctx); err != nil {
+			return false, err
+		}
+		changed, err = conn{b: c.b, one: one}.changesHere(ctx, text, args)
+		_ = one.Close() // gives it back
+		if !errors.Is(err, driver.ErrBadConn) {
+			break
+		}
+	}
+	return changed, err
+}
+
+func (c conn) changesHere(ctx context.Context, text string, args []any) (bool, error) {
+	res, err := c.exec(ctx, text, args...)
+	if err != nil {
+		return false, err
+	}
+	n, err := res.RowsAffected()
+	return n > 0, err
 }
 
 // query runs a statement and calls scan for each of its rows. The rows are closed when it
@@ -202,15 +236,11 @@ func (e *passingError) Is(target error) bool { return target == e.kind }
 func (b *sqlBackend) createStream(ctx context.Context, name string, metadata []byte, at time.Time) (bool, error) {
 	var created bool
 	err := b.run(ctx, "create stream", func(c conn) error {
-		res, err := c.exec(ctx, b.text.createStream, name, string(metadata), b.timeArg(at))
+		var err error
+		created, err = c.changes(ctx, b.text.createStream, name, string(metadata), b.timeArg(at))
 		if b.dialect.classify(err) == faultTaken {
 			return nil
 		}
-		if err != nil {
-			return err
-		}
-		n, err := res.RowsAffected()
-		created = n == 1
 		return err
 	})
 	return created, err
@@ -262,12 +292,8 @@ func (b *sqlBackend) streams(ctx context.Context, prefix string) ([]streamRow, e
 func (b *sqlBackend) setStreamMetadata(ctx context.Context, name string, metadata []byte) (bool, error) {
 	var found bool
 	err := b.run(ctx, "set stream metadata", func(c conn) error {
-		res, err := c.exec(ctx, b.text.setStreamMetadata, string(metadata), name)
-		if err != nil {
-			return err
-		}
-		n, err := res.RowsAffected()
-		if found = n > 0; found || err != nil {
+		var err error
+		if found, err = c.changes(ctx, b.text.setStreamMetadata, string(metadata), name); found || err != nil {
 			return err
 		}
 		// MySQL counts no row when the new value is the old one.

@@ -19,9 +19,17 @@ const (
 	valueRows    = 16 // up to so many rows go as VALUES where arrays are an alternative
 )
 
-// append stores an append's rows with one statement, or, where one can't hold them all, with
-// several in a transaction.
+// append stores an append's rows, alone or together with those of others.
 func (b *sqlBackend) append(ctx context.Context, a *appendCall) error {
+	if b.shares(a) {
+		return b.groups.append(ctx, a)
+	}
+	return b.appendAlone(ctx, a)
+}
+
+// appendAlone stores an append's rows with one statement, or, where one can't hold them all, with
+// several in a transaction.
+func (b *sqlBackend) appendAlone(ctx context.Context, a *appendCall) error {
 	chunks := b.chunks(a.rows)
 	if len(chunks) == 1 {
 		c := b.conn()
@@ -160,29 +168,10 @@ func (b *sqlBackend) valuesInsert(rows []record) (string, []any) {
 	return b.text.insert + list + b.text.insertTail, args
 }
 
-// arrayArgs returns the rows' columns as array literals of Postgres. As text they pass through
-// every driver and protocol mode alike.
+// arrayArgs returns the rows' columns as arrays.
 func arrayArgs(rows []record) []any {
 	column := func(get func(*record) string) any {
-		var b strings.Builder
-		for i := range rows {
-			b.WriteByte("{,"[min(i, 1)])
-			b.WriteByte('"')
-			for s := get(&rows[i]); s != ""; {
-				n := strings.IndexAny(s, `"\`)
-				if n < 0 {
-					b.WriteString(s)
-					break
-				}
-				b.WriteString(s[:n])
-				b.WriteByte('\\')
-				b.WriteByte(s[n])
-				s = s[n+1:]
-			}
-			b.WriteByte('"')
-		}
-		b.WriteByte('}')
-		return b.String()
+		return arrayLiteral(len(rows), func(i int) string { return get(&rows[i]) })
 	}
 	return []any{
 		column(func(r *record) string { return r.id.String() }),
@@ -190,6 +179,30 @@ func arrayArgs(rows []record) []any {
 		column(func(r *record) string { return string(r.data) }),
 		column(func(r *record) string { return string(r.metadata) }),
 	}
+}
+
+// arrayLiteral returns an array of n elements as Postgres writes it. As text it passes through
+// every driver and protocol mode alike.
+func arrayLiteral(n int, element func(i int) string) string {
+	var b strings.Builder
+	for i := range n {
+		b.WriteByte("{,"[min(i, 1)])
+		b.WriteByte('"')
+		for s := element(i); s != ""; {
+			n := strings.IndexAny(s, `"\`)
+			if n < 0 {
+				b.WriteString(s)
+				break
+			}
+			b.WriteString(s[:n])
+			b.WriteByte('\\')
+			b.WriteByte(s[n])
+			s = s[n+1:]
+		}
+		b.WriteByte('"')
+	}
+	b.WriteByte('}')
+	return b.String()
 }
 
 // dropRows takes rows back that this very transaction has inserted; their positions become holes
@@ -224,42 +237,98 @@ func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendCall, r
 			return err
 		}
 	}
-	res, at, err := b.insertHinted(ctx, c, a, rows, h)
-	if err != nil {
-		if b.dialect.classify(err) == faultTaken {
-			return errVersion
+	hasty := c.tx == nil && h.mariaDB
+	err := b.insertHinted(ctx, c, a, rows, h, hasty)
+	if hasty && b.dialect.classify(err) == faultRepeat {
+		// It has to wait, with what it has locked by then: on MariaDB that is, of the event before,
+		// the gap as well, unless its position is known.
+		if err := b.mustLookUp(ctx, c, a, expected, &h); err != nil {
+			return err
 		}
-		return err
+		err = b.insertHinted(ctx, c, a, rows, h, false)
 	}
-	first, err := res.LastInsertId()
-	if err != nil {
-		return err
+	if b.dialect.classify(err) == faultTaken {
+		return errVersion
 	}
-	for i := range rows {
-		r := &rows[i]
-		r.position, r.version, r.recordedAt = Position(first+int64(i)*h.step), h.version+int64(i)+1, at
+	return err
+}
+
+// insertHinted runs the statement with what is known, and forgets that if it fails. A hasty one
+// fails where it would have to wait for a lock.
+func (b *sqlBackend) insertHinted(ctx context.Context, c conn, a *appendCall, rows []record, h appendHint, hasty bool) error {
+	text, args := b.guardedInsert(a, rows, h)
+	if hasty {
+		text = b.text.insertNoWait + text
 	}
-	if c.tx == nil && expected < 0 {
+	at := h.at(a)
+	err := b.insertValues(ctx, c, h, text, args, len(rows), func(i int) *record {
+		rows[i].version, rows[i].recordedAt = h.version+int64(i)+1, at
+		return &rows[i]
+	})
+	switch {
+	case err != nil:
+		b.hints.forget(a.stream, a.aggregateID)
+	case c.tx == nil:
 		b.hints.advance(a.stream, a.aggregateID, h.version+int64(len(rows)))
 	}
-	return nil
+	return err
 }
 
-// insertHinted runs the statement with what is known, and forgets that if it fails.
-func (b *sqlBackend) insertHinted(ctx context.Context, c conn, a *appendCall, rows []record, h appendHint) (sql.Result, time.Time, error) {
-	at := a.at
-	if at.IsZero() {
-		at = h.now.Truncate(time.Microsecond)
+// insertValues runs an INSERT of n rows, and tells each of them its position.
+func (b *sqlBackend) insertValues(ctx context.Context, c conn, h appendHint, text string, args []any, n int, row func(i int) *record) error {
+	if h.mariaDB {
+		i := 0
+		return c.query(ctx, func(r *sql.Rows) error {
+			i++
+			return r.Scan((*int64)(&row(i - 1).position))
+		}, text+b.text.insertReturning, args...)
 	}
-	text, args := b.guardedInsert(a, rows, h, at)
 	res, err := c.exec(ctx, text, args...)
 	if err != nil {
-		b.hints.forget(a.stream, a.aggregateID)
+		return err
 	}
-	return res, at, err
+	first, err := b.lastInsertID(ctx, c, res, row(0))
+	for i := range n {
+		row(i).position = Position(first + int64(i)*h.step)
+	}
+	return err
 }
 
-func (b *sqlBackend) guardedInsert(a *appendCall, rows []record, h appendHint, at time.Time) (string, []any) {
+// lastInsertID returns the position of a statement's first row. The result knows it, but outside a
+// transaction database/sql has given the connection back by now, and lets the result wait for the
+// statement of whoever has got it, however long that takes. Then it is looked up.
+func (b *sqlBackend) lastInsertID(ctx context.Context, c conn, res sql.Result, first *record) (int64, error) {
+	if c.tx != nil {
+		return res.LastInsertId()
+	}
+	type answer struct {
+		id  int64
+		err error
+	}
+	told := make(chan answer, 1)
+	go func() {
+		id, err := res.LastInsertId()
+		told <- answer{id, err}
+	}()
+	t := time.NewTimer(resultPatience)
+	defer t.Stop()
+	select {
+	case a := <-told:
+		return a.id, a.err
+	case <-t.C:
+	}
+	var position int64
+	if found, err := c.row(ctx, []any{&position}, b.text.positionOf, b.dialect.eventID(first.id)); found || err != nil {
+		return position, err
+	}
+	a := <-told // it has been deleted meanwhile
+	return a.id, a.err
+}
+
+// resultPatience is more than a result takes that need not wait.
+const resultPatience = time.Millisecond
+
+func (b *sqlBackend) guardedInsert(a *appendCall, rows []record, h appendHint) (string, []any) {
 	args := make([]any, 0, 8*len(rows)+4)
 	first := b.text.insertGuard
 	args = append(args, h.stream, h.stream)
@@ -271,7 +340,7 @@ func (b *sqlBackend) guardedInsert(a *appendCall, rows []record, h appendHint, a
 		first = b.text.insertGuardV
 		args = append(args, h.stream, a.aggregateID, h.version)
 	}
-	when := at.Format(b.dialect.timeLayout)
+	when := h.at(a).Format(b.dialect.timeLayout)
 	for i := range rows {
 		r := &rows[i]
 		if i > 0 {
@@ -285,7 +354,7 @@ func (b *sqlBackend) guardedInsert(a *appendCall, rows []record, h appendHint, a
 // lookUp finds out what an append has to know, and remembers what others can use.
 func (b *sqlBackend) lookUp(ctx context.Context, c conn, a *appendCall, h *appendHint) (found bool, err error) {
 	var now time.Time
-	found, err = c.row(ctx, []any{&h.stream, &h.version, (*int64)(&h.position), (*dbTime)(&now), &h.step}, b.text.state, a.aggregateID, a.aggregateID, a.stream)
+	found, err = c.row(ctx, []any{&h.stream, &h.version, (*int64)(&h.position), (*dbTime)(&now), &h.step, &h.mariaDB}, b.text.state, a.aggregateID, a.aggregateID, a.stream)
 	if err == nil && found {
 		h.now = now
 		b.hints.learn(a.stream, *h)
@@ -346,6 +415,15 @@ type appendHint struct {
 	position Position
 	now      time.Time
 	step     int64 // from one position of a statement to the next: auto_increment_increment
+	mariaDB  bool  // the server has RETURNING, and statements that do not wait for locks
+}
+
+// at is when an append's events are recorded.
+func (h *appendHint) at(a *appendCall) time.Time {
+	if a.at.IsZero() {
+		return h.now.Truncate(time.Microsecond)
+	}
+	return a.at
 }
 
 // appendHints remember what an append would otherwise look up. None of it has to be right: the
@@ -357,6 +435,7 @@ type appendHints struct {
 	now      time.Time // the database's, when learnt was the time here
 	learnt   time.Time
 	step     int64
+	mariaDB  bool
 }
 
 type aggregateKey struct{ stream, id string }
@@ -371,7 +450,7 @@ func (h *appendHints) get(stream, id string, expected ExpectedVersion, inTx bool
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	age := time.Since(h.learnt)
-	hint := appendHint{version: int64(expected), now: h.now.Add(age), step: h.step}
+	hint := appendHint{version: int64(expected), now: h.now.Add(age), step: h.step, mariaDB: h.mariaDB}
 	var ok bool
 	if hint.stream, ok = h.streams[stream]; !ok || age > maxHintAge {
 		return appendHint{}, false
@@ -395,7 +474,7 @@ func (h *appendHints) learn(stream string, hint appendHint) {
 		h.streams = map[string]int64{}
 	}
 	h.streams[stream] = hint.stream
-	h.now, h.learnt, h.step = hint.now, time.Now(), hint.step
+	h.now, h.learnt, h.step, h.mariaDB = hint.now, time.Now(), hint.step, hint.mariaDB
 }
 
 // stream returns a stream's id, as far as it is known.
@@ -423,6 +502,13 @@ func (h *appendHints) advance(stream, id string, version int64) {
 		h.versions = map[aggregateKey]int64{}
 	}
 	h.versions[aggregateKey{stream, id}] = version
+}
+
+// ahead says whether an aggregate is known to be past a version.
+func (h *appendHints) ahead(stream, id string, version int64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.versions[aggregateKey{stream, id}] > version
 }
 
 func (h *appendHints) forget(stream, id string) {

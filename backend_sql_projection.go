@@ -66,16 +66,6 @@ func (b *sqlBackend) change(ctx context.Context, op, text string, args ...any) (
 	return changed, err
 }
 
-// changes is exec for a statement of which it matters whether it found its row.
-func (c conn) changes(ctx context.Context, text string, args ...any) (bool, error) {
-	res, err := c.exec(ctx, text, args...)
-	if err != nil {
-		return false, err
-	}
-	n, err := res.RowsAffected()
-	return n > 0, err
-}
-
 func (b *sqlBackend) takeLease(ctx context.Context, name, owner string, row *projectionRow, readModel bool, term time.Duration) (bool, error) {
 	return b.change(ctx, "take lease", b.text.takeLease, owner, readModel, term.Microseconds(), name, row.epoch, owner)
 }

@@ -272,3 +272,75 @@ func TestDeleteAggregateErasesSnapshots(t *testing.T) {
 		}
 	})
 }
+
+// TestDeleteHoldsAppends deletes a stream, or an aggregate, in a transaction that stays open: an
+// append that comes meanwhile, at whatever isolation the connection has, waits for its end and goes
+// by it. None succeeds and leaves its event behind what is deleted.
+func TestDeleteHoldsAppends(t *testing.T) {
+	forEachDatabase(t, func(t *testing.T, l lane) {
+		if l.db.Stats().MaxOpenConnections == 1 {
+			return // the append would wait for the connection
+		}
+		for _, commit := range []bool{true, false} {
+			for _, whole := range []bool{true, false} {
+				for _, version := range []es.ExpectedVersion{0, 3, es.AnyVersion} {
+					prefix := l.newPrefix(t)
+					s, _ := l.openIn(t, prefix, nil)
+					if err := s.Install(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					createStream(t, s, "accounts")
+					if version == 0 && !whole {
+						continue // nothing to delete
+					}
+					if version != 0 {
+						mustAppend(t, s, "accounts", "a", 0, events(3, 1)...)
+					} else {
+						mustAppend(t, s, "accounts", "b", 0, events(3, 1)...) // the stream is known by now
+					}
+					done := make(chan error, 1)
+					l.inTx(t, s, commit, nil, func(_ *sql.Tx, in *es.Store) {
+						var err error
+						if whole {
+							err = in.DeleteStream(t.Context(), "accounts")
+						} else {
+							err = in.DeleteAggregate(t.Context(), "accounts", "a")
+						}
+						if err != nil {
+							t.Fatal(err)
+						}
+						go func() {
+							_, err := s.Append(t.Context(), "accounts", "a", version, events(1, 9)...)
+							done <- err
+						}()
+						select {
+						case err := <-done:
+							t.Errorf("whole stream %v, at %v: the append returned %v before the delete was committed", whole, version, err)
+							done <- err
+						case <-time.After(100 * time.Millisecond):
+						}
+					})
+					err := <-done
+					switch {
+					case !commit:
+						if err != nil {
+							t.Errorf("whole stream %v, at %v: after a rollback the append returned %v", whole, version, err)
+						}
+					case whole:
+						wantErr(t, "append to a deleted stream", err, es.ErrStreamNotFound)
+					case version == es.AnyVersion:
+						if err != nil {
+							t.Error(err)
+						}
+						wantVersions(t, collect(t, s.ReadAggregate(t.Context(), "accounts", "a", 0)), 1)
+					default:
+						wantErr(t, "append to a deleted aggregate", err, es.ErrConflict)
+					}
+					if lost := l.lines(t, "SELECT position FROM "+prefix+"events WHERE stream_id NOT IN (SELECT id FROM "+prefix+"streams) AND stream_id > 0"); len(lost) > 0 {
+						t.Errorf("whole stream %v, at %v: %d events of the deleted stream are still in the table", whole, version, len(lost))
+					}
+				}
+			}
+		}
+	})
+}

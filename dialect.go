@@ -80,14 +80,26 @@ type statements struct {
 	insertGuard  string // Only where !returning, the first row of VALUES: id, id
 	insertGuardV string // the same: id, id, id, aggregate id, version
 	insertGuardP string // the same: id, id, position, id, aggregate id, version
-	insertTail   string // behind the rows
-	insertArrays string // the whole statement for many rows, which come as arrays; "": there is none
-	insertKnown  string // one row: stream id, aggregate id, version, event ID, name, data, metadata, time, stream id; "": there is none
-	insertKnownV string // put behind it if the version has one before it: stream id, aggregate id, that version
-	insertShared string // put behind the statement inside a caller's transaction
-	state        string // aggregate id, aggregate id, name; one row: stream id, version, its position, the database's time, step between positions
-	versionTaken string // name, aggregate id, version; at the latest, whatever the isolation
-	dropEvents   string // up to the list of positions
+	// Only where !returning, and only for MariaDB: put before the statement, which then fails where
+	// it would wait for a lock; and behind it, which then returns positions.
+	insertNoWait    string
+	insertReturning string
+	insertTail      string // behind the rows
+	insertArrays    string // the whole statement for many rows, which come as arrays; "": there is none
+	insertKnown     string // one row: stream id, aggregate id, version, event ID, name, data, metadata, time, stream id; "": there is none
+	insertKnownV    string // put behind it if the version has one before it: stream id, aggregate id, that version
+	// Several appends. Where returning, rows come as arrays, of each append: stream id, aggregate id,
+	// lowest and highest version to go on from, time; of each row: number of the append, number
+	// within it, event ID, name, data, metadata. Elsewhere it is id, then up to the list of ids.
+	insertGroup   string
+	groupPrevious string // Only where !returning, behind the ids: how many, then up to the list of id, aggregate id, version
+	groupValues   string // behind the last of the lists: how many, and the first row without its id
+	groupValuesV  string // the same behind groupPrevious
+	insertShared  string // put behind the statement inside a caller's transaction
+	state         string // aggregate id, aggregate id, name; one row: stream id, version, its position, the database's time, step between positions, whether it is MariaDB
+	positionOf    string // event ID; only where !returning
+	versionTaken  string // name, aggregate id, version; at the latest, whatever the isolation
+	dropEvents    string // up to the list of positions
 
 	// Sealing.
 	sealedMark     string // one row: the sealed position that the database was told, or none

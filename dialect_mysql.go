@@ -122,11 +122,29 @@ VALUES `,
   SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM (
     SELECT 1 FROM {events} FORCE INDEX (PRIMARY)
     WHERE position = ? AND stream_id = ? AND aggregate_id = ? AND version = ? LIMIT 1 LOCK IN SHARE MODE) previous)), ?, ?, ?, ?, ?, ?, ?)`,
+		// MariaDB has a way to run a statement that fails at once where it would have to wait for a
+		// lock; MySQL has none for a single statement. Everything is guarded by the first row. The
+		// indexes are forced, because a scan of a small table would meet the locks of others.
+		insertNoWait: `SET STATEMENT innodb_lock_wait_timeout = 0 FOR`,
+		insertReturning: `
+RETURNING position`,
+		positionOf: `SELECT position FROM {events} WHERE event_id = ?`,
+		insertGroup: `
+SET STATEMENT innodb_lock_wait_timeout = 0 FOR
+INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
+VALUES ((SELECT CAST(? AS SIGNED) UNION ALL
+  SELECT 0 FROM DUAL WHERE (SELECT COUNT(*) FROM {streams} FORCE INDEX (PRIMARY) WHERE id IN (`,
+		groupPrevious: `)) <> ?
+  UNION ALL
+  SELECT 0 FROM DUAL WHERE (SELECT COUNT(*) FROM (
+    SELECT 1 FROM {events} FORCE INDEX (stream_id) WHERE (stream_id, aggregate_id, version) IN (`,
+		groupValues:  `)) <> ?), ?, ?, ?, ?, ?, ?, ?)`,
+		groupValuesV: `) LOCK IN SHARE MODE) previous) <> ?), ?, ?, ?, ?, ?, ?, ?)`,
 		state: `
 SELECT s.id,
        (SELECT COALESCE(MAX(version), 0) FROM {events} WHERE stream_id = s.id AND aggregate_id = ?),
        COALESCE((SELECT position FROM {events} WHERE stream_id = s.id AND aggregate_id = ? ORDER BY version DESC LIMIT 1), 0),
-       CAST(UTC_TIMESTAMP(6) AS CHAR), @@auto_increment_increment
+       CAST(UTC_TIMESTAMP(6) AS CHAR), @@auto_increment_increment, VERSION() LIKE '%MariaDB%'
 FROM {streams} s WHERE s.name = ?`,
 		versionTaken: `
 SELECT 1 FROM {events}

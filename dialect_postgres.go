@@ -152,13 +152,40 @@ SELECT ?::bigint, ?::text, ?::bigint, ?::uuid, ?::text, ?::json, ?::json, COALES
 WHERE (SELECT 1 FROM {streams} WHERE id = ?::bigint FOR KEY SHARE) = 1`,
 		insertKnownV: `
 AND (SELECT 1 FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text AND version = ?::bigint FOR KEY SHARE) = 1`,
+		// For appends to streams whose ids are known. It takes the same locks in the same order, and
+		// takes aggregates in the order in which they are given. It waits for none of them for
+		// longer than lock_timeout says, which is set before anything is locked, and ends with the
+		// statement: the rows of "given" come after it. Each append is looked at once, and then
+		// stored or not with all of its rows.
+		insertGroup: `
+WITH given AS MATERIALIZED (
+    SELECT c.*
+    FROM (SELECT set_config('lock_timeout', '50ms', true) AS timeout OFFSET 0) w
+    CROSS JOIN unnest(?::text::bigint[], ?::text::text[], ?::text::bigint[], ?::text::bigint[], ?::text::text[])
+        WITH ORDINALITY c (stream_id, aggregate_id, low, high, at, n)
+    WHERE w.timeout <> ''),
+s AS MATERIALIZED (
+    SELECT c.n, stream.id, c.aggregate_id, COALESCE(p.version, 0) AS version,
+           COALESCE(NULLIF(c.at, '')::timestamptz, statement_timestamp()) AS at
+    FROM given c
+    CROSS JOIN LATERAL (SELECT id FROM {streams} WHERE id = c.stream_id FOR KEY SHARE SKIP LOCKED) stream
+    LEFT JOIN LATERAL (
+        SELECT version FROM {events}
+        WHERE stream_id = stream.id AND aggregate_id = c.aggregate_id COLLATE "C"
+        ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true
+    WHERE COALESCE(p.version, 0) BETWEEN c.low AND c.high)
+INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
+SELECT s.id, s.aggregate_id, s.version + v.i, v.event_id, v.name, v.data::json, v.metadata::json, s.at
+FROM s JOIN unnest(?::text::bigint[], ?::text::bigint[], ?::text::uuid[], ?::text::text[], ?::text::text[], ?::text::text[])
+         WITH ORDINALITY v (call, i, event_id, name, data, metadata, n) ON v.call = s.n
+ORDER BY v.n`,
 		insertShared: `
 ON CONFLICT DO NOTHING`,
 		state: `
 SELECT s.id,
        (SELECT COALESCE(max(version), 0) FROM {events} WHERE stream_id = s.id AND aggregate_id = ?::text),
        COALESCE((SELECT position FROM {events} WHERE stream_id = s.id AND aggregate_id = ?::text ORDER BY version DESC LIMIT 1), 0),
-       statement_timestamp(), 1
+       statement_timestamp(), 1, false
 FROM {streams} s WHERE s.name = ?::text`,
 		dropEvents: `DELETE FROM {events} WHERE position IN (`,
 

@@ -1,6 +1,7 @@
 package eventstore
 
 import (
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -37,15 +38,26 @@ func Statements(s *Store) map[string]Statement {
 		return rows
 	}
 	a := &appendCall{stream: "accounts", aggregateID: "big", expected: 50_000, rows: row(1)}
+	others := []*appendCall{a, {stream: "accounts", aggregateID: "new", rows: row(2)}, {stream: "accounts", aggregateID: "any", expected: AnyVersion, rows: row(1)}}
 	if b.dialect.returning {
 		text, args := b.valuesInsert(a.rows)
 		add("append", text, append(append([]any{a.stream, a.aggregateID, nil}, args...), 0, 1<<40)...)
 		add("append of many", b.text.insertArrays, append(append([]any{a.stream, a.aggregateID, nil}, arrayArgs(row(20))...), 0, 1<<40)...)
 		add("append to a known stream", b.text.insertKnown+b.text.insertKnownV, 1, "big", 50_001, b.dialect.eventID(a.rows[0].id), "n", "{}", "{}", nil, 1, 1, "big", 50_000)
+		var rows []groupRow
+		for i, a := range others {
+			for j := range a.rows {
+				rows = append(rows, groupRow{&a.rows[j], i, j})
+			}
+		}
+		add("several appends", b.text.insertGroup, b.groupArgs(others, rows)...)
 	} else {
-		text, args := b.guardedInsert(a, a.rows, appendHint{stream: 1, version: 50_000}, a.at)
+		text, args, _ := b.guardedGroup(others, []appendHint{{stream: 1, version: 50_000}, {stream: 1}, {stream: 2, version: 7}}, []bool{true, true, true})
+		_, text, _ = strings.Cut(text, "FOR\n") // EXPLAIN has its place behind it
+		add("several appends", text, args...)
+		text, args = b.guardedInsert(a, a.rows, appendHint{stream: 1, version: 50_000})
 		add("append", text, args...)
-		text, args = b.guardedInsert(a, a.rows, appendHint{stream: 1, version: 50_000, position: 50_000}, a.at)
+		text, args = b.guardedInsert(a, a.rows, appendHint{stream: 1, version: 50_000, position: 50_000})
 		add("append in a transaction", text, args...)
 	}
 	add("state", b.text.state, "big", "big", "accounts")

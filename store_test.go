@@ -115,18 +115,18 @@ func openLanes() (stop func(), err error) {
 	add("postgres-simple-tz", "pgx", withQuery(postgres, "default_query_exec_mode", "simple_protocol", "TimeZone", "Asia/Kolkata"), es.Postgres, 10)
 	add("postgres-serializable", "pgx", withQuery(postgres, "default_transaction_isolation", "serializable", "TimeZone", "America/St_Johns"), es.Postgres, 10)
 	add("postgres-one", "pgx", postgres, es.Postgres, 1)
-	family := func(name, dsn string) {
+	family := func(name, dsn, isolation string) {
 		if dsn, err = withDatabase(dsn); err != nil {
 			return
 		}
 		add(name, "mysql", dsn, es.MySQL, 40)
 		add(name+"-odd", "mysql", withParams(dsn, "parseTime=true&loc=Asia%2FTokyo&interpolateParams=true&clientFoundRows=true&time_zone=%27-03%3A30%27&sql_mode=%27ANSI_QUOTES%2CNO_BACKSLASH_ESCAPES%27"), es.MySQL, 10)
-		add(name+"-lax", "mysql", withParams(dsn, "parseTime=true&loc=America%2FNew_York&time_zone=%27%2B11%3A00%27&sql_mode=%27%27"), es.MySQL, 10)
+		add(name+"-lax", "mysql", withParams(dsn, "parseTime=true&loc=America%2FNew_York&time_zone=%27%2B11%3A00%27&sql_mode=%27%27&"+isolation+"=%27READ-COMMITTED%27"), es.MySQL, 10)
 		add(name+"-one", "mysql", dsn, es.MySQL, 1)
 	}
-	family("mariadb", mariadb)
+	family("mariadb", mariadb, "tx_isolation")
 	if v := os.Getenv("EVENTSTORE_TEST_MYSQL9"); v != "" {
-		family("mysql9", v)
+		family("mysql9", v, "transaction_isolation")
 	}
 	var names []string
 	for _, l := range lanes {
