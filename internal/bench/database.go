@@ -10,56 +10,101 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-sql-driver/mysql"
 	"github.com/google/uuid"
 
 	es "example.com/eventstore"
 	"example.com/eventstore/internal/testserver"
 )
 
-// deposited is the event of all cases.
-type deposited struct {
-	Account string `json:"account"`
-	Cents   int64  `json:"cents"`
-	Note    string `json:"note"`
-	Teller  int    `json:"teller"`
-}
-
-func (deposited) EventName() string { return "account.deposited" }
-
-func deposit(i int) deposited {
-	return deposited{fmt.Sprintf("account-%03d", i%100), int64(i), "paid in at the counter", i % 7}
-}
-
-// Prefixes of the tables: of the store that is measured, of those written by hand, and of a log
+// Prefixes of the tables: of the store that is measured, of those written by hand, and of logs
 // that both read.
 const (
 	libPrefix = "bench_lib_"
 	rawPrefix = "bench_raw_"
-	logPrefix = "bench_log_"
-	newPrefix = "bench_new_" // half as long, for projections
+	logPrefix = "bench_log_" // one stream, aggregates of logAggregate events
+	bigPrefix = "bench_big_" // half as long, aggregates of bigAggregate events; for projections too
+	mixPrefix = "bench_mix_" // as long as the log, mixStreams streams, every mixRareth event of another name
 )
 
-var prefixes = []string{libPrefix, rawPrefix, logPrefix, newPrefix}
+var prefixes = []string{libPrefix, rawPrefix, logPrefix, bigPrefix, mixPrefix}
 
-// startSize is how many events the tables hold to which a case appends: they are those of a service
-// that has been running for a while. A plan that Postgres has made for a table that was empty when
-// it was analysed would scan it all.
-const startSize = 20_000
+const (
+	// startSize is how many events the tables hold to which a case appends: they are those of a
+	// service that has been running for a while. A plan that Postgres has made for a table that was
+	// empty when it was analysed would scan it all.
+	startSize = 20_000
+
+	logAggregate = 100
+	bigAggregate = 10_000
+
+	mixStreams = 100
+	mixRare    = 1000
+
+	// behind is how many events there are behind a snapshot.
+	behind = 10
+)
 
 // databaseBench has a database filled for the cases.
 type databaseBench struct {
 	db       *sql.DB
 	dialect  *es.Dialect
 	postgres bool
-	lib, log *es.Store
-	half     *es.Store // half of log
-	rawID    int64     // the stream's
+	stores   map[string]*es.Store // by prefix
+	streams  map[string]int64     // ids, by prefix and name
 	next     atomic.Int64
-	inserts  sync.Map // rows to *sql.Stmt
+	stmts    sync.Map // texts to *sql.Stmt
 }
 
+// openDB opens a pool that is wide enough for every case. A MySQL DSN without a database gets one.
+func openDB(engine testserver.Engine, dsn string) (*sql.DB, error) {
+	driver := "pgx"
+	if engine == testserver.MariaDB {
+		driver = "mysql"
+		cfg, err := mysql.ParseDSN(dsn)
+		if err != nil {
+			return nil, err
+		}
+		if cfg.DBName == "" {
+			db, err := sql.Open(driver, dsn)
+			if err != nil {
+				return nil, err
+			}
+			defer db.Close()
+			if _, err := db.Exec("CREATE DATABASE IF NOT EXISTS eventstore_bench"); err != nil {
+				return nil, err
+			}
+			cfg.DBName = "eventstore_bench"
+			dsn = cfg.FormatDSN()
+		}
+	}
+	db, err := sql.Open(driver, dsn)
+	if err == nil {
+		db.SetMaxOpenConns(70)
+		db.SetMaxIdleConns(70)
+	}
+	return db, err
+}
+
+// serverName returns a server's kind and version: "PostgreSQL 15.4", "MariaDB 10.11.6".
+func serverName(ctx context.Context, db *sql.DB) (string, error) {
+	var text string
+	if err := db.QueryRowContext(ctx, "SELECT version()").Scan(&text); err != nil {
+		return "", err
+	}
+	number, maria, _ := strings.Cut(text, "-")
+	switch words := strings.Fields(text); {
+	case words[0] == "PostgreSQL":
+		return strings.Join(words[:2], " "), nil
+	case strings.Contains(maria, "MariaDB"):
+		return "MariaDB " + number, nil
+	}
+	return "MySQL " + number, nil
+}
+
+// newDatabaseBench fills the tables. What it returns is to be dropped, with an error too.
 func newDatabaseBench(ctx context.Context, db *sql.DB, engine testserver.Engine) (*databaseBench, error) {
-	b := &databaseBench{db: db, dialect: es.MySQL, postgres: engine == testserver.Postgres}
+	b := &databaseBench{db: db, dialect: es.MySQL, postgres: engine == testserver.Postgres, stores: map[string]*es.Store{}, streams: map[string]int64{}}
 	if b.postgres {
 		b.dialect = es.Postgres
 	}
@@ -67,160 +112,119 @@ func newDatabaseBench(ctx context.Context, db *sql.DB, engine testserver.Engine)
 	for _, prefix := range prefixes {
 		s, err := es.Open(db, b.dialect, &es.Options{TablePrefix: prefix})
 		if err != nil {
-			return nil, err
+			return b, err
 		}
+		b.stores[prefix] = s
 		if err := s.Install(ctx); err != nil {
-			return nil, err
+			return b, err
 		}
-		if err := s.CreateStream(ctx, "accounts", nil); err != nil {
-			return nil, err
+		if err := b.fillLog(ctx, prefix, s); err != nil {
+			return b, err
 		}
-		switch prefix {
-		case libPrefix:
-			b.lib, err = s, fill(ctx, s, startSize)
-		case rawPrefix:
-			err = fill(ctx, s, startSize)
-		case logPrefix:
-			b.log, err = s, fill(ctx, s, *logSize)
-		case newPrefix:
-			b.half, err = s, fill(ctx, s, *logSize/2)
+		// Nobody waits for this in a service that has been running for a while.
+		if _, err := s.Sealed(ctx); err != nil {
+			return b, err
 		}
-		if err != nil {
-			return nil, err
-		}
+		analyse := "ANALYZE TABLE " + prefix + "events"
 		if b.postgres {
-			if _, err := db.ExecContext(ctx, "ANALYZE "+prefix+"events"); err != nil {
-				return nil, err
-			}
+			analyse = "VACUUM ANALYZE " + prefix + "events"
 		}
-	}
-	if err := db.QueryRowContext(ctx, "SELECT id FROM "+rawPrefix+"streams WHERE name = 'accounts'").Scan(&b.rawID); err != nil {
-		return nil, err
+		if _, err := db.ExecContext(ctx, analyse); err != nil {
+			return b, err
+		}
 	}
 	return b, nil
 }
 
-// fill appends n events, 100 to each aggregate.
-func fill(ctx context.Context, s *es.Store, n int) error {
-	for i := 0; i < n; i += 100 {
-		evs := make([]es.NewEvent, 100)
-		for j := range evs {
-			evs[j].Payload = deposit(i + j)
-		}
-		if _, err := s.Append(ctx, "accounts", fmt.Sprintf("account-%05d", i/100), es.MustNotExist, evs...); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// drop removes what newDatabaseBench and the cases have made.
-func (b *databaseBench) drop() {
-	b.inserts.Range(func(_, st any) bool { _ = st.(*sql.Stmt).Close(); return true })
-	for _, prefix := range prefixes {
-		for _, table := range []string{"meta", "streams", "events", "snapshots", "projections", "parked"} {
-			_, _ = b.db.Exec("DROP TABLE IF EXISTS " + prefix + table)
-		}
-	}
-	_, _ = b.db.Exec("DROP TABLE IF EXISTS bench_balances")
-}
-
-func (b *databaseBench) cases() []benchCase {
-	var out []benchCase
-	for _, c := range []struct {
-		events, writers int
-		goal            float64
-	}{{1, 1, .90}, {1, 16, 1.1}, {1, 64, 2.5}, {10, 16, .95}, {1000, 1, .85}} {
-		out = append(out, benchCase{
-			name: fmt.Sprintf("append %d x %d", c.events, c.writers), unit: "appends", goal: c.goal,
-			lib: b.writers(c.events, c.writers, b.libAppend), raw: b.writers(c.events, c.writers, b.rawAppend),
-		})
-	}
-	return append(out,
-		benchCase{name: "load 100", unit: "loads", goal: .90, lib: repeated(b.libLoad), raw: repeated(b.rawLoad)},
-		benchCase{name: "global typed read", unit: "events", goal: .90, lib: b.libRead, raw: b.rawRead},
-		benchCase{name: "projection into a table", unit: "events", goal: .90, lib: b.libProject, raw: b.rawProject},
-		benchCase{name: "append 1 x 4 while a projection follows, to without", unit: "appends", goal: .85, lib: b.followed, raw: b.writers(1, 4, b.libAppend)},
-	)
-}
-
-// appender appends rows as the next versions of an aggregate.
-type appender func(ctx context.Context, aggregate string, version int, rows []deposited) error
-
-// writers has n writers append, each to an aggregate of its own, for as long as a case runs.
-func (b *databaseBench) writers(rows, n int, fn appender) func(context.Context, time.Duration) (int, time.Duration, error) {
-	return func(ctx context.Context, d time.Duration) (int, time.Duration, error) {
-		began := time.Now()
-		var done atomic.Int64
-		err := together(n, func() error {
-			aggregate, version := fmt.Sprintf("account-%06d", b.next.Add(1)), 0
-			for time.Since(began) < d {
-				evs := make([]deposited, rows)
-				for i := range evs {
-					evs[i] = deposit(version + i)
-				}
-				if err := fn(ctx, aggregate, version, evs); err != nil {
-					return err
-				}
-				version += rows
-				done.Add(1)
-			}
-			return nil
-		})
-		return int(done.Load()), time.Since(began), err
-	}
-}
-
-// together runs n of fn at once and returns the first error.
-func together(n int, fn func() error) error {
-	var wg sync.WaitGroup
-	errs := make(chan error, n)
-	for range n {
-		wg.Go(func() { errs <- fn() })
-	}
-	wg.Wait()
-	for range n {
-		if err := <-errs; err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// repeated runs fn again and again for as long as a case runs.
-func repeated(fn func(context.Context) error) func(context.Context, time.Duration) (int, time.Duration, error) {
-	return func(ctx context.Context, d time.Duration) (int, time.Duration, error) {
-		began := time.Now()
-		n := 0
-		for ; time.Since(began) < d; n++ {
-			if err := fn(ctx); err != nil {
-				return n, 0, err
+// fillLog makes the streams and the events of a prefix.
+func (b *databaseBench) fillLog(ctx context.Context, prefix string, s *es.Store) error {
+	if prefix == mixPrefix {
+		for i := range mixStreams {
+			if err := b.createStream(ctx, prefix, s, mixStream(i)); err != nil {
+				return err
 			}
 		}
-		return n, time.Since(began), nil
+		return b.fill(ctx, prefix, *logSize, func(i int) rawEvent {
+			e := rawEvent{mixStream(i), fmt.Sprintf("account-%03d", i%(10*mixStreams)), i/(10*mixStreams) + 1, deposit(i)}
+			if i%mixRare == mixRare/2 {
+				e.payload = opened{fmt.Sprintf("account-%03d", i)}
+			}
+			return e
+		})
 	}
-}
-
-func (b *databaseBench) libAppend(ctx context.Context, aggregate string, version int, rows []deposited) error {
-	evs := make([]es.NewEvent, len(rows))
-	for i := range evs {
-		evs[i].Payload = rows[i]
+	if err := b.createStream(ctx, prefix, s, "accounts"); err != nil {
+		return err
 	}
-	_, err := b.lib.Append(ctx, "accounts", aggregate, es.ExpectedVersion(version), evs...)
+	n, each := startSize, logAggregate
+	switch prefix {
+	case logPrefix:
+		n = *logSize
+	case bigPrefix:
+		n, each = projected(), bigAggregate
+	}
+	if err := b.fill(ctx, prefix, n, func(i int) rawEvent {
+		return rawEvent{"accounts", anAccount(i / each), i%each + 1, deposit(i)}
+	}); err != nil {
+		return err
+	}
+	_, err := b.db.ExecContext(ctx, fmt.Sprintf(`
+INSERT INTO %[1]ssnapshots (stream_id, aggregate_id, version, position, schema_no, state)
+SELECT stream_id, aggregate_id, version, position, %[2]d, '{"Cents": 1, "Deposits": %[3]d}' FROM %[1]sevents WHERE version = %[3]d`, prefix, snapshotted.Snapshot.Schema, each-behind))
 	return err
 }
 
-// rawAppend is one INSERT of all rows by itself, on a prepared statement; it asks for the
-// positions, and checks nothing but the tables' unique keys.
-func (b *databaseBench) rawAppend(ctx context.Context, aggregate string, version int, rows []deposited) error {
-	st, err := b.insert(ctx, len(rows))
+func mixStream(i int) string { return fmt.Sprintf("accounts-%02d", i%mixStreams) }
+func anAccount(i int) string { return fmt.Sprintf("account-%05d", i) }
+
+func (b *databaseBench) createStream(ctx context.Context, prefix string, s *es.Store, name string) error {
+	if err := s.CreateStream(ctx, name, nil); err != nil {
+		return err
+	}
+	var id int64
+	err := b.db.QueryRowContext(ctx, b.bind("SELECT id FROM "+prefix+"streams WHERE name = ?"), name).Scan(&id)
+	b.streams[prefix+name] = id
+	return err
+}
+
+// rawEvent is an event to be inserted by hand.
+type rawEvent struct {
+	stream, aggregate string
+	version           int
+	payload           es.Payload
+}
+
+// fill inserts n events.
+func (b *databaseBench) fill(ctx context.Context, prefix string, n int, event func(i int) rawEvent) error {
+	const most = 1000
+	rows := make([]rawEvent, 0, most)
+	for i := range n {
+		if rows = append(rows, event(i)); len(rows) == most || i == n-1 {
+			if err := b.insert(ctx, prefix, rows); err != nil {
+				return err
+			}
+			rows = rows[:0]
+		}
+	}
+	return nil
+}
+
+// insert is one INSERT of all rows by itself, on a prepared statement; it asks for the positions,
+// and checks nothing but the tables' unique keys.
+func (b *databaseBench) insert(ctx context.Context, prefix string, rows []rawEvent) error {
+	text := "INSERT INTO " + prefix + "events (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at) VALUES " +
+		strings.TrimSuffix(strings.Repeat("(?, ?, ?, ?, ?, ?, ?, ?), ", len(rows)), ", ")
+	if b.postgres {
+		text += " RETURNING position"
+	}
+	st, err := b.prepared(ctx, text)
 	if err != nil {
 		return err
 	}
 	args := make([]any, 0, 8*len(rows))
 	now := time.Now().UTC()
 	for i := range rows {
-		data, err := json.Marshal(rows[i])
+		e := &rows[i]
+		data, err := json.Marshal(e.payload)
 		if err != nil {
 			return err
 		}
@@ -232,7 +236,7 @@ func (b *databaseBench) rawAppend(ctx context.Context, aggregate string, version
 		if b.postgres {
 			eventID = id.String()
 		}
-		args = append(args, b.rawID, aggregate, version+i+1, eventID, rows[i].EventName(), string(data), "{}", now)
+		args = append(args, b.streams[prefix+e.stream], e.aggregate, e.version, eventID, e.payload.EventName(), string(data), "{}", now)
 	}
 	if !b.postgres {
 		_, err := st.ExecContext(ctx, args...)
@@ -252,18 +256,14 @@ func (b *databaseBench) rawAppend(ctx context.Context, aggregate string, version
 	return got.Err()
 }
 
-func (b *databaseBench) insert(ctx context.Context, rows int) (*sql.Stmt, error) {
-	if st, ok := b.inserts.Load(rows); ok {
+// prepared returns a statement that is prepared when it is first asked for.
+func (b *databaseBench) prepared(ctx context.Context, text string) (*sql.Stmt, error) {
+	if st, ok := b.stmts.Load(text); ok {
 		return st.(*sql.Stmt), nil
-	}
-	text := "INSERT INTO " + rawPrefix + "events (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at) VALUES " +
-		strings.TrimSuffix(strings.Repeat("(?, ?, ?, ?, ?, ?, ?, ?), ", rows), ", ")
-	if b.postgres {
-		text += " RETURNING position"
 	}
 	st, err := b.db.PrepareContext(ctx, b.bind(text))
 	if err == nil {
-		if other, twice := b.inserts.LoadOrStore(rows, st); twice {
+		if other, twice := b.stmts.LoadOrStore(text, st); twice {
 			_ = st.Close()
 			return other.(*sql.Stmt), nil
 		}
@@ -287,106 +287,23 @@ func (b *databaseBench) bind(text string) string {
 	return out.String()
 }
 
-// account is the state that an aggregate of the log is loaded into.
-type account struct{ Cents, Deposits int64 }
-
-func (a *account) add(e deposited) { a.Cents += e.Cents; a.Deposits++ }
-
-var accounts = &es.Aggregate[account]{Stream: "accounts", When: []es.Fold[account]{es.On((*account).add)}}
-
-func (b *databaseBench) anAccount() string {
-	return fmt.Sprintf("account-%05d", b.next.Add(1)%int64(*logSize/100))
-}
-
-func (b *databaseBench) libLoad(ctx context.Context) error {
-	r, err := accounts.Load(ctx, b.log, b.anAccount())
-	if err == nil && r.Version() != 100 {
-		err = fmt.Errorf("%d events", r.Version())
-	}
-	return err
-}
-
-// columns are what is read of an event by hand.
-const columns = "e.position, s.name, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, e.recorded_at"
-
-// fold runs a statement that returns columns and folds its rows.
-func (b *databaseBench) fold(ctx context.Context, st *sql.Stmt, a *account, args ...any) (n int, last int64, err error) {
-	rows, err := st.QueryContext(ctx, args...)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var (
-			version                 int64
-			stream, aggregate, name string
-			id, data, metadata      []byte
-			recordedAt              any
-			e                       deposited
-		)
-		if err := rows.Scan(&last, &stream, &aggregate, &version, &id, &name, &data, &metadata, &recordedAt); err != nil {
-			return n, last, err
-		}
-		if err := json.Unmarshal(data, &e); err != nil {
-			return n, last, err
-		}
-		a.add(e)
-		n++
-	}
-	return n, last, rows.Err()
-}
-
-func (b *databaseBench) prepared(ctx context.Context, text string) (*sql.Stmt, error) {
-	if st, ok := b.inserts.Load(text); ok {
-		return st.(*sql.Stmt), nil
-	}
-	st, err := b.db.PrepareContext(ctx, b.bind(text))
-	if err == nil {
-		b.inserts.Store(text, st)
-	}
-	return st, err
-}
-
-func (b *databaseBench) rawLoad(ctx context.Context) error {
-	st, err := b.prepared(ctx, "SELECT "+columns+" FROM "+logPrefix+"streams s JOIN "+logPrefix+"events e ON e.stream_id = s.id WHERE s.name = ? AND e.aggregate_id = ? ORDER BY e.version")
-	if err != nil {
-		return err
-	}
-	var a account
-	n, _, err := b.fold(ctx, st, &a, "accounts", b.anAccount())
-	if err == nil && n != 100 {
-		err = fmt.Errorf("%d events", n)
-	}
-	return err
-}
-
-func (b *databaseBench) libRead(ctx context.Context, _ time.Duration) (int, time.Duration, error) {
-	began := time.Now()
-	q := es.Query[account]{From: es.FromAll(), When: []es.Fold[account]{es.On((*account).add)}}
-	a, err := q.Run(ctx, b.log)
-	return int(a.Deposits), time.Since(began), err
-}
-
-// pageText reads a page of a log.
-func (b *databaseBench) pageText(prefix string) string {
-	join := "STRAIGHT_JOIN" // or MariaDB goes through the whole log for each page
-	if b.postgres {
-		join = "JOIN"
-	}
-	return "SELECT " + columns + " FROM " + prefix + "events e " + join + " " + prefix + "streams s ON s.id = e.stream_id WHERE e.position > ? ORDER BY e.position LIMIT 1000"
-}
-
-func (b *databaseBench) rawRead(ctx context.Context, _ time.Duration) (int, time.Duration, error) {
-	began := time.Now()
-	st, err := b.prepared(ctx, b.pageText(logPrefix))
-	if err != nil {
-		return 0, 0, err
-	}
-	var a account
-	for n, last := 1000, int64(0); n == 1000; {
-		if n, last, err = b.fold(ctx, st, &a, last); err != nil {
-			return 0, 0, err
+// drop removes what newDatabaseBench and the cases have made.
+func (b *databaseBench) drop() {
+	b.stmts.Range(func(_, st any) bool { _ = st.(*sql.Stmt).Close(); return true })
+	b.stmts.Clear()
+	for _, prefix := range prefixes {
+		for _, table := range []string{"meta", "streams", "events", "snapshots", "projections", "parked"} {
+			_, _ = b.db.Exec("DROP TABLE IF EXISTS " + prefix + table)
 		}
 	}
-	return int(a.Deposits), time.Since(began), nil
+	_, _ = b.db.Exec("DROP TABLE IF EXISTS bench_balances")
+}
+
+// cases are all that are measured on a database.
+func (b *databaseBench) cases() []benchCase {
+	var all []benchCase
+	for _, some := range [][]benchCase{b.appends(), b.loads(), b.reads(), b.projections(), b.appendsBeside()} {
+		all = append(all, some...)
+	}
+	return all
 }

@@ -4,34 +4,40 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"regexp"
-	"slices"
-	"text/tabwriter"
+	"strings"
 	"time"
 
-	"github.com/go-sql-driver/mysql"
 	_ "github.com/jackc/pgx/v5/stdlib"
 
 	"example.com/eventstore/internal/testserver"
 )
 
 var (
-	postgresDSN = flag.String("postgres", os.Getenv("EVENTSTORE_TEST_POSTGRES"), "DSN of a PostgreSQL; default: one of its own")
-	mysqlDSN    = flag.String("mysql", os.Getenv("EVENTSTORE_TEST_MYSQL"), "DSN of a MariaDB or MySQL; default: one of its own")
-	only        = flag.String("only", "postgres,mysql,memory", "what to measure: postgres, mysql, memory")
-	pattern     = flag.String("case", ".", "measure the cases whose names match this expression")
-	rounds      = flag.Int("rounds", 7, "rounds, each of which measures both sides of a case")
-	span        = flag.Duration("time", 400*time.Millisecond, "how long one side of a case runs in a round")
-	logSize     = flag.Int("events", 100_000, "events in the log that is read")
-	durable     = flag.Bool("durable", false, "have the servers that are started wait for the disk")
+	postgresDSNs, mysqlDSNs dsns
+
+	only     = flag.String("only", "postgres,mysql,memory", "what to measure: postgres, mysql, memory")
+	pattern  = flag.String("case", ".", "measure the cases whose names match this expression")
+	rounds   = flag.Int("rounds", 7, "rounds, each of which measures both sides of a case")
+	span     = flag.Duration("time", 400*time.Millisecond, "how long one side of a case runs in a round")
+	logSize  = flag.Int("events", 100_000, "events in the log that is read, a multiple of 20,000")
+	durable  = flag.Bool("durable", false, "have the servers that are started wait for the disk")
+	markdown = flag.Bool("markdown", false, "print ratios only, as tables in Markdown")
 )
 
+// dsns is a flag that can be given more than once.
+type dsns []string
+
+func (d *dsns) String() string     { return strings.Join(*d, " ") }
+func (d *dsns) Set(v string) error { *d = append(*d, v); return nil }
+
 func main() {
+	flag.Var(&postgresDSNs, "postgres", "DSN of a PostgreSQL; again for another. Default: $EVENTSTORE_TEST_POSTGRES, or one of its own")
+	flag.Var(&mysqlDSNs, "mysql", "DSN of a MariaDB or MySQL; again for another. Default: $EVENTSTORE_TEST_MYSQL, or a MariaDB of its own, and $EVENTSTORE_TEST_MYSQL9")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -50,14 +56,30 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if *logSize <= 0 || *logSize%(2*bigAggregate) != 0 {
+		return fmt.Errorf("-events %d: want a multiple of %d", *logSize, 2*bigAggregate)
+	}
 	if kinds.MatchString("postgres") {
-		if err := runDatabase(ctx, testserver.Postgres, *postgresDSN, wanted); err != nil {
-			return err
+		if len(postgresDSNs) == 0 {
+			postgresDSNs = dsns{os.Getenv("EVENTSTORE_TEST_POSTGRES")}
+		}
+		for _, dsn := range postgresDSNs {
+			if err := runDatabase(ctx, testserver.Postgres, dsn, wanted); err != nil {
+				return err
+			}
 		}
 	}
 	if kinds.MatchString("mysql") {
-		if err := runDatabase(ctx, testserver.MariaDB, *mysqlDSN, wanted); err != nil {
-			return err
+		if len(mysqlDSNs) == 0 {
+			mysqlDSNs = dsns{os.Getenv("EVENTSTORE_TEST_MYSQL")}
+			if dsn := os.Getenv("EVENTSTORE_TEST_MYSQL9"); dsn != "" {
+				mysqlDSNs = append(mysqlDSNs, dsn)
+			}
+		}
+		for _, dsn := range mysqlDSNs {
+			if err := runDatabase(ctx, testserver.MariaDB, dsn, wanted); err != nil {
+				return err
+			}
 		}
 	}
 	if kinds.MatchString("memory") {
@@ -66,24 +88,8 @@ func run(ctx context.Context) error {
 	return nil
 }
 
-// benchCase is some work, done by the library and by hand. Each side does it for about as long as
-// it is told, and returns how many units it has done and how long they took.
-type benchCase struct {
-	name     string
-	unit     string
-	lib, raw func(ctx context.Context, d time.Duration) (int, time.Duration, error)
-	goal     float64 // of library ÷ raw
-}
-
-// result is what a case came to: units a second, medians over the rounds.
-type result struct {
-	benchCase
-	libRate, rawRate, ratio float64
-	low, high               float64 // quartiles of the ratio
-}
-
+// runDatabase measures a database, one that it starts if dsn is empty.
 func runDatabase(ctx context.Context, engine testserver.Engine, dsn string, wanted *regexp.Regexp) (err error) {
-	name := engine.String()
 	if dsn == "" {
 		s, err := testserver.Start(ctx, engine, testserver.Options{Durable: *durable})
 		if err != nil {
@@ -97,96 +103,16 @@ func runDatabase(ctx context.Context, engine testserver.Engine, dsn string, want
 		return err
 	}
 	defer db.Close()
-	b, err := newDatabaseBench(ctx, db, engine)
+	title, err := serverName(ctx, db)
 	if err != nil {
 		return err
 	}
-	defer b.drop()
-	return report(ctx, name, b.cases(), wanted)
-}
-
-// openDB opens a pool that is wide enough for every case. A MySQL DSN without a database gets one.
-func openDB(engine testserver.Engine, dsn string) (*sql.DB, error) {
-	driver := "pgx"
-	if engine == testserver.MariaDB {
-		driver = "mysql"
-		cfg, err := mysql.ParseDSN(dsn)
-		if err != nil {
-			return nil, err
-		}
-		if cfg.DBName == "" {
-			db, err := sql.Open(driver, dsn)
-			if err != nil {
-				return nil, err
-			}
-			defer db.Close()
-			if _, err := db.Exec("CREATE DATABASE IF NOT EXISTS eventstore_bench"); err != nil {
-				return nil, err
-			}
-			cfg.DBName = "eventstore_bench"
-			dsn = cfg.FormatDSN()
-		}
+	b, err := newDatabaseBench(ctx, db, engine)
+	if b != nil {
+		defer b.drop()
 	}
-	db, err := sql.Open(driver, dsn)
-	if err == nil {
-		db.SetMaxOpenConns(70)
-		db.SetMaxIdleConns(70)
+	if err != nil {
+		return fmt.Errorf("%s: %w", title, err)
 	}
-	return db, err
-}
-
-// report measures cases and prints a table.
-func report(ctx context.Context, title string, cases []benchCase, wanted *regexp.Regexp) error {
-	fmt.Printf("%s, %d rounds of %v\n", title, *rounds, *span)
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "case\tlibrary/s\traw/s\tratio\tquartiles\tgoal\t")
-	for _, c := range cases {
-		if !wanted.MatchString(c.name) {
-			continue
-		}
-		r, err := measure(ctx, c)
-		if err != nil {
-			return fmt.Errorf("%s, %s: %w", title, c.name, err)
-		}
-		fmt.Fprintf(w, "%s (%s)\t%.0f\t%.0f\t%.2f\t%.2f-%.2f\t%.2f\t\n", c.name, c.unit, r.libRate, r.rawRate, r.ratio, r.low, r.high, c.goal)
-		fmt.Fprintf(os.Stderr, "  %s: %.2f\n", c.name, r.ratio)
-	}
-	fmt.Fprintln(w)
-	return w.Flush()
-}
-
-// measure runs both sides of a case in turn, the other one first in every other round, after a
-// round that does not count.
-func measure(ctx context.Context, c benchCase) (result, error) {
-	var libs, raws, ratios []float64
-	for i := range *rounds + 1 {
-		sides := []func(context.Context, time.Duration) (int, time.Duration, error){c.lib, c.raw}
-		var rates [2]float64
-		for j := range sides {
-			k := (i + j) % 2
-			d := *span
-			if i == 0 {
-				d /= 4
-			}
-			n, took, err := sides[k](ctx, d)
-			if err != nil {
-				return result{}, err
-			}
-			rates[k] = float64(n) / took.Seconds()
-		}
-		if i > 0 {
-			libs, raws, ratios = append(libs, rates[0]), append(raws, rates[1]), append(ratios, rates[0]/rates[1])
-		}
-	}
-	return result{c, quantile(libs, .5), quantile(raws, .5), quantile(ratios, .5), quantile(ratios, .25), quantile(ratios, .75)}, nil
-}
-
-func quantile(values []float64, q float64) float64 {
-	slices.Sort(values)
-	at := q * float64(len(values)-1)
-	i := int(at)
-	if i+1 == len(values) {
-		return values[i]
-	}
-	return values[i] + (at-float64(i))*(values[i+1]-values[i])
+	return report(ctx, title, b.cases(), wanted)
 }
