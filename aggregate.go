@@ -184,6 +184,7 @@ func (a *Aggregate[S]) load(ctx context.Context, s *Store, id string) (*Root[S],
 		return nil, err
 	}
 	r := a.root(id, folds, s.codec)
+	turns := s.turns(func(t *turn) error { return folds.apply(&r.state, t) })
 	if a.Snapshot.Every > 0 {
 		rows, more, err := s.readSnapshot(ctx, a.Stream, id, a.Snapshot.Schema)
 		if err != nil {
@@ -191,7 +192,7 @@ func (a *Aggregate[S]) load(ctx context.Context, s *Store, id string) (*Root[S],
 		}
 		if rows, ok := a.restore(ctx, s, r, rows); ok {
 			for i := range rows {
-				if err := a.replay(ctx, s, r, &rows[i]); err != nil {
+				if err := a.replay(ctx, turns, r, &rows[i]); err != nil {
 					return nil, err
 				}
 			}
@@ -202,7 +203,7 @@ func (a *Aggregate[S]) load(ctx context.Context, s *Store, id string) (*Root[S],
 	}
 	for rec, err := range s.readAggregate(ctx, a.Stream, id, r.version) {
 		if err == nil {
-			err = a.replay(ctx, s, r, rec)
+			err = a.replay(ctx, turns, r, rec)
 		}
 		if err != nil {
 			return nil, err
@@ -212,8 +213,8 @@ func (a *Aggregate[S]) load(ctx context.Context, s *Store, id string) (*Root[S],
 }
 
 // replay folds a stored event into a root.
-func (a *Aggregate[S]) replay(ctx context.Context, s *Store, r *Root[S], rec *record) error {
-	if err := s.turns(ctx, rec, func(t *turn) error { return r.folds.apply(&r.state, t) }); err != nil {
+func (a *Aggregate[S]) replay(ctx context.Context, turns *turns, r *Root[S], rec *record) error {
+	if err := turns.take(ctx, rec); err != nil {
 		return within(fmt.Sprintf("aggregate %q in stream %q, version %d", r.id, a.Stream, rec.version), err)
 	}
 	r.version, r.position = rec.version, rec.position

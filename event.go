@@ -56,30 +56,43 @@ type Event struct {
 // event's name nor what the upcasters make of it is E's name, the error is [ErrUnknownEvent]; if
 // [Split] makes several E of it, the first is returned.
 func Decode[E Payload](ev Event) (E, error) {
-	var e E
 	name := nameOf[E]()
 	codec := ev.codec
 	if codec == nil {
 		codec = defaultCodec
 	}
-	err := codec.each(ev.Name, ev.Data, func(p payload) error {
+	var e E
+	var err error
+	found := ev.Name == name
+	if len(codec.upcasters) > 0 {
+		e, found, err = decodeFirst[E](codec, ev, name)
+	} else if found {
+		e, err = payloadAs[E](codec, payload{name: name, data: ev.Data})
+	}
+	switch {
+	case err != nil:
+		return e, within(fmt.Sprintf("event %d", ev.Position), err)
+	case !found:
+		return e, fmt.Errorf("%w: %q is not %q", ErrUnknownEvent, ev.Name, name)
+	}
+	return e, nil
+}
+
+// decodeFirst returns the first of the payloads of this name that upcasters make of an event.
+func decodeFirst[E Payload](codec *payloadCodec, ev Event, name string) (e E, found bool, err error) {
+	err = codec.each(ev.Name, ev.Data, func(p payload) (err error) {
 		if p.name != name {
 			return nil
 		}
-		var err error
-		e, err = payloadAs[E](codec, p)
-		if err == nil {
+		if e, err = payloadAs[E](codec, p); err == nil {
 			err = errFound
 		}
 		return err
 	})
-	switch {
-	case errors.Is(err, errFound):
-		return e, nil
-	case err != nil:
-		return e, within(fmt.Sprintf("event %d", ev.Position), err)
+	if errors.Is(err, errFound) {
+		return e, true, nil
 	}
-	return e, fmt.Errorf("%w: %q is not %q", ErrUnknownEvent, ev.Name, name)
+	return e, false, err
 }
 
 // Codec turns payloads and states into JSON text and back. It must be safe for concurrent use.
@@ -116,11 +129,15 @@ func checkEventID(id uuid.UUID) error {
 // nameOf returns the event name of payloads of type E, or "" if E is an interface or its
 // EventName needs more than a zero value.
 func nameOf[E Payload]() string {
-	e := new(E)
-	// For an E that is a pointer this makes it point to a zero value; whether the rest of the
-	// type takes an empty object does not matter.
-	_ = json.Unmarshal([]byte("{}"), e)
-	name, _ := payloadName(*e)
+	var zero E
+	name, _ := payloadName(zero)
+	if name == "" {
+		// It is nil, perhaps a pointer, which this makes point to a zero value; whether the rest of
+		// the type takes an empty object does not matter.
+		e := new(E)
+		_ = json.Unmarshal([]byte("{}"), e)
+		name, _ = payloadName(*e)
+	}
 	return name
 }
 

@@ -176,9 +176,21 @@ func (l *folds[S]) apply(s *S, t *turn) error {
 	return nil
 }
 
-// turns calls fn with each of the payloads that a record stands for today.
-func (s *Store) turns(ctx context.Context, r *record, fn func(*turn) error) error {
-	t := &turn{codec: s.codec, store: s, record: r, payload: payload{name: r.name, data: r.data}}
+// turns leads records, one after the other, through a list of entries. It is for one goroutine, and
+// uses one turn for all, which is nobody's any more when fn returns.
+type turns struct {
+	store *Store
+	fn    func(*turn) error
+	turn  turn
+}
+
+// turns begins to call fn.
+func (s *Store) turns(fn func(*turn) error) *turns { return &turns{store: s, fn: fn} }
+
+// take calls fn with each of the payloads that a record stands for today.
+func (ts *turns) take(ctx context.Context, r *record) error {
+	s, t := ts.store, &ts.turn
+	*t = turn{codec: s.codec, store: s, record: r, payload: payload{name: r.name, data: r.data}}
 	if s.loads {
 		// Middleware may change what is read, so it comes first.
 		ev, err := s.load(ctx, r)
@@ -188,11 +200,10 @@ func (s *Store) turns(ctx context.Context, r *record, fn func(*turn) error) erro
 		t.loaded, t.payload.name, t.payload.data = &ev, ev.Name, ev.Data
 	}
 	if len(s.codec.upcasters) == 0 {
-		return fn(t)
+		return ts.fn(t)
 	}
 	return s.codec.each(t.payload.name, t.payload.data, func(p payload) error {
-		next := *t
-		next.payload = p
-		return fn(&next)
+		t.payload = p
+		return ts.fn(t)
 	})
 }

@@ -56,17 +56,16 @@ type Projection[S any] struct {
 // Handler takes in an event on behalf of a [Projection]: a [Fold] or an [Effect].
 type Handler[S any] interface{ handler() *entry[S] }
 
-// entry is a handler as projections run it.
+// entry is a handler as projections run it: a fold or an effect.
 type entry[S any] struct {
 	name    string // "": any event that no other entry names
 	problem error
-	run     func(ctx context.Context, step *Step[S], t *turn) error
+	fold    func(*S, *turn) error
+	effect  func(ctx context.Context, step *Step[S], t *turn) error
 }
 
 func (f Fold[S]) handler() *entry[S] {
-	return &entry[S]{f.name, f.check(), func(_ context.Context, step *Step[S], t *turn) error {
-		return f.apply(step.State, t)
-	}}
+	return &entry[S]{name: f.name, problem: f.check(), fold: f.apply}
 }
 
 // Effect does more than change the state: it writes to the database or emits events, and it can
@@ -74,7 +73,7 @@ func (f Fold[S]) handler() *entry[S] {
 type Effect[S any] struct{ entry entry[S] }
 
 func (e Effect[S]) handler() *entry[S] {
-	if e.entry.run == nil && e.entry.problem == nil {
+	if e.entry.effect == nil && e.entry.problem == nil {
 		e.entry.problem = invalid("the zero Effect")
 	}
 	return &e.entry
@@ -87,7 +86,7 @@ func (e Effect[S]) handler() *entry[S] {
 // not be committed is handled again.
 func Do[E Payload, S any](fn func(ctx context.Context, step *Step[S], e E) error) Effect[S] {
 	name := nameOf[E]()
-	return Effect[S]{entry[S]{name, entryProblem[E]("Do", name, fn == nil), func(ctx context.Context, step *Step[S], t *turn) error {
+	effect := func(ctx context.Context, step *Step[S], t *turn) error {
 		e, err := payloadAs[E](t.codec, t.payload)
 		if err != nil {
 			return err
@@ -96,7 +95,8 @@ func Do[E Payload, S any](fn func(ctx context.Context, step *Step[S], e E) error
 			return err
 		}
 		return fn(ctx, step, e)
-	}}}
+	}
+	return Effect[S]{entry[S]{name: name, problem: entryProblem[E]("Do", name, fn == nil), effect: effect}}
 }
 
 // DoAny handles the events that no other entry of the list names, otherwise like [Do].
@@ -105,12 +105,13 @@ func DoAny[S any](fn func(ctx context.Context, step *Step[S]) error) Effect[S] {
 	if fn == nil {
 		problem = invalid("DoAny: its function is nil")
 	}
-	return Effect[S]{entry[S]{"", problem, func(ctx context.Context, step *Step[S], t *turn) (err error) {
+	effect := func(ctx context.Context, step *Step[S], t *turn) (err error) {
 		if step.Event, err = t.event(); err != nil {
 			return err
 		}
 		return fn(ctx, step)
-	}}}
+	}
+	return Effect[S]{entry[S]{problem: problem, effect: effect}}
 }
 
 // Step is one event's turn in a projection. It belongs to the handler until that returns.
@@ -397,6 +398,7 @@ func (f *projector[S]) encode() ([]byte, error) {
 }
 
 func (f *projector[S]) handle(ctx context.Context, w *work, rows []record) (done int, err error) {
+	turns := f.store.turns(func(t *turn) error { return f.turn(ctx, w, t) })
 	for i := range rows {
 		r := &rows[i]
 		if len(f.runner.parked) > 0 && f.runner.parked[aggregateKey{r.stream, r.aggregateID}] {
@@ -405,7 +407,7 @@ func (f *projector[S]) handle(ctx context.Context, w *work, rows []record) (done
 			}
 			continue
 		}
-		err := f.store.turns(ctx, r, func(t *turn) error { return f.turn(ctx, w, r, t) })
+		err := turns.take(ctx, r)
 		if err == nil {
 			// A handler may have hidden it. At once, because on MySQL a deadlock has ended the
 			// transaction, and what other handlers did behind it would be stored by itself.
@@ -421,11 +423,20 @@ func (f *projector[S]) handle(ctx context.Context, w *work, rows []record) (done
 	return len(rows), nil
 }
 
-func (f *projector[S]) turn(ctx context.Context, w *work, r *record, t *turn) error {
-	step := Step[S]{State: &f.state, work: w, record: r}
+func (f *projector[S]) turn(ctx context.Context, w *work, t *turn) error {
+	var step *Step[S] // of all the event's effects
 	for _, e := range f.handlers.entries(t.payload.name) {
 		f.touched = true
-		if err := e.run(ctx, &step, t); err != nil {
+		var err error
+		if e.fold != nil {
+			err = e.fold(&f.state, t)
+		} else {
+			if step == nil {
+				step = &Step[S]{State: &f.state, work: w, record: t.record}
+			}
+			err = e.effect(ctx, step, t)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -31,19 +31,20 @@ func (q *Query[S]) Run(ctx context.Context, s *Store) (S, error) {
 	if q.Init != nil {
 		state = q.Init()
 	}
+	took := false
+	turns := s.turns(func(t *turn) error {
+		if len(folds.entries(t.payload.name)) == 0 {
+			return nil
+		}
+		took = true
+		return folds.apply(&state, t)
+	})
 	for r, err := range s.read(ctx, q.From, s.storedNames(folds.names()), ReadOptions{}) {
 		if err != nil {
 			return state, err
 		}
-		took := false
-		err := s.turns(ctx, r, func(t *turn) error {
-			if len(folds.entries(t.payload.name)) == 0 {
-				return nil
-			}
-			took = true
-			return folds.apply(&state, t)
-		})
-		if err != nil {
+		took = false
+		if err := turns.take(ctx, r); err != nil {
 			return state, within(fmt.Sprintf("query, event %d", r.position), err)
 		}
 		if took && q.Until != nil && q.Until(state) {

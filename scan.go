@@ -13,12 +13,13 @@ import (
 // rowScanner scans rows of events. Its fields take what the driver hands out without a copy in
 // between, and texts that come again from one row to the next are the same string in memory.
 type rowScanner struct {
-	position, version         scanInt
-	stream, aggregateID, name scanText
-	id                        uuid.UUID
-	data, metadata            scanBytes
-	recordedAt                scanTime
-	dest                      []any
+	position, version scanInt
+	stream, name      scanName
+	aggregateID       scanText
+	id                uuid.UUID
+	data, metadata    scanBytes
+	recordedAt        scanTime
+	dest              []any
 }
 
 func newRowScanner() *rowScanner {
@@ -57,36 +58,63 @@ func (v *scanInt) Scan(src any) error {
 	return fmt.Errorf("a number came as %T", src)
 }
 
-// scanText keeps a few texts that it has seen, for the next rows.
-type scanText struct {
-	s    string
-	seen [4]string
-	next int
-}
+// scanText is the same string as that of the row before, if the text is.
+type scanText struct{ s string }
 
 func (v *scanText) Scan(src any) error {
 	switch src := src.(type) {
 	case string:
-		for _, s := range v.seen {
-			if s == src {
-				v.s = s
-				return nil
-			}
+		if v.s != src {
+			v.s = src
+		}
+	case []byte:
+		if v.s != string(src) {
+			v.s = string(src)
+		}
+	default:
+		return fmt.Errorf("a text came as %T", src)
+	}
+	return nil
+}
+
+// scanName is a scanText for texts of which there are few: it keeps all that it has seen, up to a
+// number that nobody's design reaches.
+type scanName struct {
+	s    string
+	seen map[string]string
+}
+
+const mostNames = 1000
+
+func (v *scanName) Scan(src any) error {
+	switch src := src.(type) {
+	case string:
+		if v.s == src {
+			return nil
+		}
+		if s, ok := v.seen[src]; ok {
+			v.s = s
+			return nil
 		}
 		v.s = src
 	case []byte:
-		for _, s := range v.seen {
-			if s == string(src) {
-				v.s = s
-				return nil
-			}
+		if v.s == string(src) {
+			return nil
+		}
+		if s, ok := v.seen[string(src)]; ok {
+			v.s = s
+			return nil
 		}
 		v.s = string(src)
 	default:
 		return fmt.Errorf("a text came as %T", src)
 	}
-	v.seen[v.next] = v.s
-	v.next = (v.next + 1) % len(v.seen)
+	if v.seen == nil {
+		v.seen = map[string]string{}
+	}
+	if len(v.seen) < mostNames {
+		v.seen[v.s] = v.s
+	}
 	return nil
 }
 
