@@ -1,17 +1,28 @@
 package eventstore
 
 import (
+	"cmp"
 	"context"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/google/uuid"
 )
 
 func (b *sqlBackend) readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) (out []record, err error) {
+	text := b.snapshotStatement(limit)
 	err = b.run(ctx, "read aggregate", func(c conn) (err error) {
-		out, err = b.records(ctx, c, b.text.loadSnapshot, aggregateID, schema, stream, stream, aggregateID, schema, aggregateID, limit)
+		out, err = b.records(ctx, c, text, aggregateID, schema, stream, stream, aggregateID, schema, aggregateID)
 		return err
 	})
+	slices.SortFunc(out, func(x, y record) int { return cmp.Compare(x.version, y.version) })
 	return out, err
+}
+
+// snapshotStatement puts the limit into the text: see where.order.
+func (b *sqlBackend) snapshotStatement(limit int) string {
+	return strings.Replace(b.text.loadSnapshot, "{limit}", strconv.Itoa(limit), 1)
 }
 
 func (b *sqlBackend) saveSnapshot(ctx context.Context, sn *snapshot) error {

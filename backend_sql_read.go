@@ -31,8 +31,7 @@ func (b *sqlBackend) readAggregate(ctx context.Context, stream, aggregateID stri
 	w := b.from(&Source{Stream: stream})
 	w.and("e.aggregate_id = ?", aggregateID)
 	w.and("e.version > ?", after)
-	w.text += "\nORDER BY e.version LIMIT ?"
-	w.args = append(w.args, limit)
+	w.order("\nORDER BY e.version", limit)
 	err = b.run(ctx, "read aggregate", func(c conn) (err error) {
 		out, err = b.records(ctx, c, w.text, w.args...)
 		return err
@@ -81,6 +80,18 @@ type where struct {
 func (w *where) and(condition string, args ...any) {
 	w.text += "\nAND " + condition
 	w.args = append(w.args, args...)
+}
+
+// order ends a SELECT. The limits of most pages stand in the text: as a parameter, which makes a plan
+// that knows it seem much better than one that does not, Postgres would plan the statement anew for
+// each execution. That is wanted only where other parameters decide which plan is good.
+func (w *where) order(by string, limit int) {
+	if limit == firstPage || limit == maxPage {
+		w.text += by + " LIMIT " + strconv.Itoa(limit)
+		return
+	}
+	w.text += by + " LIMIT ?"
+	w.args = append(w.args, limit)
 }
 
 // from begins a SELECT over a source's streams. One stream's id is looked up by a subquery, which

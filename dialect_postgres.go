@@ -100,8 +100,7 @@ UNION ALL
  CROSS JOIN LATERAL (
      SELECT * FROM {events} e
      WHERE e.stream_id = st.id AND e.aggregate_id = ?::text AND e.version > COALESCE(p.version, 0)
-     ORDER BY e.version LIMIT ?::int) e)
-ORDER BY version`,
+     ORDER BY e.version LIMIT {limit}) e)`,
 		hasStream:         `SELECT 1 FROM {streams} WHERE name = ?::text`,
 		listStreams:       `SELECT name, metadata, created_at FROM {streams} WHERE left(name, length(?::text)) = ?::text ORDER BY name`,
 		setStreamMetadata: `UPDATE {streams} SET metadata = ?::json WHERE name = ?::text`,

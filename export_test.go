@@ -67,7 +67,7 @@ func Statements(s *Store) map[string]Statement {
 	text, args := b.nextStatement([]Position{0, 25_000, 49_000}, 50_000)
 	add("next events", text, args...)
 	add("last event", b.text.lockLast, 1, "big")
-	add("snapshot", b.text.loadSnapshot, "big", 1, "accounts", "accounts", "big", 1, "big", 100)
+	add("snapshot", b.snapshotStatement(firstPage), "big", 1, "accounts", "accounts", "big", 1, "big")
 	for what, q := range map[string]*page{
 		"read":                     {from: FromAll(), after: 25_000, limit: 100},
 		"read backward":            {from: FromAll(), before: 25_000, limit: 100, backward: true},
@@ -82,6 +82,7 @@ func Statements(s *Store) map[string]Statement {
 	w := b.from(&Source{Stream: "accounts"})
 	w.and("e.aggregate_id = ?", "big")
 	w.and("e.version > ?", int64(100))
-	add("read of an aggregate", w.text+"\nORDER BY e.version LIMIT ?", append(w.args, 256)...)
+	w.order(" ORDER BY e.version", firstPage)
+	add("read of an aggregate", w.text, w.args...)
 	return out
 }
