@@ -13,7 +13,7 @@ import (
 func (b *sqlBackend) readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) (out []record, err error) {
 	text := b.snapshotStatement(limit)
 	err = b.run(ctx, "read aggregate", func(c conn) (err error) {
-		out, err = b.records(ctx, c, text, aggregateID, schema, stream, stream, aggregateID, schema, aggregateID)
+		out, err = b.records(ctx, c, text, aggregateID, schema, stream, aggregateID, schema, aggregateID, stream)
 		return err
 	})
 	slices.SortFunc(out, func(x, y record) int { return cmp.Compare(x.version, y.version) })

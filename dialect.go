@@ -72,7 +72,7 @@ type statements struct {
 	claimSnapshot  string // stream id, aggregate id; fails if there is one that deleteSnapshot would not see; "": not needed
 	deleteSnapshot string // stream id, aggregate id
 	saveSnapshot   string // version, schema, state, stream, position, aggregate id, version; leaves alone what is later
-	loadSnapshot   string // aggregate id, schema, stream, stream, aggregate id, schema, aggregate id; the snapshot and up to {limit} events, in any order
+	loadSnapshot   string // aggregate id, schema, stream, aggregate id, schema, aggregate id, stream; the snapshot and up to {limit} events, in any order
 
 	// Appending.
 	insert       string // up to the rows

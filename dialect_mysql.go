@@ -86,11 +86,12 @@ ON DUPLICATE KEY UPDATE
  WHERE sn.aggregate_id = ? AND sn.schema_no = ? AND st.name = ?)
 UNION ALL
 (SELECT e.position, st.name, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, CAST(e.recorded_at AS CHAR)
- FROM (SELECT id, name FROM {streams} WHERE name = ?) st
+ FROM {streams} st
  LEFT JOIN {snapshots} sn ON sn.stream_id = st.id AND sn.aggregate_id = ? AND sn.schema_no = ?
  LEFT JOIN {events} p ON p.position = sn.position AND p.stream_id = sn.stream_id
      AND p.aggregate_id = sn.aggregate_id AND p.version = sn.version
  JOIN {events} e ON e.stream_id = st.id AND e.aggregate_id = ? AND e.version > COALESCE(p.version, 0)
+ WHERE st.name = ?
  ORDER BY e.version LIMIT {limit})`,
 		hasStream:         `SELECT 1 FROM {streams} WHERE name = ?`,
 		listStreams:       `SELECT name, metadata, CAST(created_at AS CHAR) FROM {streams} WHERE LEFT(name, LENGTH(?)) = ? ORDER BY name`,

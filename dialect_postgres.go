@@ -93,14 +93,15 @@ WHERE sn.position < EXCLUDED.position OR sn.position = EXCLUDED.position AND sn.
  WHERE sn.aggregate_id = ?::text AND sn.schema_no = ?::bigint AND st.name = ?::text)
 UNION ALL
 (SELECT e.position, st.name, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, e.recorded_at
- FROM (SELECT id, name FROM {streams} WHERE name = ?::text) st
+ FROM {streams} st
  LEFT JOIN {snapshots} sn ON sn.stream_id = st.id AND sn.aggregate_id = ?::text AND sn.schema_no = ?::bigint
  LEFT JOIN {events} p ON p.position = sn.position AND p.stream_id = sn.stream_id
      AND p.aggregate_id = sn.aggregate_id AND p.version = sn.version
  CROSS JOIN LATERAL (
      SELECT * FROM {events} e
      WHERE e.stream_id = st.id AND e.aggregate_id = ?::text AND e.version > COALESCE(p.version, 0)
-     ORDER BY e.version LIMIT {limit}) e)`,
+     ORDER BY e.version LIMIT {limit}) e
+ WHERE st.name = ?::text)`,
 		hasStream:         `SELECT 1 FROM {streams} WHERE name = ?::text`,
 		listStreams:       `SELECT name, metadata, created_at FROM {streams} WHERE left(name, length(?::text)) = ?::text ORDER BY name`,
 		setStreamMetadata: `UPDATE {streams} SET metadata = ?::json WHERE name = ?::text`,

@@ -67,7 +67,7 @@ func Statements(s *Store) map[string]Statement {
 	text, args := b.nextStatement([]Position{0, 25_000, 49_000}, 50_000)
 	add("next events", text, args...)
 	add("last event", b.text.lockLast, 1, "big")
-	add("snapshot", b.snapshotStatement(firstPage), "big", 1, "accounts", "accounts", "big", 1, "big")
+	add("snapshot", b.snapshotStatement(firstPage), "big", 1, "accounts", "big", 1, "big", "accounts")
 	for what, q := range map[string]*page{
 		"read":                     {from: FromAll(), after: 25_000, limit: 100},
 		"read backward":            {from: FromAll(), before: 25_000, limit: 100, backward: true},

@@ -57,7 +57,7 @@ func (b *databaseBench) rawLoad(ctx context.Context, prefix string, events, many
 
 // rawLoadSnapshot reads the snapshot's row, and then the events behind it.
 func (b *databaseBench) rawLoadSnapshot(ctx context.Context, prefix string, events, many int) error {
-	st, err := b.prepared(ctx, "SELECT sn.version, sn.state FROM "+prefix+"streams s JOIN "+prefix+"snapshots sn ON sn.stream_id = s.id WHERE s.name = ? AND sn.aggregate_id = ? AND sn.schema_no = ?")
+	st, err := b.prepared(ctx, "SELECT version, state FROM "+prefix+"snapshots WHERE stream_id = ? AND aggregate_id = ? AND schema_no = ?")
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func (b *databaseBench) rawLoadSnapshot(ctx context.Context, prefix string, even
 		state   []byte
 	)
 	aggregate := b.oneOf(many)
-	if err := st.QueryRowContext(ctx, "accounts", aggregate, snapshotted.Snapshot.Schema).Scan(&version, &state); err != nil {
+	if err := st.QueryRowContext(ctx, b.streams[prefix+"accounts"], aggregate, snapshotted.Snapshot.Schema).Scan(&version, &state); err != nil {
 		return err
 	}
 	if err := json.Unmarshal(state, &a); err != nil {
@@ -84,11 +84,11 @@ const columns = "e.position, s.name, e.aggregate_id, e.version, e.event_id, e.na
 
 // selectAggregate reads the events of an aggregate behind a version and folds them.
 func (b *databaseBench) selectAggregate(ctx context.Context, prefix, aggregate string, after int64, a *account) (n int, last int64, err error) {
-	st, err := b.prepared(ctx, "SELECT "+columns+" FROM "+prefix+"streams s JOIN "+prefix+"events e ON e.stream_id = s.id WHERE s.name = ? AND e.aggregate_id = ? AND e.version > ? ORDER BY e.version")
+	st, err := b.prepared(ctx, "SELECT "+columns+" FROM "+prefix+"streams s JOIN "+prefix+"events e ON e.stream_id = s.id WHERE s.id = ? AND e.aggregate_id = ? AND e.version > ? ORDER BY e.version")
 	if err != nil {
 		return 0, 0, err
 	}
-	return foldRows(ctx, st, a.add, "accounts", aggregate, after)
+	return foldRows(ctx, st, a.add, b.streams[prefix+"accounts"], aggregate, after)
 }
 
 // foldRows runs a statement that returns columns and folds its rows.
