@@ -201,7 +201,7 @@ func (a *Aggregate[S]) load(ctx context.Context, s *Store, id string) (*Root[S],
 			}
 		}
 	}
-	for rec, err := range s.readAggregate(ctx, a.Stream, id, r.version) {
+	for rec, err := range s.readAggregate(ctx, a.Stream, id, r.version, s.readsAhead()) {
 		if err == nil {
 			err = a.replay(ctx, turns, r, rec)
 		}

@@ -18,7 +18,7 @@ import (
 func (b *sqlBackend) readPage(ctx context.Context, q *page) (out []record, more bool, err error) {
 	text, args := b.pageStatement(q)
 	err = b.run(ctx, "read", func(c conn) (err error) {
-		out, err = b.records(ctx, c, text, args...)
+		out, err = b.expect(ctx, c, q.expected, text, args...)
 		return err
 	})
 	more = len(out) == q.limit
@@ -32,8 +32,12 @@ func (b *sqlBackend) readAggregate(ctx context.Context, stream, aggregateID stri
 	w.and("e.aggregate_id = ?", aggregateID)
 	w.and("e.version > ?", after)
 	w.order("\nORDER BY e.version", limit)
+	expected := 0
+	if limit > firstPage {
+		expected = limit // it is not the first page, and those before were full
+	}
 	err = b.run(ctx, "read aggregate", func(c conn) (err error) {
-		out, err = b.records(ctx, c, w.text, w.args...)
+		out, err = b.expect(ctx, c, expected, w.text, w.args...)
 		return err
 	})
 	return out, err
@@ -116,7 +120,12 @@ func (b *sqlBackend) from(src *Source) *where {
 
 // records runs a statement that returns events.
 func (b *sqlBackend) records(ctx context.Context, c conn, text string, args ...any) ([]record, error) {
-	var out []record
+	return b.expect(ctx, c, 0, text, args...)
+}
+
+// expect is records with room for as many as probably come.
+func (b *sqlBackend) expect(ctx context.Context, c conn, n int, text string, args ...any) ([]record, error) {
+	out := make([]record, 0, max(n, minPage))
 	scanner := newRowScanner()
 	err := c.query(ctx, func(rows *sql.Rows) error {
 		out = append(out, record{})

@@ -37,6 +37,21 @@ func TestCancel(t *testing.T) {
 					}
 				}
 			},
+			"Query": func(ctx context.Context) error {
+				q := es.Query[int]{From: es.FromAll(), When: []es.Fold[int]{es.On(func(n *int, _ deposited) { *n++ })}}
+				for {
+					if _, err := q.Run(ctx, s); err != nil {
+						return err
+					}
+				}
+			},
+			"Load": func(ctx context.Context) error {
+				for {
+					if _, err := accounts.Load(ctx, s, "a"); err != nil {
+						return err
+					}
+				}
+			},
 			"Subscribe": func(ctx context.Context) error {
 				for _, err := range s.Subscribe(ctx, es.FromAll(), 0) {
 					if err != nil {

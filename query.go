@@ -39,7 +39,7 @@ func (q *Query[S]) Run(ctx context.Context, s *Store) (S, error) {
 		took = true
 		return folds.apply(&state, t)
 	})
-	for r, err := range s.read(ctx, q.From, s.storedNames(folds.names()), ReadOptions{}) {
+	for r, err := range s.read(ctx, q.From, s.storedNames(folds.names()), ReadOptions{}, s.readsAhead()) {
 		if err != nil {
 			return state, err
 		}

@@ -93,6 +93,23 @@ func TestQuerySeesCommitted(t *testing.T) {
 	})
 }
 
+// TestQueryUntil ends a query while its next page is being read: nothing is left running behind it.
+func TestQueryUntil(t *testing.T) {
+	forEachLane(t, func(t *testing.T, l lane) {
+		s := l.open(t, nil)
+		createStream(t, s, "accounts")
+		mustAppend(t, s, "accounts", "a", es.MustNotExist, events(1500, 1)...)
+		q := es.Query[int]{From: es.FromAll(), When: []es.Fold[int]{es.On(func(n *int, _ deposited) { *n++ })}}
+		for _, at := range []int{1, 256, 257, 1255, 1256, 1257, 1500} {
+			q.Until = func(n int) bool { return n == at }
+			if n, err := q.Run(t.Context(), s); n != at || err != nil {
+				t.Errorf("until %d: %d events, %v", at, n, err)
+			}
+			wantIdle(t, l, fmt.Sprint("until ", at))
+		}
+	})
+}
+
 // TestSplitIsOneStep has the second of the events that a split makes fail: of the first nothing is
 // left, and the checkpoint is before both or behind both.
 func TestSplitIsOneStep(t *testing.T) {

@@ -25,7 +25,7 @@ type ReadOptions struct {
 // positions already yielded: don't keep a cursor over such a read.
 func (s *Store) Read(ctx context.Context, from Selection, opts ReadOptions) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		for r, err := range s.read(ctx, from, nil, opts) {
+		for r, err := range s.read(ctx, from, nil, opts, false) {
 			var ev Event
 			if err == nil {
 				ev, err = s.load(ctx, r)
@@ -41,7 +41,7 @@ func (s *Store) Read(ctx context.Context, from Selection, opts ReadOptions) iter
 // [Store.Read] otherwise. An aggregate or a stream that does not exist has none.
 func (s *Store) ReadAggregate(ctx context.Context, stream, aggregateID string, afterVersion int64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		for r, err := range s.readAggregate(ctx, stream, aggregateID, afterVersion) {
+		for r, err := range s.readAggregate(ctx, stream, aggregateID, afterVersion, false) {
 			var ev Event
 			if err == nil {
 				ev, err = s.load(ctx, r)
@@ -106,12 +106,45 @@ func pageSize(last []record, most int) int {
 	return min(most, max(minPage, pageBytes/perRow))
 }
 
+// fetched is a page, or what has kept it from being read.
+type fetched struct {
+	rows []record
+	more bool // pages may follow
+	err  error
+}
+
+// pages yields what fetch returns, up to the last page or the first error. Ahead, it fetches each page
+// while the one before is in use.
+func pages(ahead bool, fetch func() fetched) iter.Seq[fetched] {
+	return func(yield func(fetched) bool) {
+		for p, wanted := fetch(), true; wanted; {
+			if p.err != nil || !p.more {
+				yield(p)
+				return
+			}
+			if !ahead {
+				if wanted = yield(p); wanted {
+					p = fetch()
+				}
+				continue
+			}
+			next := make(chan fetched, 1)
+			go func() { next <- fetch() }()
+			wanted = yield(p)
+			p = <-next // also if it is not wanted: nothing is left running
+		}
+	}
+}
+
+// readsAhead says whether folding a page can overlap with reading the next. A transaction is one
+// connection's, which folds might use too; in memory there is nothing to wait for.
+func (s *Store) readsAhead() bool { return !s.inTx && !s.shares }
+
 // read yields the records that a selection picks and, of those, the ones stored under names (nil:
 // all).
-func (s *Store) read(ctx context.Context, from Selection, names []string, opts ReadOptions) iter.Seq2[*record, error] {
+func (s *Store) read(ctx context.Context, from Selection, names []string, opts ReadOptions, ahead bool) iter.Seq2[*record, error] {
 	return func(yield func(*record, error) bool) {
 		q := page{from: from, names: names, after: opts.After, before: opts.Before, limit: firstPage, backward: opts.Backward}
-		left := opts.Limit
 		err := checkRead(from, opts)
 		if err == nil && opts.Sealed {
 			var sealed Position
@@ -119,47 +152,57 @@ func (s *Store) read(ctx context.Context, from Selection, names []string, opts R
 				q.before = sealed + 1
 			}
 		}
-		for err == nil && len(from) > 0 {
-			if exact := left > 0 && q.narrowsExactly(); exact {
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		if len(from) == 0 {
+			return
+		}
+		left := opts.Limit
+		exact := true // all rows of the page before were picked
+		fetch := func() (p fetched) {
+			if left > 0 && exact {
 				q.limit = min(q.limit, left)
+				q.expected = min(q.expected, left)
 			}
-			var (
-				rows []record
-				more bool
-			)
-			if rows, more, err = s.backend.readPage(ctx, &q); err != nil {
-				break
+			if p.rows, p.more, p.err = s.backend.readPage(ctx, &q); p.err != nil || !p.more {
+				return p
 			}
-			for i := range rows {
-				var ok bool
-				if ok, err = from.picks(&rows[i]); err != nil {
+			if last := p.rows[len(p.rows)-1].position; q.backward {
+				q.before = last
+			} else {
+				q.after = last
+			}
+			q.limit = pageSize(p.rows, maxPage)
+			q.expected = q.limit
+			return p
+		}
+		for p := range pages(ahead, fetch) {
+			err := p.err
+			for i := 0; i < len(p.rows) && err == nil; i++ {
+				var picked bool
+				if picked, err = from.picks(&p.rows[i]); err != nil {
 					break
 				}
-				if !ok {
+				if !picked {
+					exact = false
 					continue
 				}
 				if err = ctx.Err(); err != nil {
 					break
 				}
-				if !yield(&rows[i], nil) {
+				if !yield(&p.rows[i], nil) {
 					return
 				}
 				if left--; left == 0 {
 					return
 				}
 			}
-			if err != nil || !more {
-				break
+			if err != nil {
+				yield(nil, err)
+				return
 			}
-			if last := rows[len(rows)-1].position; q.backward {
-				q.before = last
-			} else {
-				q.after = last
-			}
-			q.limit = pageSize(rows, maxPage)
-		}
-		if err != nil {
-			yield(nil, err)
 		}
 	}
 }
@@ -182,32 +225,35 @@ func checkAggregate(stream, aggregateID string) error {
 }
 
 // readAggregate yields an aggregate's records by version.
-func (s *Store) readAggregate(ctx context.Context, stream, aggregateID string, after int64) iter.Seq2[*record, error] {
+func (s *Store) readAggregate(ctx context.Context, stream, aggregateID string, after int64, ahead bool) iter.Seq2[*record, error] {
 	return func(yield func(*record, error) bool) {
 		err := checkAggregate(stream, aggregateID)
 		if err == nil && after < 0 {
 			err = invalid("version %d", after)
 		}
-		for limit := firstPage; err == nil; {
-			var rows []record
-			if rows, err = s.backend.readAggregate(ctx, stream, aggregateID, after, limit); err != nil {
-				break
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		last, limit := after, firstPage
+		fetch := func() (p fetched) {
+			p.rows, p.err = s.backend.readAggregate(ctx, stream, aggregateID, last, limit)
+			if p.more = p.err == nil && len(p.rows) == limit; p.more {
+				last, limit = p.rows[len(p.rows)-1].version, pageSize(p.rows, maxPage)
 			}
-			for i := range rows {
-				if err = ctx.Err(); err != nil {
-					break
-				}
-				if !yield(&rows[i], nil) {
+			return p
+		}
+		for p := range pages(ahead, fetch) {
+			err := p.err
+			for i := 0; i < len(p.rows) && err == nil; i++ {
+				if err = ctx.Err(); err == nil && !yield(&p.rows[i], nil) {
 					return
 				}
 			}
-			if len(rows) < limit {
-				break
+			if err != nil {
+				yield(nil, err)
+				return
 			}
-			after, limit = rows[len(rows)-1].version, pageSize(rows, maxPage)
-		}
-		if err != nil {
-			yield(nil, err)
 		}
 	}
 }
@@ -222,10 +268,4 @@ func checkRead(from Selection, opts ReadOptions) error {
 		return invalid("ReadOptions.Before %d", opts.Before)
 	}
 	return from.check()
-}
-
-// narrowsExactly says whether every row of a page will be picked, so that no more need be asked
-// for than are wanted.
-func (q *page) narrowsExactly() bool {
-	return !slices.ContainsFunc(q.from, func(src Source) bool { return len(src.Match) > 0 })
 }

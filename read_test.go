@@ -107,6 +107,9 @@ func TestReadAggregateBounds(t *testing.T) {
 		for _, after := range []int64{0, 1, 255, 256, 257, 1243, 1244, 1499, 1500, 1501, math.MaxInt64} {
 			sameEvents(t, fmt.Sprint("after ", after), collect(t, s.ReadAggregate(ctx, "accounts", "a", after)), all[min(after, 1500):])
 		}
+		again := s.ReadAggregate(ctx, "accounts", "a", 10)
+		sameEvents(t, "for the first time", collect(t, again), all[10:])
+		sameEvents(t, "for the second time", collect(t, again), all[10:])
 		for _, name := range [][2]string{{"accounts", "b"}, {"accounts", "A"}, {"account", "a"}} {
 			if got := collect(t, s.ReadAggregate(ctx, name[0], name[1], 0)); len(got) != 0 {
 				t.Errorf("ReadAggregate of %v yields %d events, want none", name, len(got))
@@ -116,6 +119,33 @@ func TestReadAggregateBounds(t *testing.T) {
 			t.Errorf("Read of an unknown stream yields %d events, want none", len(got))
 		}
 		wantIdle(t, l, "after reads")
+	})
+}
+
+// TestReadOfFewRare counts what the server reads for the first few of many events that a match picks
+// out of many more: not those behind.
+func TestReadOfFewRare(t *testing.T) {
+	forEachDatabase(t, func(t *testing.T, l lane) {
+		if l.dialect != es.MySQL || !strings.HasSuffix(l.name, "-one") {
+			t.Skip("only MySQL counts by session, which a pool of one connection is")
+		}
+		prefix := l.newPrefix(t)
+		s, _ := l.openIn(t, prefix, nil)
+		if err := s.Install(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		createStream(t, s, "accounts")
+		l.fill(t, prefix, 20_000, 100)
+		read := func() {
+			got := collect(t, s.Read(t.Context(), es.FromAll(es.ByEventName.Equals("account.opened")), es.ReadOptions{Limit: 5}))
+			if len(got) != 5 || got[4].Position != 500 {
+				t.Errorf("%d events, want 5 up to position 500", len(got))
+			}
+		}
+		read() // and the statement is prepared
+		if n := l.rowsRead(t, read); n > 1200 {
+			t.Errorf("the server read %d rows and entries of indexes for 5 events among 500", n)
+		}
 	})
 }
 

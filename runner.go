@@ -57,6 +57,7 @@ type runner struct {
 	state    []byte   // as stored
 	parked   map[aggregateKey]bool
 	limit    int // of a page
+	found    int // in the last page
 	window   Position
 }
 
@@ -526,10 +527,11 @@ func (r *runner) look(ctx context.Context, wait *waiter, after Position, b *batc
 		return nil
 	}
 	began := time.Now()
-	rows, more, err := r.store.backend.readPage(ctx, &page{from: r.from, names: r.names, after: after, before: b.upTo + 1, limit: r.limit})
+	rows, more, err := r.store.backend.readPage(ctx, &page{from: r.from, names: r.names, after: after, before: b.upTo + 1, limit: r.limit, expected: r.found})
 	if err != nil {
 		return err
 	}
+	r.found = len(rows)
 	if more {
 		b.upTo = rows[len(rows)-1].position
 		r.limit = pageSize(rows, r.batchSize)

@@ -17,7 +17,8 @@ type rowScanner struct {
 	stream, name      scanName
 	aggregateID       scanText
 	id                uuid.UUID
-	data, metadata    scanBytes
+	data              scanBytes
+	metadata          scanSame
 	recordedAt        scanTime
 	dest              []any
 }
@@ -29,16 +30,12 @@ func newRowScanner() *rowScanner {
 }
 
 func (s *rowScanner) scan(rows *sql.Rows, r *record) error {
-	last := s.metadata
 	if err := rows.Scan(s.dest...); err != nil {
 		return err
 	}
-	if bytes.Equal(s.metadata, last) {
-		s.metadata = last // bytes of records never change, so they can be shared
-	}
 	*r = record{
 		position: Position(s.position), id: s.id, stream: s.stream.s, aggregateID: s.aggregateID.s,
-		version: int64(s.version), name: s.name.s, data: s.data, metadata: s.metadata, recordedAt: s.recordedAt.t,
+		version: int64(s.version), name: s.name.s, data: s.data, metadata: s.metadata.b, recordedAt: s.recordedAt.t,
 	}
 	return nil
 }
@@ -130,6 +127,24 @@ func (v *scanBytes) Scan(src any) error {
 		return fmt.Errorf("a text came as %T", src)
 	}
 	return nil
+}
+
+// scanSame is a scanBytes that is the same bytes as those of the row before, if the text is. Bytes of
+// records never change, so they can be shared.
+type scanSame struct{ b scanBytes }
+
+func (v *scanSame) Scan(src any) error {
+	switch src := src.(type) {
+	case string:
+		if v.b != nil && string(v.b) == src {
+			return nil
+		}
+	case []byte:
+		if v.b != nil && bytes.Equal(v.b, src) {
+			return nil
+		}
+	}
+	return v.b.Scan(src)
 }
 
 // scanTime is a dbTime. Events of one append, which follow each other, are of one time.

@@ -451,4 +451,5 @@ type page struct {
 	after, before Position // exclusive; zero: none
 	limit         int
 	backward      bool
+	expected      int // how many rows probably come; zero: nobody knows
 }
