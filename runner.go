@@ -59,6 +59,8 @@ type runner struct {
 	limit    int // of a page
 	found    int // in the last page
 	window   Position
+	sealed   Position  // as of the last look at what is
+	looked   time.Time // when that was
 }
 
 const (
@@ -517,12 +519,17 @@ func (r *runner) fetch(ctx context.Context, wait *waiter, after Position) chan b
 
 func (r *runner) look(ctx context.Context, wait *waiter, after Position, b *batch) error {
 	wait.listen()
-	b.began = time.Now()
-	sealed, settled, err := r.store.backend.seal(ctx)
-	if err != nil {
-		return err
+	b.began, b.settled = time.Now(), true
+	// What was sealed stays so. A runner far behind still seals now and then, for those who look at
+	// Stats while no other does.
+	if r.sealed <= after || b.began.Sub(r.looked) > r.poll {
+		var err error
+		if r.sealed, b.settled, err = r.store.backend.seal(ctx); err != nil {
+			return err
+		}
+		r.looked = b.began
 	}
-	b.settled, b.upTo = settled, max(after, min(sealed, after+r.window))
+	b.upTo = max(after, min(r.sealed, after+r.window))
 	if b.upTo == after {
 		return nil
 	}
@@ -540,7 +547,7 @@ func (r *runner) look(ctx context.Context, wait *waiter, after Position, b *batc
 	} else if took > slowLook {
 		r.window = max(r.window/2, minWindow)
 	}
-	b.more = b.upTo < sealed
+	b.more = b.upTo < r.sealed
 	b.rows = rows[:0]
 	for i := range rows {
 		picked, err := r.from.picks(&rows[i])
