@@ -4,25 +4,18 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/google/uuid"
 )
 
 func (b *sqlBackend) readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) (out []record, err error) {
-	text := b.snapshotStatement(limit)
+	text := limited(b.text.loadSnapshot, limit)
 	err = b.run(ctx, "read aggregate", func(c conn) (err error) {
 		out, err = b.records(ctx, c, text, aggregateID, schema, stream, aggregateID, schema, aggregateID, stream)
 		return err
 	})
 	slices.SortFunc(out, func(x, y record) int { return cmp.Compare(x.version, y.version) })
 	return out, err
-}
-
-// snapshotStatement puts the limit into the text: see where.order.
-func (b *sqlBackend) snapshotStatement(limit int) string {
-	return strings.Replace(b.text.loadSnapshot, "{limit}", strconv.Itoa(limit), 1)
 }
 
 func (b *sqlBackend) saveSnapshot(ctx context.Context, sn *snapshot) error {

@@ -48,9 +48,9 @@ func (b *sqlBackend) pageStatement(q *page) (string, []any) {
 	if sources.all() {
 		sources = FromAll()
 	}
-	order := " ORDER BY position LIMIT ?"
+	order := " ORDER BY position"
 	if q.backward {
-		order = " ORDER BY position DESC LIMIT ?"
+		order = " ORDER BY position DESC"
 	}
 	var texts []string
 	var args []any
@@ -66,13 +66,17 @@ func (b *sqlBackend) pageStatement(q *page) (string, []any) {
 		for j := range sources[i].Match {
 			b.narrow(w, &sources[i].Match[j])
 		}
-		texts = append(texts, w.text+order)
+		if len(sources) == 1 && len(q.names) == 0 && len(sources[i].Match) == 0 {
+			w.order(order, q.limit)
+			return w.text, w.args
+		}
+		texts = append(texts, w.text+order+" LIMIT ?")
 		args = append(append(args, w.args...), q.limit)
 	}
 	if len(texts) == 1 {
 		return texts[0], args
 	}
-	return "(" + strings.Join(texts, ")\nUNION ALL\n(") + ")" + order, append(args, q.limit)
+	return "(" + strings.Join(texts, ")\nUNION ALL\n(") + ")" + order + " LIMIT ?", append(args, q.limit)
 }
 
 // where is a SELECT whose conditions are being collected.
@@ -86,16 +90,22 @@ func (w *where) and(condition string, args ...any) {
 	w.args = append(w.args, args...)
 }
 
-// order ends a SELECT. The limits of most pages stand in the text: as a parameter, which makes a plan
-// that knows it seem much better than one that does not, Postgres would plan the statement anew for
-// each execution. That is wanted only where other parameters decide which plan is good.
+// order ends a SELECT whose other parameters make no difference to which plan is good: the limits of
+// most pages stand in the text.
 func (w *where) order(by string, limit int) {
 	if limit == firstPage || limit == maxPage {
-		w.text += by + " LIMIT " + strconv.Itoa(limit)
+		w.text += limited(by+" LIMIT {limit}", limit)
 		return
 	}
 	w.text += by + " LIMIT ?"
 	w.args = append(w.args, limit)
+}
+
+// limited puts one of the store's own limits into a text. As a parameter, which makes a plan that
+// knows it seem much better than one that does not, Postgres would plan the statement anew for each
+// execution: for short ones that is most of what they take, and more of it the longer the log is.
+func limited(text string, limit int) string {
+	return strings.Replace(text, "{limit}", strconv.Itoa(limit), 1)
 }
 
 // from begins a SELECT over a source's streams. One stream's id is looked up by a subquery, which

@@ -155,7 +155,7 @@ func (b *sqlBackend) look(ctx context.Context, c conn) (settled bool, err error)
 	for {
 		var n, last int64
 		var mark Position
-		if _, err := c.row(ctx, []any{&n, &last, &mark}, b.text.sealSpan, int64(z.sealed), sealWindow); err != nil {
+		if _, err := c.row(ctx, []any{&n, &last, &mark}, limited(b.text.sealSpan, sealWindow), int64(z.sealed)); err != nil {
 			return false, err
 		}
 		// What stands here, or stood behind it and is deleted, may have been sealed by another process.
@@ -262,7 +262,7 @@ func (b *sqlBackend) missing(ctx context.Context, c conn) (missing []Position, f
 		}
 		next = p + 1
 		return nil
-	}, b.text.sealPositions, int64(first), sealWindow)
+	}, limited(b.text.sealPositions, sealWindow), int64(first))
 	return missing, first, err
 }
 

@@ -104,8 +104,8 @@ type statements struct {
 	// Sealing.
 	sealedMark     string // one row: the sealed position that the database was told, or none
 	setSealedMark  string // position, position; never back
-	sealSpan       string // position, limit; one row: how many positions follow, the last of them, and what sealedMark is
-	sealPositions  string // position, limit; the positions that follow
+	sealSpan       string // position; one row: how many of the next {limit} positions there are, the last of them, and what sealedMark is
+	sealPositions  string // position; the next {limit} positions
 	writers        string // the transactions that write events, and whether they are prepared; "": the database can't tell
 	lockedSpans    string // up to the spans; fails if an uncommitted row is in one of them; "": not needed
 	lockedSpan     string // from, to

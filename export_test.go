@@ -61,13 +61,13 @@ func Statements(s *Store) map[string]Statement {
 		add("append in a transaction", text, args...)
 	}
 	add("state", b.text.state, "big", "big", "accounts")
-	add("seal span", b.text.sealSpan, 49_000, sealWindow)
-	add("seal positions", b.text.sealPositions, 49_000, sealWindow)
+	add("seal span", limited(b.text.sealSpan, sealWindow), 49_000)
+	add("seal positions", limited(b.text.sealPositions, sealWindow), 49_000)
 	add("last position", b.text.lastPosition)
 	text, args := b.nextStatement([]Position{0, 25_000, 49_000}, 50_000)
 	add("next events", text, args...)
 	add("last event", b.text.lockLast, 1, "big")
-	add("snapshot", b.snapshotStatement(firstPage), "big", 1, "accounts", "big", 1, "big", "accounts")
+	add("snapshot", limited(b.text.loadSnapshot, firstPage), "big", 1, "accounts", "big", 1, "big", "accounts")
 	for what, q := range map[string]*page{
 		"read":                     {from: FromAll(), after: 25_000, limit: 100},
 		"read backward":            {from: FromAll(), before: 25_000, limit: 100, backward: true},
