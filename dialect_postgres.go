@@ -193,10 +193,12 @@ FROM {streams} s WHERE s.name = ?::text`,
 		setSealedMark: `
 INSERT INTO {meta} (name, value) VALUES ('sealed', ?::bigint)
 ON CONFLICT (name) DO UPDATE SET value = GREATEST({meta}.value, ?::bigint)`,
+		// In brackets the position is nothing that a plan could be made for: near the end of a long log
+		// one seems so much better that it would be made anew for each look.
 		sealSpan: `
 SELECT count(*), COALESCE(max(position), 0), COALESCE((SELECT value FROM {meta} WHERE name = 'sealed'), 0)
-FROM (SELECT position FROM {events} WHERE position > ?::bigint ORDER BY position LIMIT {limit}) w`,
-		sealPositions: `SELECT position FROM {events} WHERE position > ?::bigint ORDER BY position LIMIT {limit}`,
+FROM (SELECT position FROM {events} WHERE position > (SELECT ?::bigint) ORDER BY position LIMIT {limit}) w`,
+		sealPositions: `SELECT position FROM {events} WHERE position > (SELECT ?::bigint) ORDER BY position LIMIT {limit}`,
 		// A prepared transaction that has outlived its server goes on under another virtual
 		// transaction, of no backend; before 13.5 and 14.1 it did so from when it was prepared.
 		writers: `

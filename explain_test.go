@@ -111,3 +111,74 @@ func TestPlansAreSeen(t *testing.T) {
 		}
 	})
 }
+
+// TestPlansKept asks Postgres how often it has planned what runs again and again, on a log and
+// aggregates that are long enough for a plan which knows limits and positions to seem better: five
+// times, and then no more.
+func TestPlansKept(t *testing.T) {
+	forEachDatabase(t, func(t *testing.T, l lane) {
+		if l.name != "postgres-one" {
+			t.Skip("it takes a session that prepares, and one only")
+		}
+		var version int
+		if err := l.db.QueryRow("SHOW server_version_num").Scan(&version); err != nil {
+			t.Fatal(err)
+		}
+		if version < 140000 {
+			t.Skip("this version does not count plans")
+		}
+		prefix, ctx := l.newPrefix(t), t.Context()
+		s, _ := l.openIn(t, prefix, nil)
+		if err := s.Install(ctx); err != nil {
+			t.Fatal(err)
+		}
+		createStream(t, s, "accounts")
+		for i := range 20 {
+			mustAppend(t, s, "accounts", fmt.Sprint(i%4), es.AnyVersion, events(1000, 1)...)
+		}
+		if _, err := l.db.Exec("ANALYZE " + prefix + "events"); err != nil {
+			t.Fatal(err)
+		}
+		a := accounts
+		a.Snapshot.Every = 100
+		if err := a.SaveSnapshot(ctx, s, "1"); err != nil {
+			t.Fatal(err)
+		}
+		for range 12 {
+			if _, err := a.Load(ctx, s, "1"); err != nil {
+				t.Fatal(err)
+			}
+			for range s.Read(ctx, es.FromAll(), es.ReadOptions{}) {
+				break
+			}
+			if _, err := s.Sealed(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rows, err := l.db.Query("SELECT statement, generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%' || $1 || '%' AND statement LIKE '%LIMIT %'", prefix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+		seen := 0
+		for rows.Next() {
+			var text string
+			var kept, made int
+			if err := rows.Scan(&text, &kept, &made); err != nil {
+				t.Fatal(err)
+			}
+			if kept+made < 12 {
+				continue // filling and saving
+			}
+			if seen++; made > 5 {
+				t.Errorf("planned %d times, by a kept plan %d times:\n%s", made, kept, text)
+			}
+		}
+		if err := rows.Err(); err != nil {
+			t.Fatal(err)
+		}
+		if seen < 3 {
+			t.Errorf("%d statements seen, want those of a snapshot, of a page and of a look", seen)
+		}
+	})
+}

@@ -114,7 +114,7 @@ func measure(ctx context.Context, logs []*filled) error {
 		fmt.Fprintf(w, "%d\t", l.events)
 	}
 	for _, l := range logs[1:] {
-		fmt.Fprintf(w, "÷ at %d\tquartiles\t", l.events)
+		fmt.Fprintf(w, "%d ÷ %d\tquartiles\t", l.events, logs[0].events)
 	}
 	fmt.Fprintln(w)
 	for _, op := range operations {
