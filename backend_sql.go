@@ -100,12 +100,23 @@ func (c conn) exec(ctx context.Context, text string, args ...any) (sql.Result, e
 	return c.executor(ctx, st).ExecContext(ctx, st.text, args...)
 }
 
-// changes is exec for a statement of which it matters whether it found its row. It holds the
-// connection until it knows: a result of one that has been given back waits for the statement of
-// whoever has got it.
+// changes is exec for a statement of which it matters whether it found its row.
 func (c conn) changes(ctx context.Context, text string, args ...any) (changed bool, err error) {
-	if c.tx != nil || c.one != nil {
+	switch {
+	case c.tx != nil || c.one != nil:
 		return c.changesHere(ctx, text, args)
+	case c.b.dialect.prepares:
+		// On a connection that is held a statement is not prepared, and takes several trips.
+		res, err := c.exec(ctx, text, args...)
+		if err != nil {
+			return false, err
+		}
+		select {
+		case n := <-ask(res.RowsAffected):
+			return n.value > 0, n.err
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
 	}
 	for range 3 { // as the pool does: connections that are gone are found out by their use
 		var one *sql.Conn
@@ -128,6 +139,24 @@ func (c conn) changesHere(ctx context.Context, text string, args []any) (bool, e
 	}
 	n, err := res.RowsAffected()
 	return n > 0, err
+}
+
+// told is what a result has told.
+type told struct {
+	value int64
+	err   error
+}
+
+// ask asks a result from beside the caller, who may have better things to do than wait: outside a
+// transaction database/sql has given the connection back by now, and lets the result wait for the
+// statement of whoever has got it, however long that takes.
+func ask(result func() (int64, error)) <-chan told {
+	answer := make(chan told, 1)
+	go func() {
+		n, err := result()
+		answer <- told{n, err}
+	}()
+	return answer
 }
 
 // query runs a statement and calls scan for each of its rows. The rows are closed when it

@@ -294,35 +294,26 @@ func (b *sqlBackend) insertValues(ctx context.Context, c conn, h appendHint, tex
 	return err
 }
 
-// lastInsertID returns the position of a statement's first row. The result knows it, but outside a
-// transaction database/sql has given the connection back by now, and lets the result wait for the
-// statement of whoever has got it, however long that takes. Then it is looked up.
+// lastInsertID returns the position of a statement's first row: as the result knows it, or, where
+// that keeps one waiting, as it is found.
 func (b *sqlBackend) lastInsertID(ctx context.Context, c conn, res sql.Result, first *record) (int64, error) {
 	if c.tx != nil {
 		return res.LastInsertId()
 	}
-	type answer struct {
-		id  int64
-		err error
-	}
-	told := make(chan answer, 1)
-	go func() {
-		id, err := res.LastInsertId()
-		told <- answer{id, err}
-	}()
+	answer := ask(res.LastInsertId)
 	t := time.NewTimer(resultPatience)
 	defer t.Stop()
 	select {
-	case a := <-told:
-		return a.id, a.err
+	case id := <-answer:
+		return id.value, id.err
 	case <-t.C:
 	}
 	var position int64
 	if found, err := c.row(ctx, []any{&position}, b.text.positionOf, b.dialect.eventID(first.id)); found || err != nil {
 		return position, err
 	}
-	a := <-told // it has been deleted meanwhile
-	return a.id, a.err
+	id := <-answer // it has been deleted meanwhile
+	return id.value, id.err
 }
 
 // resultPatience is more than a result takes that need not wait.

@@ -162,7 +162,7 @@ func (s *Store) read(ctx context.Context, from Selection, names []string, opts R
 		left := opts.Limit
 		exact := true // all rows of the page before were picked
 		fetch := func() (p fetched) {
-			if left > 0 && exact {
+			if opts.Limit > 0 && exact { // never ahead: both are of the page before
 				q.limit = min(q.limit, left)
 				q.expected = min(q.expected, left)
 			}
@@ -178,7 +178,7 @@ func (s *Store) read(ctx context.Context, from Selection, names []string, opts R
 			q.expected = q.limit
 			return p
 		}
-		for p := range pages(ahead, fetch) {
+		for p := range pages(ahead && opts.Limit == 0, fetch) {
 			err := p.err
 			for i := 0; i < len(p.rows) && err == nil; i++ {
 				var picked bool
