@@ -180,15 +180,15 @@ var errFound = errors.New("found")
 
 // payloadAs returns p's content as an E. The names have been compared by the caller.
 func payloadAs[E Payload](c *payloadCodec, p payload) (E, error) {
-	if e, ok := p.value.(E); ok {
-		return e, nil
-	}
-	if e, ok := any(p.value).(*E); ok && e != nil {
-		return *e, nil
-	}
 	var e E
 	data := p.data
 	if p.value != nil {
+		if e, ok := p.value.(E); ok {
+			return e, nil
+		}
+		if e, ok := any(p.value).(*E); ok && e != nil {
+			return *e, nil
+		}
 		var err error
 		if data, err = c.Marshal(p.value); err != nil {
 			return e, fmt.Errorf("encode %q: %w", p.name, err)
