@@ -1,6 +1,6 @@
 # One verb each. Everything here is also a plain command: see CONTRIBUTING.md.
 
-.PHONY: test memory lint api matrix bench fuzz
+.PHONY: test memory lint api matrix bench scale fuzz
 
 test: ## the suite on memory, Postgres and MariaDB
 	go test -race ./...
@@ -20,6 +20,9 @@ matrix: ## the suite on every supported version
 
 bench: ## the store beside the same work by hand, as a table
 	go run ./internal/bench
+
+scale: ## what an operation costs in logs of 100,000, 1 and 10 million events
+	go run ./internal/bench/scale
 
 fuzz: ## a short turn of each fuzz target
 	for target in $$(grep -oE '^func Fuzz[A-Za-z]+' fuzz_test.go | sed 's/func //'); do \

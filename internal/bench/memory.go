@@ -20,8 +20,8 @@ func runMemory(ctx context.Context, wanted *regexp.Regexp) error {
 		return err
 	}
 	if err := report(ctx, "memory, beside the decoding alone", []benchCase{
-		{name: "memory load 100", unit: "loads", goal: .85, lib: repeated(m.load), raw: repeated(func(context.Context) error { return m.decode(logAggregate) })},
-		{name: "memory projection", unit: "projections", goal: .85, lib: repeated(m.project), raw: repeated(func(context.Context) error { return m.decode(memoryLog) })},
+		{name: "memory load 100", unit: "loads", goal: .90, lib: repeated(m.load), raw: repeated(func(context.Context) error { return m.decode(logAggregate) })},
+		{name: "memory projection", unit: "projections", goal: .90, lib: repeated(m.project), raw: repeated(func(context.Context) error { return m.decode(memoryLog) })},
 	}, wanted); err != nil {
 		return err
 	}
