@@ -20,12 +20,17 @@ type statementCache struct {
 	byText    map[string]*list.Element // of *statement
 	order     *list.List               // the most recently used first
 	preparing map[string]chan struct{} // closed when it is over
-	retired   []*sql.Stmt              // to be closed by the next who may
+	retired   []*sql.Stmt              // to be closed
+	closing   bool                     // somebody is at it
 }
 
-// maxStatements is enough for every statement of the store in a few shapes each; servers allow
-// thousands.
-const maxStatements = 100
+const (
+	// maxStatements is enough for every statement of the store in a few shapes each; servers allow
+	// thousands.
+	maxStatements = 100
+	// maxRetired bounds those that the server keeps besides, while they can't be closed.
+	maxRetired = 100
+)
 
 // statement is one text in use by any number of callers.
 type statement struct {
@@ -43,13 +48,9 @@ func newStatementCache(db *sql.DB, dialect *Dialect, prefix string) *statementCa
 
 // get returns the statement for a text of the dialect; the caller releases it. It prepares a new
 // one only if mayPrepare: while a transaction holds a connection, asking the pool for another
-// could wait forever. The same goes for closing one, which waits for every connection that it was
-// prepared on, and these may be waiting for a lock of the transaction.
+// could wait forever.
 func (c *statementCache) get(ctx context.Context, text string, mayPrepare bool) (*statement, error) {
-	mayPrepare = mayPrepare && c.dialect.prepares
-	if mayPrepare {
-		c.closeRetired()
-	}
+	mayPrepare = mayPrepare && c.dialect.prepares && c.closeRetired()
 	st, err := c.find(ctx, text, mayPrepare)
 	if st != nil || err != nil {
 		return st, err
@@ -141,16 +142,31 @@ func (c *statementCache) close() {
 	c.closeRetired()
 }
 
-// closeRetired closes statements that nobody uses any more. The cache is not locked meanwhile.
-func (c *statementCache) closeRetired() {
+// closeRetired has the statements closed that nobody uses any more, and says whether they are few.
+// Nobody waits for that: closing one waits for every connection that it was prepared on, and these
+// may be waiting for a lock of somebody's transaction.
+func (c *statementCache) closeRetired() (few bool) {
 	c.mu.Lock()
-	retired := c.retired
-	c.retired = nil
-	c.mu.Unlock()
-	for _, stmt := range retired {
+	defer c.mu.Unlock()
+	if len(c.retired) > 0 && !c.closing {
+		c.closing = true
+		go c.closeAll()
+	}
+	return len(c.retired) < maxRetired
+}
+
+func (c *statementCache) closeAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.retired) > 0 {
+		stmt := c.retired[0]
+		c.retired = c.retired[1:]
+		c.mu.Unlock()
 		// A statement that can't be closed goes with its connection.
 		_ = stmt.Close()
+		c.mu.Lock()
 	}
+	c.retired, c.closing = nil, false
 }
 
 func (st *statement) release() {
