@@ -1,0 +1,413 @@
+package eventstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// turns is an appendGroups over statements that a test ends as it likes, within a bubble of synctest.
+type turns struct {
+	appendGroups
+	t *testing.T
+
+	mu         sync.Mutex
+	statements []*turnStatement
+	returned   map[string]error // by what was appended
+}
+
+// turnStatement is a statement that a test has been asked for.
+type turnStatement struct {
+	of     []string // aggregates, in their order
+	group  bool
+	ctx    context.Context
+	answer chan turnAnswer
+}
+
+type turnAnswer struct {
+	stored []bool
+	err    error
+}
+
+func newTurns(t *testing.T) *turns {
+	ts := &turns{t: t, returned: map[string]error{}}
+	ask := func(ctx context.Context, calls []*appendCall, group bool) ([]bool, error) {
+		st := &turnStatement{group: group, ctx: ctx, answer: make(chan turnAnswer, 1)}
+		for _, a := range calls {
+			st.of = append(st.of, a.aggregateID)
+		}
+		ts.mu.Lock()
+		ts.statements = append(ts.statements, st)
+		ts.mu.Unlock()
+		select {
+		case answer := <-st.answer:
+			return answer.stored, answer.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	ts.alone = func(ctx context.Context, a *appendCall) error {
+		_, err := ask(ctx, []*appendCall{a}, false)
+		return err
+	}
+	ts.together = func(ctx context.Context, calls []*appendCall) ([]bool, error) { return ask(ctx, calls, true) }
+	return ts
+}
+
+// start has an append to an aggregate begin, and returns when it waits for something.
+func (ts *turns) start(ctx context.Context, id string) {
+	go func() {
+		err := ts.append(ctx, &appendCall{stream: "s", aggregateID: id, rows: make([]record, 1)})
+		ts.mu.Lock()
+		defer ts.mu.Unlock()
+		ts.returned[id] = err
+	}()
+	synctest.Wait()
+}
+
+// want checks which statements there have been, each written as its aggregates, a group's in brackets.
+func (ts *turns) want(what string, want ...string) {
+	ts.t.Helper()
+	synctest.Wait()
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	var got []string
+	for _, st := range ts.statements {
+		text := fmt.Sprint(st.of)
+		if !st.group {
+			text = st.of[0]
+		}
+		got = append(got, text)
+	}
+	if !slices.Equal(got, want) {
+		ts.t.Errorf("%s: statements %q, want %q", what, got, want)
+	}
+}
+
+// end ends the nth statement.
+func (ts *turns) end(n int, err error, stored ...bool) {
+	ts.mu.Lock()
+	st := ts.statements[n]
+	ts.mu.Unlock()
+	st.answer <- turnAnswer{stored, err}
+	synctest.Wait()
+}
+
+// wantReturned checks that an append has returned an error, or nil.
+func (ts *turns) wantReturned(id string, want error) {
+	ts.t.Helper()
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if err, ok := ts.returned[id]; !ok {
+		ts.t.Errorf("append to %s has not returned", id)
+	} else if !errors.Is(err, want) || (err == nil) != (want == nil) {
+		ts.t.Errorf("append to %s returned %v, want %v", id, err, want)
+	}
+}
+
+// wantAtRest checks that nothing is left of what there was, and that the next append goes at once.
+func (ts *turns) wantAtRest() {
+	ts.t.Helper()
+	synctest.Wait()
+	ts.appendGroups.mu.Lock()
+	if ts.current != nil || ts.forming != nil || len(ts.apart) > 0 {
+		ts.t.Errorf("left over: current %v, forming %v, apart %v", ts.current, ts.forming, ts.apart)
+	}
+	ts.appendGroups.mu.Unlock()
+	n := len(ts.statements)
+	began := time.Now()
+	ts.start(ts.t.Context(), "last")
+	if len(ts.statements) != n+1 || time.Since(began) != 0 {
+		ts.t.Errorf("the next append did not go at once")
+		return
+	}
+	ts.end(n, nil)
+	ts.wantReturned("last", nil)
+}
+
+func inTurns(t *testing.T, name string, test func(t *testing.T, ts *turns)) {
+	t.Run(name, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { test(t, newTurns(t)) })
+	})
+}
+
+// TestAppendTurns says which appends go out when, and together with which.
+func TestAppendTurns(t *testing.T) {
+	failed := errors.New("failed")
+	inTurns(t, "those that come meanwhile go together", func(t *testing.T, ts *turns) {
+		for _, id := range []string{"d", "c", "a", "b"} {
+			ts.start(t.Context(), id)
+		}
+		ts.want("while the first is under way", "d")
+		ts.end(0, nil)
+		ts.want("then", "d", "[a b c]")
+		ts.start(t.Context(), "e")
+		ts.end(1, nil, true, true, true)
+		for _, id := range []string{"a", "b", "c", "d"} {
+			ts.wantReturned(id, nil)
+		}
+		ts.want("one that came alone goes alone", "d", "[a b c]", "e")
+		ts.end(2, nil)
+		ts.wantReturned("e", nil)
+		ts.wantAtRest()
+	})
+	inTurns(t, "each has its own outcome", func(t *testing.T, ts *turns) {
+		for _, id := range []string{"0", "a", "b", "c"} {
+			ts.start(t.Context(), id)
+		}
+		ts.end(0, failed)
+		ts.wantReturned("0", failed)
+		ts.end(1, nil, true, false, true)
+		ts.wantReturned("a", nil)
+		ts.wantReturned("c", nil)
+		ts.want("the one left out goes alone", "0", "[a b c]", "b")
+		ts.start(t.Context(), "b")
+		ts.want("and so do others to its aggregate", "0", "[a b c]", "b", "b")
+		ts.end(3, failed)
+		ts.end(2, failed)
+		ts.wantReturned("b", failed)
+		ts.wantAtRest()
+	})
+	inTurns(t, "an error is everybody's", func(t *testing.T, ts *turns) {
+		for _, id := range []string{"0", "a", "b"} {
+			ts.start(t.Context(), id)
+		}
+		ts.end(0, nil)
+		ts.end(1, failed)
+		ts.wantReturned("a", failed)
+		ts.wantReturned("b", failed)
+		ts.want("nobody goes again", "0", "[a b]")
+		ts.wantAtRest()
+	})
+	inTurns(t, "two to one aggregate do not go together", func(t *testing.T, ts *turns) {
+		ts.start(t.Context(), "0")
+		ts.start(t.Context(), "0")
+		ts.want("beside the one under way", "0", "0")
+		ts.start(t.Context(), "a")
+		ts.start(t.Context(), "a")
+		ts.want("beside the one that waits", "0", "0", "a")
+		for n := range 3 {
+			ts.end(n, nil)
+		}
+		ts.want("and that one in its turn", "0", "0", "a", "a")
+		ts.end(3, nil)
+		ts.wantAtRest()
+	})
+	inTurns(t, "a statement is waited for only a moment", func(t *testing.T, ts *turns) {
+		began := time.Now()
+		for _, id := range []string{"held", "a", "b"} {
+			ts.start(t.Context(), id)
+		}
+		time.Sleep(groupPatience)
+		ts.want("after a moment", "held", "[a b]")
+		ts.start(t.Context(), "c")
+		ts.end(1, nil, true, true)
+		ts.want("and then the next", "held", "[a b]", "c")
+		ts.end(2, nil)
+		ts.start(t.Context(), "d")
+		ts.want("and then nobody waits for it any more", "held", "[a b]", "c", "d")
+		ts.end(3, nil)
+		if took := time.Since(began); took != groupPatience {
+			t.Errorf("took %v, want %v", took, groupPatience)
+		}
+		ts.end(0, failed)
+		ts.wantReturned("held", failed)
+		ts.wantAtRest()
+	})
+	inTurns(t, "a full group goes without waiting", func(t *testing.T, ts *turns) {
+		ts.start(t.Context(), "0")
+		for i := range maxGroupCalls + 2 {
+			ts.start(t.Context(), fmt.Sprintf("a%03d", i))
+		}
+		if n := len(ts.statements); n != 2 || len(ts.statements[1].of) != maxGroupCalls {
+			t.Fatalf("%d statements, want that of %d appends beside the first", n, maxGroupCalls)
+		}
+		ts.end(1, nil, slices.Repeat([]bool{true}, maxGroupCalls)...)
+		if n := len(ts.statements); n != 3 || len(ts.statements[2].of) != 2 {
+			t.Fatalf("%d statements, want those that did not fit in a third", n)
+		}
+		ts.end(2, nil, true, true)
+		ts.end(0, nil)
+		ts.wantAtRest()
+	})
+}
+
+// TestAppendTurnsCancelled ends contexts of appends in every stage of a group's life.
+func TestAppendTurnsCancelled(t *testing.T) {
+	type key struct{}
+	inTurns(t, "before it goes", func(t *testing.T, ts *turns) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ts.start(t.Context(), "0")
+		ts.start(ctx, "a")
+		ts.start(t.Context(), "b")
+		ts.start(t.Context(), "c")
+		cancel()
+		synctest.Wait()
+		ts.wantReturned("a", context.Canceled)
+		ts.start(t.Context(), "a")
+		ts.end(0, nil)
+		ts.want("one that has gone takes no part", "0", "[a b c]")
+		ts.end(1, nil, true, true, true)
+		ts.wantReturned("a", nil)
+		ts.wantAtRest()
+	})
+	inTurns(t, "all before it goes", func(t *testing.T, ts *turns) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ts.start(t.Context(), "0")
+		ts.start(ctx, "a")
+		ts.start(ctx, "b")
+		cancel()
+		synctest.Wait()
+		ts.wantReturned("a", context.Canceled)
+		ts.wantReturned("b", context.Canceled)
+		ts.end(0, nil)
+		ts.want("nobody is left", "0")
+		ts.wantAtRest()
+	})
+	inTurns(t, "under way", func(t *testing.T, ts *turns) {
+		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), key{}, "first"))
+		other, cancelOther := context.WithTimeout(t.Context(), time.Second)
+		defer cancelOther()
+		ts.start(t.Context(), "0")
+		ts.start(ctx, "a")
+		ts.start(other, "b")
+		ts.start(t.Context(), "c")
+		ts.end(0, nil)
+		cancel()
+		synctest.Wait()
+		ts.wantReturned("a", context.Canceled)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		ts.wantReturned("b", context.DeadlineExceeded)
+		if err := ts.statements[1].ctx.Err(); err != nil {
+			t.Errorf("the statement's context has ended with theirs: %v", err)
+		}
+		ts.end(1, nil, false, true, true)
+		ts.wantReturned("c", nil)
+		ts.want("nobody decides what nobody waits for", "0", "[a b c]")
+		ts.wantAtRest()
+	})
+	inTurns(t, "all under way", func(t *testing.T, ts *turns) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ts.start(t.Context(), "0")
+		ts.start(ctx, "a")
+		ts.start(ctx, "b")
+		ts.end(0, nil)
+		ts.want("both", "0", "[a b]")
+		cancel()
+		synctest.Wait()
+		if ts.statements[1].ctx.Err() == nil {
+			t.Error("the statement goes on for nobody")
+		}
+		ts.wantReturned("a", context.Canceled)
+		ts.wantReturned("b", context.Canceled)
+		ts.wantAtRest()
+	})
+	inTurns(t, "while it is decided alone", func(t *testing.T, ts *turns) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ts.start(t.Context(), "0")
+		ts.start(ctx, "a")
+		ts.start(t.Context(), "b")
+		ts.end(0, nil)
+		ts.end(1, nil, false, false)
+		cancel()
+		synctest.Wait()
+		ts.wantReturned("a", context.Canceled)
+		ts.end(3, nil)
+		ts.end(2, nil)
+		ts.wantReturned("b", nil)
+		ts.wantAtRest()
+	})
+}
+
+// TestAppendTurnsRandom has appends of all fates come and go in great numbers: each returns with
+// what was decided about it, and nothing is left over.
+func TestAppendTurnsRandom(t *testing.T) {
+	failed := errors.New("failed")
+	var n, gone, groups atomic.Int64
+	g := &appendGroups{}
+	pause := func(ctx context.Context, n int64) error {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Duration(n%7) * 100 * time.Microsecond):
+			return nil
+		}
+	}
+	g.alone = func(ctx context.Context, a *appendCall) error {
+		if err := pause(ctx, n.Add(1)); err != nil {
+			return err
+		}
+		if a.expected == 1 {
+			return failed
+		}
+		a.rows[0].version++
+		return nil
+	}
+	g.together = func(ctx context.Context, calls []*appendCall) ([]bool, error) {
+		groups.Add(1)
+		if err := pause(ctx, n.Add(1)); err != nil {
+			return nil, err
+		}
+		stored := make([]bool, len(calls))
+		seen := map[string]bool{}
+		for i, a := range calls {
+			if seen[a.aggregateID] {
+				t.Errorf("two of %s in one statement", a.aggregateID)
+			}
+			seen[a.aggregateID] = true
+			if stored[i] = a.expected == 0 && i%5 > 0; stored[i] {
+				a.rows[0].version++
+			}
+		}
+		return stored, nil
+	}
+	before := runtime.NumGoroutine()
+	var wg sync.WaitGroup
+	for i := range 64 {
+		wg.Go(func() {
+			for j := range 200 {
+				ctx, cancel := context.WithCancel(t.Context())
+				if (i+j)%7 == 0 {
+					time.AfterFunc(time.Duration(i*j%900)*time.Microsecond, cancel)
+				}
+				a := &appendCall{stream: "s", aggregateID: fmt.Sprint(i * j % 41), expected: ExpectedVersion((i + j) % 9 / 8), rows: make([]record, 1)}
+				err := g.append(ctx, a)
+				cancel()
+				switch {
+				case errors.Is(err, context.Canceled):
+					gone.Add(1)
+				case a.expected == 1 && !errors.Is(err, failed), a.expected == 0 && err != nil:
+					t.Errorf("returned %v", err)
+				case a.expected == 0 && a.rows[0].version != 1:
+					t.Errorf("stored %d times, want 1", a.rows[0].version)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if gone.Load() == 0 || groups.Load() == 0 {
+		t.Errorf("%d cancelled, %d groups, want some of both", gone.Load(), groups.Load())
+	}
+	for range 100 {
+		if runtime.NumGoroutine() <= before {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if n := runtime.NumGoroutine(); n > before {
+		t.Errorf("%d goroutines, %d before", n, before)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.current != nil || g.forming != nil || len(g.apart) > 0 {
+		t.Errorf("left over: current %v, forming %v, apart %v", g.current, g.forming, g.apart)
+	}
+}
