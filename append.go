@@ -27,7 +27,8 @@ import (
 //
 // Outside a caller's transaction deadlocks and serialisation failures are repeated with back-off.
 // If the connection is lost, the append may or may not have been stored: repeat it with the same
-// IDs.
+// IDs. The same goes for one whose context ends. Appends that arrive together may share a statement,
+// which then has the values of one of their contexts.
 func (s *Store) Append(ctx context.Context, stream, aggregateID string, expected ExpectedVersion, events ...NewEvent) ([]Event, error) {
 	if len(events) == 0 {
 		return nil, nil

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"slices"
 	"sync"
@@ -106,7 +107,7 @@ func (g *appendGroups) append(ctx context.Context, a *appendCall) error {
 	case err = <-m.outcome:
 	case <-ctx.Done():
 		g.leave(group, m)
-		return ctx.Err()
+		return fmt.Errorf("%sappend: %w", prefix, ctx.Err())
 	}
 	if errors.Is(err, errApart) {
 		return g.goApart(ctx, a, key)

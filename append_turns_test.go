@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -50,7 +51,7 @@ func newTurns(t *testing.T) *turns {
 		case answer := <-st.answer:
 			return answer.stored, answer.err
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, fmt.Errorf("eventstore: append: %w", ctx.Err())
 		}
 	}
 	ts.alone = func(ctx context.Context, a *appendCall) error {
@@ -109,6 +110,8 @@ func (ts *turns) wantReturned(id string, want error) {
 		ts.t.Errorf("append to %s has not returned", id)
 	} else if !errors.Is(err, want) || (err == nil) != (want == nil) {
 		ts.t.Errorf("append to %s returned %v, want %v", id, err, want)
+	} else if err != nil && !strings.HasPrefix(err.Error(), prefix) {
+		ts.t.Errorf("append to %s returned %q, want it to begin with %q", id, err, prefix)
 	}
 }
 
@@ -140,7 +143,7 @@ func inTurns(t *testing.T, name string, test func(t *testing.T, ts *turns)) {
 
 // TestAppendTurns says which appends go out when, and together with which.
 func TestAppendTurns(t *testing.T) {
-	failed := errors.New("failed")
+	failed := errors.New("eventstore: append: failed")
 	inTurns(t, "those that come meanwhile go together", func(t *testing.T, ts *turns) {
 		for _, id := range []string{"d", "c", "a", "b"} {
 			ts.start(t.Context(), id)
@@ -330,7 +333,7 @@ func TestAppendTurnsCancelled(t *testing.T) {
 // TestAppendTurnsRandom has appends of all fates come and go in great numbers: each returns with
 // what was decided about it, and nothing is left over.
 func TestAppendTurnsRandom(t *testing.T) {
-	failed := errors.New("failed")
+	failed := errors.New("eventstore: append: failed")
 	var n, gone, groups atomic.Int64
 	g := &appendGroups{}
 	pause := func(ctx context.Context, n int64) error {

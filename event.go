@@ -96,7 +96,8 @@ func decodeFirst[E Payload](codec *payloadCodec, ev Event, name string) (e E, fo
 }
 
 // Codec turns payloads and states into JSON text and back. It must be safe for concurrent use.
-// Marshal must return valid JSON in UTF-8, which is stored as it is: the store keeps every byte.
+// Marshal must return valid JSON in UTF-8, which is stored as it is: the store keeps every byte. It
+// must leave the result alone from then on: an append whose context has ended may still be on its way.
 type Codec interface {
 	Marshal(v any) ([]byte, error)
 	Unmarshal(data []byte, v any) error
