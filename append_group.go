@@ -95,9 +95,8 @@ func (g *appendGroups) append(ctx context.Context, a *appendCall) error {
 		g.current = turn
 		g.setApart(key)
 		g.mu.Unlock()
-		err := g.goApart(ctx, a, key)
-		g.over(turn)
-		return err
+		defer g.over(turn)
+		return g.goApart(ctx, a, key)
 	}
 	group, m := g.join(ctx, a, key)
 	g.mu.Unlock()
@@ -132,11 +131,12 @@ func (g *appendGroups) unsetApart(key aggregateKey) {
 
 // goApart stores an append alone; its aggregate counts as apart by now.
 func (g *appendGroups) goApart(ctx context.Context, a *appendCall, key aggregateKey) error {
-	err := g.alone(ctx, a)
-	g.mu.Lock()
-	g.unsetApart(key)
-	g.mu.Unlock()
-	return err
+	defer func() { // a panic of the driver may be the caller's to recover
+		g.mu.Lock()
+		g.unsetApart(key)
+		g.mu.Unlock()
+	}()
+	return g.alone(ctx, a)
 }
 
 // over ends a turn. If a group waits for it, it stays the current one until the group goes, so that

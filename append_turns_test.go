@@ -224,6 +224,17 @@ func TestAppendTurns(t *testing.T) {
 		ts.wantReturned("held", failed)
 		ts.wantAtRest()
 	})
+	inTurns(t, "a driver that panics holds up nobody", func(t *testing.T, ts *turns) {
+		ask := ts.alone
+		ts.alone = func(context.Context, *appendCall) error { panic("driver") }
+		func() {
+			defer func() { _ = recover() }()
+			_ = ts.append(t.Context(), &appendCall{stream: "s", aggregateID: "a", rows: make([]record, 1)})
+			t.Error("the panic did not get through")
+		}()
+		ts.alone = ask
+		ts.wantAtRest()
+	})
 	inTurns(t, "a full group goes without waiting", func(t *testing.T, ts *turns) {
 		ts.start(t.Context(), "0")
 		for i := range maxGroupCalls + 2 {
