@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// turns is an appendGroups over statements that a test ends as it likes, within a bubble of synctest.
-type turns struct {
+// groupTurns is an appendGroups over statements that a test ends as it likes, within a bubble of synctest.
+type groupTurns struct {
 	appendGroups
 	t *testing.T
 
@@ -37,8 +37,8 @@ type turnAnswer struct {
 	err    error
 }
 
-func newTurns(t *testing.T) *turns {
-	ts := &turns{t: t, returned: map[string]error{}}
+func newTurns(t *testing.T) *groupTurns {
+	ts := &groupTurns{t: t, returned: map[string]error{}}
 	ask := func(ctx context.Context, calls []*appendCall, group bool) ([]bool, error) {
 		st := &turnStatement{group: group, ctx: ctx, answer: make(chan turnAnswer, 1)}
 		for _, a := range calls {
@@ -63,7 +63,7 @@ func newTurns(t *testing.T) *turns {
 }
 
 // start has an append to an aggregate begin, and returns when it waits for something.
-func (ts *turns) start(ctx context.Context, id string) {
+func (ts *groupTurns) start(ctx context.Context, id string) {
 	go func() {
 		err := ts.append(ctx, &appendCall{stream: "s", aggregateID: id, rows: make([]record, 1)})
 		ts.mu.Lock()
@@ -74,7 +74,7 @@ func (ts *turns) start(ctx context.Context, id string) {
 }
 
 // want checks which statements there have been, each written as its aggregates, a group's in brackets.
-func (ts *turns) want(what string, want ...string) {
+func (ts *groupTurns) want(what string, want ...string) {
 	ts.t.Helper()
 	synctest.Wait()
 	ts.mu.Lock()
@@ -93,7 +93,7 @@ func (ts *turns) want(what string, want ...string) {
 }
 
 // end ends the nth statement.
-func (ts *turns) end(n int, err error, stored ...bool) {
+func (ts *groupTurns) end(n int, err error, stored ...bool) {
 	ts.mu.Lock()
 	st := ts.statements[n]
 	ts.mu.Unlock()
@@ -102,7 +102,7 @@ func (ts *turns) end(n int, err error, stored ...bool) {
 }
 
 // wantReturned checks that an append has returned an error, or nil.
-func (ts *turns) wantReturned(id string, want error) {
+func (ts *groupTurns) wantReturned(id string, want error) {
 	ts.t.Helper()
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -116,7 +116,7 @@ func (ts *turns) wantReturned(id string, want error) {
 }
 
 // wantAtRest checks that nothing is left of what there was, and that the next append goes at once.
-func (ts *turns) wantAtRest() {
+func (ts *groupTurns) wantAtRest() {
 	ts.t.Helper()
 	synctest.Wait()
 	ts.appendGroups.mu.Lock()
@@ -135,7 +135,7 @@ func (ts *turns) wantAtRest() {
 	ts.wantReturned("last", nil)
 }
 
-func inTurns(t *testing.T, name string, test func(t *testing.T, ts *turns)) {
+func inTurns(t *testing.T, name string, test func(t *testing.T, ts *groupTurns)) {
 	t.Run(name, func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) { test(t, newTurns(t)) })
 	})
@@ -144,7 +144,7 @@ func inTurns(t *testing.T, name string, test func(t *testing.T, ts *turns)) {
 // TestAppendTurns says which appends go out when, and together with which.
 func TestAppendTurns(t *testing.T) {
 	failed := errors.New("eventstore: append: failed")
-	inTurns(t, "those that come meanwhile go together", func(t *testing.T, ts *turns) {
+	inTurns(t, "those that come meanwhile go together", func(t *testing.T, ts *groupTurns) {
 		for _, id := range []string{"d", "c", "a", "b"} {
 			ts.start(t.Context(), id)
 		}
@@ -161,7 +161,7 @@ func TestAppendTurns(t *testing.T) {
 		ts.wantReturned("e", nil)
 		ts.wantAtRest()
 	})
-	inTurns(t, "each has its own outcome", func(t *testing.T, ts *turns) {
+	inTurns(t, "each has its own outcome", func(t *testing.T, ts *groupTurns) {
 		for _, id := range []string{"0", "a", "b", "c"} {
 			ts.start(t.Context(), id)
 		}
@@ -178,7 +178,7 @@ func TestAppendTurns(t *testing.T) {
 		ts.wantReturned("b", failed)
 		ts.wantAtRest()
 	})
-	inTurns(t, "an error is everybody's", func(t *testing.T, ts *turns) {
+	inTurns(t, "an error is everybody's", func(t *testing.T, ts *groupTurns) {
 		for _, id := range []string{"0", "a", "b"} {
 			ts.start(t.Context(), id)
 		}
@@ -189,7 +189,7 @@ func TestAppendTurns(t *testing.T) {
 		ts.want("nobody goes again", "0", "[a b]")
 		ts.wantAtRest()
 	})
-	inTurns(t, "two to one aggregate do not go together", func(t *testing.T, ts *turns) {
+	inTurns(t, "two to one aggregate do not go together", func(t *testing.T, ts *groupTurns) {
 		ts.start(t.Context(), "0")
 		ts.start(t.Context(), "0")
 		ts.want("beside the one under way", "0", "0")
@@ -203,7 +203,7 @@ func TestAppendTurns(t *testing.T) {
 		ts.end(3, nil)
 		ts.wantAtRest()
 	})
-	inTurns(t, "a statement is waited for only a moment", func(t *testing.T, ts *turns) {
+	inTurns(t, "a statement is waited for only a moment", func(t *testing.T, ts *groupTurns) {
 		began := time.Now()
 		for _, id := range []string{"held", "a", "b"} {
 			ts.start(t.Context(), id)
@@ -224,7 +224,7 @@ func TestAppendTurns(t *testing.T) {
 		ts.wantReturned("held", failed)
 		ts.wantAtRest()
 	})
-	inTurns(t, "a driver that panics holds up nobody", func(t *testing.T, ts *turns) {
+	inTurns(t, "a driver that panics holds up nobody", func(t *testing.T, ts *groupTurns) {
 		ask := ts.alone
 		ts.alone = func(context.Context, *appendCall) error { panic("driver") }
 		func() {
@@ -235,7 +235,7 @@ func TestAppendTurns(t *testing.T) {
 		ts.alone = ask
 		ts.wantAtRest()
 	})
-	inTurns(t, "a full group goes without waiting", func(t *testing.T, ts *turns) {
+	inTurns(t, "a full group goes without waiting", func(t *testing.T, ts *groupTurns) {
 		ts.start(t.Context(), "0")
 		for i := range maxGroupCalls + 2 {
 			ts.start(t.Context(), fmt.Sprintf("a%03d", i))
@@ -256,7 +256,7 @@ func TestAppendTurns(t *testing.T) {
 // TestAppendTurnsCancelled ends contexts of appends in every stage of a group's life.
 func TestAppendTurnsCancelled(t *testing.T) {
 	type key struct{}
-	inTurns(t, "before it goes", func(t *testing.T, ts *turns) {
+	inTurns(t, "before it goes", func(t *testing.T, ts *groupTurns) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ts.start(t.Context(), "0")
 		ts.start(ctx, "a")
@@ -272,7 +272,7 @@ func TestAppendTurnsCancelled(t *testing.T) {
 		ts.wantReturned("a", nil)
 		ts.wantAtRest()
 	})
-	inTurns(t, "all before it goes", func(t *testing.T, ts *turns) {
+	inTurns(t, "all before it goes", func(t *testing.T, ts *groupTurns) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ts.start(t.Context(), "0")
 		ts.start(ctx, "a")
@@ -285,7 +285,7 @@ func TestAppendTurnsCancelled(t *testing.T) {
 		ts.want("nobody is left", "0")
 		ts.wantAtRest()
 	})
-	inTurns(t, "under way", func(t *testing.T, ts *turns) {
+	inTurns(t, "under way", func(t *testing.T, ts *groupTurns) {
 		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), key{}, "first"))
 		other, cancelOther := context.WithTimeout(t.Context(), time.Second)
 		defer cancelOther()
@@ -308,7 +308,7 @@ func TestAppendTurnsCancelled(t *testing.T) {
 		ts.want("nobody decides what nobody waits for", "0", "[a b c]")
 		ts.wantAtRest()
 	})
-	inTurns(t, "all under way", func(t *testing.T, ts *turns) {
+	inTurns(t, "all under way", func(t *testing.T, ts *groupTurns) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ts.start(t.Context(), "0")
 		ts.start(ctx, "a")
@@ -324,7 +324,7 @@ func TestAppendTurnsCancelled(t *testing.T) {
 		ts.wantReturned("b", context.Canceled)
 		ts.wantAtRest()
 	})
-	inTurns(t, "while it is decided alone", func(t *testing.T, ts *turns) {
+	inTurns(t, "while it is decided alone", func(t *testing.T, ts *groupTurns) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ts.start(t.Context(), "0")
 		ts.start(ctx, "a")
