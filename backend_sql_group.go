@@ -3,6 +3,8 @@ package eventstore
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,6 +50,8 @@ func (b *sqlBackend) insertGroup(ctx context.Context, calls []*appendCall) (stor
 	switch {
 	case err == nil:
 		return stored, nil
+	case errors.Is(err, driver.ErrBadConn):
+		// It has not been sent: the pool had nothing but connections that others' contexts have ended.
 	case b.dialect.classify(err) == faultLost || ctx.Err() != nil:
 		return nil, b.failed("append", err)
 	}
