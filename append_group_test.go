@@ -375,6 +375,7 @@ func TestSharedAppendsLoseAnswers(t *testing.T) {
 		for i := range 12 {
 			wantVersions(t, collect(t, direct.ReadAggregate(t.Context(), "accounts", fmt.Sprint("w-", i), 0)), 20*(1+i%2))
 		}
-		wantIdle(t, through, "at the end")
+		// The pool may still be opening some in place of those that were cut.
+		eventually(t, "connections to be free", func() bool { return through.db.Stats().InUse == 0 })
 	})
 }
