@@ -160,7 +160,7 @@ AND (SELECT 1 FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::te
 		insertGroup: `
 WITH given AS MATERIALIZED (
     SELECT c.*
-    FROM (SELECT set_config('lock_timeout', '50ms', true) AS timeout OFFSET 0) w
+    FROM (SELECT set_config('lock_timeout', '10ms', true) AS timeout OFFSET 0) w
     CROSS JOIN unnest(?::text::bigint[], ?::text::text[], ?::text::bigint[], ?::text::bigint[], ?::text::text[])
         WITH ORDINALITY c (stream_id, aggregate_id, low, high, at, n)
     WHERE w.timeout <> ''),
