@@ -136,7 +136,7 @@ func (b *sqlBackend) sealedInside(ctx context.Context, c conn) (Position, error)
 			p = next
 		}
 		return nil
-	}, b.text.sealPositions, int64(p), min(int64(b.sealer.sealed-p), sealWindow))
+	}, b.text.positionsBehind, int64(p), min(int64(b.sealer.sealed-p), sealWindow))
 	return p, err
 }
 

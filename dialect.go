@@ -102,17 +102,18 @@ type statements struct {
 	dropEvents    string // up to the list of positions
 
 	// Sealing.
-	sealedMark     string // one row: the sealed position that the database was told, or none
-	setSealedMark  string // position, position; never back
-	sealSpan       string // position; one row: how many of the next {limit} positions there are, the last of them, and what sealedMark is
-	sealPositions  string // position; the next {limit} positions
-	writers        string // the transactions that write events, and whether they are prepared; "": the database can't tell
-	lockedSpans    string // up to the spans; fails if an uncommitted row is in one of them; "": not needed
-	lockedSpan     string // from, to
-	lockedTail     string // behind the spans
-	insertGaps     string // up to the rows
-	gapRow         string // position, minus position, event ID
-	insertGapsTail string // leaves alone what exists
+	sealedMark      string // one row: the sealed position that the database was told, or none
+	setSealedMark   string // position, position; never back
+	sealSpan        string // position; one row: how many of the next {limit} positions there are, the last of them, and what sealedMark is
+	sealPositions   string // position; the next {limit} positions
+	positionsBehind string // the same: position, limit
+	writers         string // the transactions that write events, and whether they are prepared; "": the database can't tell
+	lockedSpans     string // up to the spans; fails if an uncommitted row is in one of them; "": not needed
+	lockedSpan      string // from, to
+	lockedTail      string // behind the spans
+	insertGaps      string // up to the rows
+	gapRow          string // position, minus position, event ID
+	insertGapsTail  string // leaves alone what exists
 
 	// Projections.
 	lastPosition     string // one row: the highest position that exists, or 0

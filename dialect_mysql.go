@@ -160,7 +160,8 @@ ON DUPLICATE KEY UPDATE value = GREATEST(value, ?)`,
 		sealSpan: `
 SELECT COUNT(*), COALESCE(MAX(position), 0), COALESCE((SELECT value FROM {meta} WHERE name = 'sealed'), 0)
 FROM (SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT {limit}) w`,
-		sealPositions: `SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT {limit}`,
+		sealPositions:   `SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT {limit}`,
+		positionsBehind: `SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT ?`,
 		// FOR UPDATE is the one locking read that both MySQL and MariaDB know with NOWAIT.
 		// It has to look at every row of the spans, and by the primary key, or it would meet others'.
 		lockedSpans: `

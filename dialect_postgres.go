@@ -198,7 +198,8 @@ ON CONFLICT (name) DO UPDATE SET value = GREATEST({meta}.value, ?::bigint)`,
 		sealSpan: `
 SELECT count(*), COALESCE(max(position), 0), COALESCE((SELECT value FROM {meta} WHERE name = 'sealed'), 0)
 FROM (SELECT position FROM {events} WHERE position > (SELECT ?::bigint) ORDER BY position LIMIT {limit}) w`,
-		sealPositions: `SELECT position FROM {events} WHERE position > (SELECT ?::bigint) ORDER BY position LIMIT {limit}`,
+		sealPositions:   `SELECT position FROM {events} WHERE position > (SELECT ?::bigint) ORDER BY position LIMIT {limit}`,
+		positionsBehind: `SELECT position FROM {events} WHERE position > ?::bigint ORDER BY position LIMIT ?::int`,
 		// A prepared transaction that has outlived its server goes on under another virtual
 		// transaction, of no backend; before 13.5 and 14.1 it did so from when it was prepared.
 		writers: `

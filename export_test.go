@@ -62,6 +62,7 @@ func Statements(s *Store) map[string]Statement {
 	}
 	add("state", b.text.state, "big", "big", "accounts")
 	add("seal span", limited(b.text.sealSpan, sealWindow), 49_000)
+	add("positions behind", b.text.positionsBehind, 49_000, 100)
 	add("seal positions", limited(b.text.sealPositions, sealWindow), 49_000)
 	add("last position", b.text.lastPosition)
 	text, args := b.nextStatement([]Position{0, 25_000, 49_000}, 50_000)
