@@ -29,8 +29,7 @@ func (b *sqlBackend) readPage(ctx context.Context, q *page) (out []record, more 
 
 func (b *sqlBackend) readAggregate(ctx context.Context, stream, aggregateID string, after int64, limit int) (out []record, err error) {
 	w := b.from(&Source{Stream: stream})
-	w.and("e.aggregate_id = ?", aggregateID)
-	w.and("e.version > ?", after)
+	w.and(b.text.ofAggregate, aggregateID, after)
 	w.order("\nORDER BY e.version", limit)
 	expected := 0
 	if limit > firstPage {

@@ -148,6 +148,7 @@ type statements struct {
 	columns     string // of an event e in a stream s
 	streamName  string // a parameter in place of the stream's name among the columns
 	fromAll     string // e and s, driven by e
+	ofAggregate string // a condition: aggregate id, version; e is one of its events behind that
 	lockRead    string // put behind a read to see the latest, whatever the isolation; "": not needed
 	metadataHas string // a condition: e's metadata hold a text
 	timeValue   string // a time as a parameter

@@ -251,6 +251,7 @@ ON DUPLICATE KEY UPDATE error = VALUES(error)`,
 		columns:     `e.position, s.name AS stream, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, CAST(e.recorded_at AS CHAR) AS recorded_at`,
 		streamName:  `CAST(? AS BINARY)`, // MariaDB strips the spaces behind a text parameter in a UNION
 		fromAll:     `{events} e STRAIGHT_JOIN {streams} s ON s.id = e.stream_id`,
+		ofAggregate: `e.aggregate_id = ? AND e.version > ?`,
 		lockRead:    ` LOCK IN SHARE MODE`,
 		metadataHas: `LOCATE(?, e.metadata) > 0`,
 		timeValue:   `CAST(? AS DATETIME(6))`,

@@ -81,8 +81,7 @@ func Statements(s *Store) map[string]Statement {
 		add(what, text, args...)
 	}
 	w := b.from(&Source{Stream: "accounts"})
-	w.and("e.aggregate_id = ?", "big")
-	w.and("e.version > ?", int64(100))
+	w.and(b.text.ofAggregate, "big", int64(100))
 	w.order(" ORDER BY e.version", firstPage)
 	add("read of an aggregate", w.text, w.args...)
 	return out
