@@ -148,7 +148,10 @@ func TestPlansKept(t *testing.T) {
 			if _, err := a.Load(ctx, s, "1"); err != nil {
 				t.Fatal(err)
 			}
-			for range s.Read(ctx, es.FromAll(), es.ReadOptions{}) {
+			for _, err := range s.Read(ctx, es.FromAll(), es.ReadOptions{}) {
+				if err != nil {
+					t.Fatal(err)
+				}
 				break
 			}
 			if _, err := s.Sealed(ctx); err != nil {

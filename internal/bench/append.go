@@ -114,7 +114,7 @@ func (b *databaseBench) libExecute(ctx context.Context, aggregate string) error 
 
 func (b *databaseBench) rawExecute(ctx context.Context, aggregate string) error {
 	var a account
-	n, _, err := b.selectAggregate(ctx, rawPrefix, aggregate, 0, &a)
+	n, err := b.selectAggregate(ctx, rawPrefix, aggregate, 0, &a)
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func loaded(a account, events int) error {
 
 func (b *databaseBench) rawLoad(ctx context.Context, prefix string, events, many int) error {
 	var a account
-	if _, _, err := b.selectAggregate(ctx, prefix, b.oneOf(many), 0, &a); err != nil {
+	if _, err := b.selectAggregate(ctx, prefix, b.oneOf(many), 0, &a); err != nil {
 		return err
 	}
 	return loaded(a, events)
@@ -73,7 +73,7 @@ func (b *databaseBench) rawLoadSnapshot(ctx context.Context, prefix string, even
 	if err := json.Unmarshal(state, &a); err != nil {
 		return err
 	}
-	if _, _, err := b.selectAggregate(ctx, prefix, aggregate, version, &a); err != nil {
+	if _, err := b.selectAggregate(ctx, prefix, aggregate, version, &a); err != nil {
 		return err
 	}
 	return loaded(a, events)
@@ -83,12 +83,13 @@ func (b *databaseBench) rawLoadSnapshot(ctx context.Context, prefix string, even
 const columns = "e.position, s.name, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, e.recorded_at"
 
 // selectAggregate reads the events of an aggregate behind a version and folds them.
-func (b *databaseBench) selectAggregate(ctx context.Context, prefix, aggregate string, after int64, a *account) (n int, last int64, err error) {
+func (b *databaseBench) selectAggregate(ctx context.Context, prefix, aggregate string, after int64, a *account) (n int, err error) {
 	st, err := b.prepared(ctx, "SELECT "+columns+" FROM "+prefix+"streams s JOIN "+prefix+"events e ON e.stream_id = s.id WHERE s.id = ? AND e.aggregate_id = ? AND e.version > ? ORDER BY e.version")
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
-	return foldRows(ctx, st, a.add, b.streams[prefix+"accounts"], aggregate, after)
+	n, _, err = foldRows(ctx, st, a.add, b.streams[prefix+"accounts"], aggregate, after)
+	return n, err
 }
 
 // foldRows runs a statement that returns columns and folds its rows.
