@@ -220,6 +220,8 @@ func (g *appendGroups) run(ctx context.Context, group *appendGroup, before *appe
 	case <-ctx.Done():
 	}
 	patience.Stop()
+	// Those whom the turn before has released are about to come back: they are let run first, for as
+	// long as that brings anybody. Nothing is waited for.
 	n := 0
 	for {
 		runtime.Gosched()

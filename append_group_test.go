@@ -326,12 +326,8 @@ func TestSharedAppendsOfTwo(t *testing.T) {
 func TestSharedAppendsLoseAnswers(t *testing.T) {
 	forEachDatabase(t, func(t *testing.T, l lane) {
 		through, proxy := l.proxied(t, max(2, l.db.Stats().MaxOpenConnections))
-		prefix := l.newPrefix(t)
-		direct, _ := l.openIn(t, prefix, nil)
-		s, _ := through.openIn(t, prefix, nil)
-		if err := s.Install(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		direct, prefix := l.openPrefixed(t)
+		s := through.openIn(t, prefix, nil)
 		createStream(t, direct, "accounts")
 		mustAppend(t, s, "accounts", "first", 0, events(1, 1)...)
 		var chunks, cuts atomic.Int64

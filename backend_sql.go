@@ -100,7 +100,8 @@ func (c conn) exec(ctx context.Context, text string, args ...any) (sql.Result, e
 	return c.executor(ctx, st).ExecContext(ctx, st.text, args...)
 }
 
-// changes is exec for a statement of which it matters whether it found its row.
+// changes is exec for a statement of which it matters whether it found its row. Outside a transaction
+// it holds the connection until it knows, or asks aside: see ask.
 func (c conn) changes(ctx context.Context, text string, args ...any) (changed bool, err error) {
 	switch {
 	case c.tx != nil || c.one != nil:

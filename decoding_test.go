@@ -14,11 +14,8 @@ import (
 // finds that out.
 func TestMetadataDecodedForThoseWhoSeeIt(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l lane) {
-		prefix, ctx := l.newPrefix(t), t.Context()
-		s, _ := l.openIn(t, prefix, nil)
-		if err := s.Install(ctx); err != nil {
-			t.Fatal(err)
-		}
+		s, prefix := l.openPrefixed(t)
+		ctx := t.Context()
 		createStream(t, s, "accounts")
 		mustAppend(t, s, "accounts", "a", 0, events(3, 1)...)
 		if _, err := l.db.ExecContext(ctx, "UPDATE "+prefix+"events SET metadata = '[]'"); err != nil {

@@ -200,12 +200,8 @@ func deleteInTx(ctx context.Context, l lane, s *es.Store, opts *sql.TxOptions) e
 // transaction can't see.
 func TestDeleteAggregateErasesSnapshots(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l lane) {
-		prefix := l.newPrefix(t)
-		s, _ := l.openIn(t, prefix, nil)
+		s, prefix := l.openPrefixed(t)
 		ctx := t.Context()
-		if err := s.Install(ctx); err != nil {
-			t.Fatal(err)
-		}
 		createStream(t, s, "accounts")
 		a := ledgers(100, 1)
 		none := func(what string) {
@@ -284,11 +280,7 @@ func TestDeleteHoldsAppends(t *testing.T) {
 		for _, commit := range []bool{true, false} {
 			for _, whole := range []bool{true, false} {
 				for _, version := range []es.ExpectedVersion{0, 3, es.AnyVersion} {
-					prefix := l.newPrefix(t)
-					s, _ := l.openIn(t, prefix, nil)
-					if err := s.Install(t.Context()); err != nil {
-						t.Fatal(err)
-					}
+					s, prefix := l.openPrefixed(t)
 					createStream(t, s, "accounts")
 					if version == 0 && !whole {
 						continue // nothing to delete

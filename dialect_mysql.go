@@ -106,7 +106,9 @@ VALUES `,
 		// reads through a derived table with LIMIT, because an INSERT can't name its own table
 		// directly. Both look for one value of a unique key and so lock a record, MySQL without a gap; the
 		// lock is asked for, because at read committed it would not be taken by itself, and an
-		// aggregate that is being deleted meanwhile would be left with a version and none before it.
+		// aggregate that is being deleted meanwhile would be left with a version and none before it. The
+		// previous event can't stand for the stream: who deletes that reads all its rows, by another
+		// index, before changing any, and would miss the new one.
 		insertGuard: `((SELECT CAST(? AS SIGNED) UNION ALL
   SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {streams} WHERE id = ?)), ?, ?, ?, ?, ?, ?, ?)`,
 		insertGuardV: `((SELECT CAST(? AS SIGNED) UNION ALL

@@ -14,11 +14,7 @@ import (
 // filled table: never by going through all events.
 func TestPlans(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l lane) {
-		prefix := l.newPrefix(t)
-		s, _ := l.openIn(t, prefix, nil)
-		if err := s.Install(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		s, prefix := l.openPrefixed(t)
 		createStream(t, s, "accounts", "orders")
 		l.fill(t, prefix, 50_000, 1000)
 		if l.dialect == es.MySQL {
@@ -99,11 +95,7 @@ func (l lane) scans(plan, table string) bool {
 // TestPlansAreSeen checks that the test above knows a plan that goes through all events.
 func TestPlansAreSeen(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l lane) {
-		prefix := l.newPrefix(t)
-		s, _ := l.openIn(t, prefix, nil)
-		if err := s.Install(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		s, prefix := l.openPrefixed(t)
 		createStream(t, s, "accounts")
 		l.fill(t, prefix, 1000, 10)
 		if plan := l.explain(t, "SELECT count(*) FROM "+prefix+"events e WHERE e.name <> 'a'", nil); !l.scans(plan, prefix+"events") {
@@ -127,11 +119,8 @@ func TestPlansKept(t *testing.T) {
 		if version < 140000 {
 			t.Skip("this version does not count plans")
 		}
-		prefix, ctx := l.newPrefix(t), t.Context()
-		s, _ := l.openIn(t, prefix, nil)
-		if err := s.Install(ctx); err != nil {
-			t.Fatal(err)
-		}
+		s, prefix := l.openPrefixed(t)
+		ctx := t.Context()
 		createStream(t, s, "accounts")
 		for i := range 20 {
 			mustAppend(t, s, "accounts", fmt.Sprint(i%4), es.AnyVersion, events(1000, 1)...)

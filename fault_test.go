@@ -31,12 +31,8 @@ func cutOnce(p *testserver.Proxy, text string, action testserver.Action) *atomic
 func TestLostAnswer(t *testing.T) {
 	forEachDatabase(t, func(t *testing.T, l lane) {
 		through, proxy := l.proxied(t, 3)
-		prefix := l.newPrefix(t)
-		direct, _ := l.openIn(t, prefix, nil)
-		s, _ := through.openIn(t, prefix, nil)
-		if err := s.Install(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		direct, prefix := l.openPrefixed(t)
+		s := through.openIn(t, prefix, nil)
 		createStream(t, direct, "accounts")
 		for _, n := range []int{1, 20, 5} {
 			for _, expected := range []es.ExpectedVersion{es.MustNotExist, es.AnyVersion} {

@@ -115,11 +115,7 @@ func (m *member) start(t *testing.T) *exec.Cmd {
 // several times, and stops one within a handler beyond its lease.
 func TestProjectionFleet(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l lane) {
-		prefix := l.newPrefix(t)
-		s, _ := l.openIn(t, prefix, nil)
-		if err := s.Install(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		s, prefix := l.openPrefixed(t)
 		createStream(t, s, "accounts")
 		table := newRows(t, l)
 		m := &member{Driver: l.driver, DSN: l.dsn, Prefix: prefix, Table: table.name, Freeze: t.TempDir() + "/freeze"}

@@ -30,7 +30,7 @@ func newFuzzed(f *testing.F, opts *es.Options) *fuzzed {
 	fz := &fuzzed{stores: []*es.Store{es.NewMemStore(opts)}}
 	for _, l := range lanes {
 		if l.name == "postgres" {
-			s, _ := l.openIn(f, l.newPrefix(f), opts)
+			s := l.openIn(f, l.newPrefix(f), opts)
 			if err := s.Install(context.Background()); err != nil {
 				f.Fatal(err)
 			}

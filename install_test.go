@@ -92,7 +92,7 @@ func wantWorks(t testing.TB, s *es.Store, stream string) {
 func TestInstallTwice(t *testing.T) {
 	forEachDatabase(t, func(t *testing.T, l lane) {
 		prefix := l.newPrefix(t)
-		s, _ := l.openIn(t, prefix, nil)
+		s := l.openIn(t, prefix, nil)
 		if got := l.schema(t, prefix); got != "" {
 			t.Fatalf("before Install there is\n%s", got)
 		}
@@ -102,7 +102,7 @@ func TestInstallTwice(t *testing.T) {
 		before := l.schema(t, prefix)
 		wantWorks(t, s, "first")
 		stored := everything(t, s)
-		other, _ := l.openIn(t, prefix, nil)
+		other := l.openIn(t, prefix, nil)
 		for _, s := range []*es.Store{s, other} {
 			if err := s.Install(t.Context()); err != nil {
 				t.Fatal(err)
@@ -141,7 +141,7 @@ func TestInstallAtOnce(t *testing.T) {
 			},
 		} {
 			prefix := l.newPrefix(t)
-			s, _ := l.openIn(t, prefix, nil)
+			s := l.openIn(t, prefix, nil)
 			from(prefix, schemaStatements(t, s))
 			var kept []es.Event
 			if name == "first step" {
@@ -150,7 +150,7 @@ func TestInstallAtOnce(t *testing.T) {
 			}
 			stores := make([]*es.Store, 10)
 			for i := range stores {
-				stores[i], _ = l.pool(t, l.dsn, 1).openIn(t, prefix, nil)
+				stores[i] = l.pool(t, l.dsn, 1).openIn(t, prefix, nil)
 			}
 			for i, err := range race(len(stores), func(i int) error { return stores[i].Install(context.Background()) }) {
 				if err != nil {
@@ -173,11 +173,7 @@ func TestInstallAtOnce(t *testing.T) {
 // TestInstallNewer finds tables of a later version of the package, and leaves them alone.
 func TestInstallNewer(t *testing.T) {
 	forEachDatabase(t, func(t *testing.T, l lane) {
-		prefix := l.newPrefix(t)
-		s, _ := l.openIn(t, prefix, nil)
-		if err := s.Install(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		s, prefix := l.openPrefixed(t)
 		l.exec(t, `UPDATE `+prefix+`meta SET value = 9999 WHERE name = 'schema'`)
 		before := l.schema(t, prefix)
 		err := s.Install(t.Context())
@@ -195,12 +191,12 @@ func TestInstallNewer(t *testing.T) {
 func TestWriteSchema(t *testing.T) {
 	forEachDatabase(t, func(t *testing.T, l lane) {
 		installed := l.newPrefix(t)
-		s, _ := l.openIn(t, installed, nil)
+		s := l.openIn(t, installed, nil)
 		if err := s.Install(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		prefix := l.newPrefix(t)
-		s, _ = l.openIn(t, prefix, nil)
+		s = l.openIn(t, prefix, nil)
 		for _, text := range schemaStatements(t, s) {
 			l.exec(t, text)
 		}
@@ -225,7 +221,7 @@ func TestWriteSchema(t *testing.T) {
 // TestWriteSchemaFails has the writer fail.
 func TestWriteSchemaFails(t *testing.T) {
 	forEachDatabase(t, func(t *testing.T, l lane) {
-		s, _ := l.openIn(t, "x_", nil)
+		s := l.openIn(t, "x_", nil)
 		if err := s.WriteSchema(failingWriter{}); err == nil || !strings.Contains(err.Error(), "disk full") {
 			t.Errorf("WriteSchema says %v, want the writer's error", err)
 		}
@@ -238,7 +234,7 @@ func (failingWriter) Write([]byte) (int, error) { return 0, fmt.Errorf("disk ful
 
 func TestNotInstalled(t *testing.T) {
 	forEachDatabase(t, func(t *testing.T, l lane) {
-		s, _ := l.openIn(t, l.newPrefix(t), nil)
+		s := l.openIn(t, l.newPrefix(t), nil)
 		check := func(what string, err error) {
 			t.Helper()
 			wantErr(t, what, err, es.ErrNotInstalled)
@@ -345,7 +341,7 @@ func TestTablePrefix(t *testing.T) {
 		// The longest prefix and one in upper case, beside one that differs in case only.
 		long := strings.TrimSuffix(l.newPrefix(t), "_")
 		for _, prefix := range []string{long + strings.Repeat("x", 32-len(long)), long + "_U_", long + "_u_"} {
-			s, _ := l.openIn(t, prefix, nil)
+			s := l.openIn(t, prefix, nil)
 			t.Cleanup(func() {
 				for _, table := range []string{"meta", "streams", "events", "snapshots", "projections", "parked"} {
 					l.exec(t, "DROP TABLE IF EXISTS "+prefix+table)
@@ -386,7 +382,7 @@ func TestInstallEncoding(t *testing.T) {
 			})
 		}
 		prefix := l.newPrefix(t)
-		s, _ := other.openIn(t, prefix, nil)
+		s := other.openIn(t, prefix, nil)
 		err := s.Install(t.Context())
 		wantInvalid(t, "Install over latin1", err, "UTF-8")
 		if got := other.schema(t, prefix); got != "" {

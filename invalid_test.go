@@ -270,7 +270,7 @@ func TestInvalidDialect(t *testing.T) {
 		} else {
 			l.dialect = es.Postgres
 		}
-		s, _ := l.openIn(t, prefix, nil)
+		s := l.openIn(t, prefix, nil)
 		wantInvalid(t, "Install", s.Install(t.Context()), "dialect "+name)
 		_, err := s.Append(t.Context(), "accounts", "a", es.AnyVersion, events(1, 1)...)
 		wantInvalid(t, "Append", err, "dialect "+name)

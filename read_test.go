@@ -129,11 +129,7 @@ func TestReadOfFewRare(t *testing.T) {
 		if l.dialect != es.MySQL || !strings.HasSuffix(l.name, "-one") {
 			t.Skip("only MySQL counts by session, which a pool of one connection is")
 		}
-		prefix := l.newPrefix(t)
-		s, _ := l.openIn(t, prefix, nil)
-		if err := s.Install(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		s, prefix := l.openPrefixed(t)
 		createStream(t, s, "accounts")
 		l.fill(t, prefix, 20_000, 100)
 		read := func() {

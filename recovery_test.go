@@ -73,11 +73,7 @@ func (l lane) addr(t testing.TB) string {
 func ordeal(t *testing.T, l lane, disturb func()) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	prefix := l.newPrefix(t)
-	s, _ := l.openIn(t, prefix, nil)
-	if err := s.Install(ctx); err != nil {
-		t.Fatal(err)
-	}
+	s := l.open(t, nil)
 	createStream(t, s, "accounts")
 	table := newRows(t, l)
 	p := totalsOf("ordeal", table.insert(), es.Do(func(ctx context.Context, step *es.Step[totals], e deposited) error {

@@ -452,13 +452,13 @@ func TestRunnerLosesCommits(t *testing.T) {
 			return testserver.Forward
 		})
 		prefix := l.newPrefix(t)
-		direct, _ := l.openIn(t, prefix, nil)
+		direct := l.openIn(t, prefix, nil)
 		if err := direct.Install(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		createStream(t, direct, "accounts")
 		stored := mustAppend(t, direct, "accounts", "a", es.AnyVersion, events(3, 1)...)
-		cut, _ := l.through(t, proxy.Addr()).openIn(t, prefix, nil)
+		cut := l.through(t, proxy.Addr()).openIn(t, prefix, nil)
 		table := newRows(t, l)
 		p := totalsOf("totals", table.insert())
 		p.ReadModel, p.BatchSize = table.table(), 1

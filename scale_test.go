@@ -45,11 +45,7 @@ func TestProjectionScale(t *testing.T) {
 		if l.dialect != es.Postgres {
 			n = 300_000 // what grows with the log would show by then
 		}
-		prefix := l.newPrefix(t)
-		s, _ := l.openIn(t, prefix, nil)
-		if err := s.Install(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		s, prefix := l.openPrefixed(t)
 		createStream(t, s, "accounts")
 		l.fill(t, prefix, n, rare)
 

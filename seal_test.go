@@ -258,13 +258,13 @@ func TestSealingStalls(t *testing.T) {
 	forEachDatabase(t, func(t *testing.T, l lane) {
 		var log logged
 		prefix := l.newPrefix(t)
-		s, _ := l.openIn(t, prefix, &es.Options{Logger: log.logger()})
+		s := l.openIn(t, prefix, &es.Options{Logger: log.logger()})
 		if err := s.Install(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		createStream(t, s, "accounts")
 		beside := l.beside(t)
-		other, _ := beside.openIn(t, prefix, nil)
+		other := beside.openIn(t, prefix, nil)
 		began := time.Now()
 		now := began
 		es.SetSealingClock(s, func() time.Time { return now })

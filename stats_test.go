@@ -236,13 +236,13 @@ func TestStatsHole(t *testing.T) {
 	forEachDatabase(t, func(t *testing.T, l lane) {
 		clock := past{time.Hour}
 		prefix := l.newPrefix(t)
-		s, _ := l.openIn(t, prefix, clock.options())
+		s := l.openIn(t, prefix, clock.options())
 		if err := s.Install(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		createStream(t, s, "accounts")
 		beside := l.beside(t)
-		other, _ := beside.openIn(t, prefix, clock.options())
+		other := beside.openIn(t, prefix, clock.options())
 		now := time.Now()
 		es.SetSealingClock(s, func() time.Time { return now })
 

@@ -229,11 +229,22 @@ func (l lane) open(t testing.TB, opts *es.Options) *es.Store {
 	if l.db == nil {
 		return es.NewMemStore(opts)
 	}
-	s, _ := l.openIn(t, l.newPrefix(t), opts)
+	s := l.openIn(t, l.newPrefix(t), opts)
 	if err := s.Install(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// openPrefixed returns a fresh, installed store in a database, and its tables' prefix.
+func (l lane) openPrefixed(t testing.TB) (s *es.Store, prefix string) {
+	t.Helper()
+	prefix = l.newPrefix(t)
+	s = l.openIn(t, prefix, nil)
+	if err := s.Install(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s, prefix
 }
 
 // openTwice returns a fresh, installed store, and another Store over the same tables, as another
@@ -244,13 +255,8 @@ func (l lane) openTwice(t testing.TB) (s, other *es.Store) {
 		s = l.open(t, nil)
 		return s, s
 	}
-	prefix := l.newPrefix(t)
-	s, _ = l.openIn(t, prefix, nil)
-	other, _ = l.openIn(t, prefix, nil)
-	if err := s.Install(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return s, other
+	s, prefix := l.openPrefixed(t)
+	return s, l.openIn(t, prefix, nil)
 }
 
 // newPrefix returns a table prefix that nobody else uses, and drops its tables behind the test.
@@ -267,7 +273,7 @@ func (l lane) newPrefix(t testing.TB) string {
 }
 
 // openIn returns a store under a prefix, not installed.
-func (l lane) openIn(t testing.TB, prefix string, opts *es.Options) (*es.Store, string) {
+func (l lane) openIn(t testing.TB, prefix string, opts *es.Options) *es.Store {
 	t.Helper()
 	if opts == nil {
 		opts = &es.Options{}
@@ -278,7 +284,7 @@ func (l lane) openIn(t testing.TB, prefix string, opts *es.Options) (*es.Store, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s, prefix
+	return s
 }
 
 // The domain of the tests: bank accounts.

@@ -254,12 +254,8 @@ func (l lane) twice(t testing.TB) (*es.Store, *es.Store) {
 		s := es.NewMemStore(nil)
 		return s, s
 	}
-	prefix := l.newPrefix(t)
-	s, _ := l.openIn(t, prefix, nil)
-	if err := s.Install(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	other, _ := l.openIn(t, prefix, nil)
+	s, prefix := l.openPrefixed(t)
+	other := l.openIn(t, prefix, nil)
 	return s, other
 }
 
@@ -339,7 +335,7 @@ func TestStreamDeletedUnderAppends(t *testing.T) {
 		s, prefix := es.NewMemStore(nil), ""
 		if l.db != nil {
 			prefix = l.newPrefix(t)
-			s, _ = l.openIn(t, prefix, nil)
+			s = l.openIn(t, prefix, nil)
 			if err := s.Install(t.Context()); err != nil {
 				t.Fatal(err)
 			}

@@ -383,12 +383,8 @@ func TestSealingIgnoresOtherTables(t *testing.T) {
 // and gap rows show nowhere.
 func TestSealingPassesBurntPositions(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l lane) {
-		prefix := l.newPrefix(t)
-		s, _ := l.openIn(t, prefix, nil)
+		s, prefix := l.openPrefixed(t)
 		ctx := t.Context()
-		if err := s.Install(ctx); err != nil {
-			t.Fatal(err)
-		}
 		createStream(t, s, "a", "b")
 		for i := range 30 {
 			tx, err := l.db.BeginTx(ctx, nil)
@@ -414,7 +410,7 @@ func TestSealingPassesBurntPositions(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Another process begins at zero.
-		other, _ := l.openIn(t, prefix, nil)
+		other := l.openIn(t, prefix, nil)
 		if p, err := other.Sealed(ctx); err != nil || p < want[29].Position {
 			t.Fatalf("another store sealed %d (%v), want at least %d", p, err, want[29].Position)
 		}

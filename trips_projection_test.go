@@ -20,11 +20,7 @@ func TestTripsOfBatches(t *testing.T) {
 			begin = 2 // which takes the isolation level in a statement of its own
 		}
 		l, proxy := l.proxied(t, 1)
-		prefix, ctx := l.newPrefix(t), t.Context()
-		s, _ := l.openIn(t, prefix, nil)
-		if err := s.Install(ctx); err != nil {
-			t.Fatal(err)
-		}
+		s, prefix := l.openPrefixed(t)
 		createStream(t, s, "accounts")
 
 		fold := es.On(func(n *int, _ deposited) { *n++ })

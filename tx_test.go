@@ -338,7 +338,7 @@ func TestTxMemory(t *testing.T) {
 func TestTxInstall(t *testing.T) {
 	forEachDatabase(t, func(t *testing.T, l lane) {
 		prefix := l.newPrefix(t)
-		s, _ := l.openIn(t, prefix, nil)
+		s := l.openIn(t, prefix, nil)
 		l.inTx(t, s, true, nil, func(_ *sql.Tx, s *es.Store) {
 			wantErr(t, "Install in a transaction", s.Install(t.Context()), errors.ErrUnsupported)
 		})
@@ -358,7 +358,7 @@ func TestTxSealed(t *testing.T) {
 		ctx := t.Context()
 		prefix := l.newPrefix(t)
 		l = l.beside(t)
-		s, _ := l.openIn(t, prefix, nil)
+		s := l.openIn(t, prefix, nil)
 		if err := s.Install(ctx); err != nil {
 			t.Fatal(err)
 		}
