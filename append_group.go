@@ -14,7 +14,9 @@ import (
 // appendGroups has small appends that come to a store while a statement of another is under way go
 // out together, as one statement. What a database does for each statement (a round trip, a plan, a
 // commit) it then does once for all of them. An append that comes when nothing is under way goes at
-// once and alone, so nobody ever waits for company.
+// once and alone, so nobody ever waits for company. Where there are many, they go in two groups of
+// about the same size in turns, so that the server has one of them to work on while the other's answer
+// is on its way.
 //
 // Nobody waits for an append that can't go on, either. A statement is waited for only a moment; a
 // group's statement gives up after a moment, if it meets a lock; and from then on the appends that
@@ -27,9 +29,9 @@ type appendGroups struct {
 	together func(ctx context.Context, calls []*appendCall) (stored []bool, err error)
 
 	mu      sync.Mutex
-	current *appendTurn          // the statement to be waited for; nil: there is none
-	crowded bool                 // the turn before was a group's
-	forming *appendGroup         // waits for current; nil: nobody does
+	turns   []*appendTurn        // the statements to be waited for
+	crowded bool                 // the last statement was a group's
+	forming *appendGroup         // waits for its turn; nil: nobody does
 	apart   map[aggregateKey]int // aggregates with appends under way alone, and how many
 }
 
@@ -41,25 +43,29 @@ const (
 	// has little to gain, and would hold up the others.
 	maxSharedRows  = 16
 	maxSharedBytes = 64 << 10
-	// groupPatience is how long a group waits for the statement under way: several times as long as
+	// twoGroupsRows is how many rows have to be on their way for two groups to be better than one.
+	twoGroupsRows = 32
+	// groupPatience is how long a group waits for the statements under way: several times as long as
 	// one takes that does not wait itself.
 	groupPatience = 5 * time.Millisecond
 )
 
-// appendTurn is a statement that is under way, or about to be.
-type appendTurn struct{ over chan struct{} }
+// appendTurn is a statement that is under way.
+type appendTurn struct {
+	rows int
+	of   map[aggregateKey]struct{} // a group's aggregates; those that go alone are in apart
+}
 
-// appendGroup is the appends that go out together. The lock of appendGroups guards it until it is
-// closed, and what its members say of themselves.
+// appendGroup is the appends that go out together. The lock of appendGroups guards it, and what its
+// members say of themselves.
 type appendGroup struct {
-	turn    *appendTurn
 	members []*appendMember
 	byKey   map[aggregateKey]struct{}
 	rows    int
 	bytes   int
-	closed  bool          // to newcomers
-	full    chan struct{} // closed when no more fit in
+	sent    bool
 	waiting int           // members that wait for the outcome
+	wake    chan struct{} // says that the group may have become due
 	cancel  context.CancelFunc
 	ended   chan struct{}
 }
@@ -68,6 +74,7 @@ type appendGroup struct {
 type appendMember struct {
 	call    *appendCall
 	key     aggregateKey
+	group   *appendGroup
 	outcome chan error
 	gone    bool // its context has ended
 	apart   bool // it counts among those that go alone
@@ -90,22 +97,33 @@ func (g *appendGroups) append(ctx context.Context, a *appendCall) error {
 		g.setApart(key)
 		g.mu.Unlock()
 		return g.goApart(ctx, a, key)
-	case g.current == nil && !g.crowded:
-		turn := newAppendTurn()
-		g.current = turn
+	case len(g.turns) == 0 && g.forming == nil && !g.crowded:
+		turn := &appendTurn{rows: len(a.rows)}
+		g.turns = append(g.turns, turn)
 		g.setApart(key)
 		g.mu.Unlock()
-		defer g.over(turn)
+		defer func() {
+			g.mu.Lock()
+			g.over(turn)
+			g.mu.Unlock()
+		}()
 		return g.goApart(ctx, a, key)
 	}
-	group, m := g.join(ctx, a, key)
+	if g.forming == nil {
+		g.form(ctx)
+	}
+	m := &appendMember{call: a, key: key, outcome: make(chan error, 1)}
+	g.forming.add(m)
+	if g.due(g.forming) {
+		g.forming.wakeUp()
+	}
 	g.mu.Unlock()
 
 	var err error
 	select {
 	case err = <-m.outcome:
 	case <-ctx.Done():
-		g.leave(group, m)
+		g.leave(m)
 		return fmt.Errorf("%sappend: %w", prefix, ctx.Err())
 	}
 	if errors.Is(err, errApart) {
@@ -113,8 +131,6 @@ func (g *appendGroups) append(ctx context.Context, a *appendCall) error {
 	}
 	return err
 }
-
-func newAppendTurn() *appendTurn { return &appendTurn{over: make(chan struct{})} }
 
 func (g *appendGroups) setApart(key aggregateKey) {
 	if g.apart == nil {
@@ -139,66 +155,60 @@ func (g *appendGroups) goApart(ctx context.Context, a *appendCall, key aggregate
 	return g.alone(ctx, a)
 }
 
-// over ends a turn. If a group waits for it, it stays the current one until the group goes, so that
-// the last to come are in it.
+// over ends a turn.
 func (g *appendGroups) over(t *appendTurn) {
-	g.mu.Lock()
-	if g.current == t && g.forming == nil {
-		g.current = nil
+	g.turns = slices.DeleteFunc(g.turns, func(other *appendTurn) bool { return other == t })
+	if g.forming != nil {
+		g.forming.wakeUp()
 	}
-	g.mu.Unlock()
-	close(t.over)
 }
 
-// join makes a a member of the group that forms, or of a new one.
-func (g *appendGroups) join(ctx context.Context, a *appendCall, key aggregateKey) (*appendGroup, *appendMember) {
-	group := g.forming
-	if group == nil {
-		group = &appendGroup{turn: newAppendTurn(), byKey: map[aggregateKey]struct{}{}, full: make(chan struct{}), ended: make(chan struct{})}
-		// The statement is everybody's: it ends early only when all have gone.
-		ctx, group.cancel = context.WithCancel(context.WithoutCancel(ctx))
-		g.forming = group
-		if g.current == nil {
-			g.current = newAppendTurn()
-			close(g.current.over)
-		}
-		go g.run(ctx, group, g.current)
-	}
-	m := &appendMember{call: a, key: key, outcome: make(chan error, 1)}
+// form begins the next group.
+func (g *appendGroups) form(ctx context.Context) {
+	group := &appendGroup{byKey: map[aggregateKey]struct{}{}, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	// The statement is everybody's: it ends early only when all have gone.
+	ctx, group.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	g.forming = group
+	go g.run(ctx, group)
+}
+
+func (group *appendGroup) add(m *appendMember) {
+	m.group = group
 	group.members = append(group.members, m)
-	group.byKey[key] = struct{}{}
+	group.byKey[m.key] = struct{}{}
 	group.waiting++
-	group.rows += len(a.rows)
-	group.bytes += a.size()
-	if len(group.members) == maxGroupCalls || group.rows > maxGroupRows-maxSharedRows || group.bytes > maxGroupBytes-maxSharedBytes {
-		g.close(group)
-		close(group.full)
-	}
-	return group, m
+	group.rows += len(m.call.rows)
+	group.bytes += m.call.size()
 }
 
-// close closes a group to newcomers: from now on it is what they wait for.
-func (g *appendGroups) close(group *appendGroup) {
-	if !group.closed {
-		group.closed = true
-		g.forming, g.current = nil, group.turn
+func (group *appendGroup) remove(m *appendMember) {
+	group.members = slices.DeleteFunc(group.members, func(other *appendMember) bool { return other == m })
+	delete(group.byKey, m.key)
+	group.rows -= len(m.call.rows)
+	group.bytes -= m.call.size()
+}
+
+func (group *appendGroup) wakeUp() {
+	select {
+	case group.wake <- struct{}{}:
+	default:
 	}
 }
 
 // leave is for a member whose context has ended. The last one to go ends the group.
-func (g *appendGroups) leave(group *appendGroup, m *appendMember) {
+func (g *appendGroups) leave(m *appendMember) {
 	g.mu.Lock()
+	group := m.group
 	m.gone = true
 	if m.apart {
 		g.unsetApart(m.key)
 	}
 	group.waiting--
 	last := group.waiting == 0
-	if !group.closed {
-		delete(group.byKey, m.key)
-		group.members = slices.DeleteFunc(group.members, func(other *appendMember) bool { return other == m })
+	if !group.sent {
+		group.remove(m)
 		if last {
-			g.close(group)
+			g.forming = nil
 		}
 	}
 	g.mu.Unlock()
@@ -208,36 +218,16 @@ func (g *appendGroups) leave(group *appendGroup, m *appendMember) {
 	}
 }
 
-// run waits for the turn before the group's, and sends its statement.
-func (g *appendGroups) run(ctx context.Context, group *appendGroup, before *appendTurn) {
+// run sends a group's statement when it is due.
+func (g *appendGroups) run(ctx context.Context, group *appendGroup) {
 	defer close(group.ended)
 	defer group.cancel()
-	patience := time.NewTimer(groupPatience)
-	select {
-	case <-before.over:
-	case <-group.full:
-	case <-patience.C:
-	case <-ctx.Done():
+	turn := g.await(ctx, group)
+	if turn == nil {
+		return
 	}
-	patience.Stop()
-	// Those whom the turn before has released are about to come back: they are let run first, for as
-	// long as that brings anybody. Nothing is waited for.
-	n := 0
-	for {
-		runtime.Gosched()
-		g.mu.Lock()
-		if len(group.members) == n || group.closed {
-			break
-		}
-		n = len(group.members)
-		g.mu.Unlock()
-	}
-	g.close(group)
-	members := group.members
-	g.crowded = len(members) > 1
-	g.mu.Unlock()
-
 	// In one order, or two stores' groups could each wait for what the other has inserted.
+	members := group.members
 	slices.SortFunc(members, func(x, y *appendMember) int {
 		return cmp.Or(cmp.Compare(x.key.stream, y.key.stream), cmp.Compare(x.key.id, y.key.id))
 	})
@@ -247,14 +237,13 @@ func (g *appendGroups) run(ctx context.Context, group *appendGroup, before *appe
 	}
 	var stored []bool
 	var err error
-	switch len(calls) {
-	case 0:
-	case 1:
+	if len(calls) == 1 {
 		stored, err = []bool{true}, g.alone(ctx, calls[0])
-	default:
+	} else {
 		stored, err = g.together(ctx, calls)
 	}
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	for i, m := range members {
 		switch {
 		case m.gone:
@@ -266,6 +255,110 @@ func (g *appendGroups) run(ctx context.Context, group *appendGroup, before *appe
 			m.outcome <- err
 		}
 	}
-	g.mu.Unlock()
-	g.over(group.turn)
+	g.over(turn)
+}
+
+// await waits until a group is due, and begins its turn; there is none if all its members have left.
+func (g *appendGroups) await(ctx context.Context, group *appendGroup) *appendTurn {
+	patience := time.NewTimer(groupPatience)
+	defer patience.Stop()
+	for {
+		g.mu.Lock()
+		if g.due(group) {
+			g.gather(group)
+		}
+		if len(group.members) > 0 && g.due(group) {
+			break
+		}
+		g.mu.Unlock()
+		select {
+		case <-group.wake:
+		case <-patience.C:
+			g.mu.Lock()
+			g.turns = nil // they wait for something themselves
+			g.mu.Unlock()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	defer g.mu.Unlock()
+	g.split(ctx, group)
+	turn := &appendTurn{rows: group.rows, of: group.byKey}
+	g.turns = append(g.turns, turn)
+	g.crowded = len(group.members) > 1
+	group.sent = true
+	return turn
+}
+
+// due says whether a group need not wait any more: nothing is under way, or one statement of about
+// the same size, or there are enough for another.
+func (g *appendGroups) due(group *appendGroup) bool {
+	enough := maxGroupRows
+	switch len(g.turns) {
+	case 0:
+		return true
+	case 1:
+		if half, two := inTwo(group.rows + g.turns[0].rows); two {
+			enough = half * 3 / 4
+		}
+	}
+	if group.rows < enough && len(group.members) < maxGroupCalls && group.bytes < maxGroupBytes {
+		return false
+	}
+	return slices.ContainsFunc(group.members, func(m *appendMember) bool { return !g.underWay(m.key) })
+}
+
+// inTwo returns how many rows each of two groups should have, and whether there should be two.
+func inTwo(rows int) (half int, two bool) { return (rows + 1) / 2, rows >= twoGroupsRows }
+
+// underWay says whether a group that is under way appends to an aggregate.
+func (g *appendGroups) underWay(key aggregateKey) bool {
+	return slices.ContainsFunc(g.turns, func(t *appendTurn) bool {
+		_, ok := t.of[key]
+		return ok
+	})
+}
+
+// gather lets those run first who are about to come, since a statement has released them, for as long
+// as that brings anybody. Nothing is waited for.
+func (g *appendGroups) gather(group *appendGroup) {
+	for n := 0; ; {
+		g.mu.Unlock()
+		runtime.Gosched()
+		g.mu.Lock()
+		if len(group.members) == n {
+			return
+		}
+		n = len(group.members)
+	}
+}
+
+// split leaves in a group those who go now, in the order in which they came, and makes the others the
+// next group.
+func (g *appendGroups) split(ctx context.Context, group *appendGroup) {
+	most := maxGroupRows
+	if len(g.turns) < 2 {
+		rows := group.rows
+		for _, t := range g.turns {
+			rows += t.rows
+		}
+		if half, two := inTwo(rows); two {
+			most = min(most, half)
+		}
+	}
+	came := group.members
+	group.members, group.rows, group.bytes, group.waiting = nil, 0, 0, 0
+	clear(group.byKey)
+	g.forming = nil
+	for _, m := range came {
+		n := len(group.members)
+		if n == maxGroupCalls || n > 0 && (group.rows+len(m.call.rows) > most || group.bytes+m.call.size() > maxGroupBytes) || g.underWay(m.key) {
+			if g.forming == nil {
+				g.form(ctx)
+			}
+			g.forming.add(m)
+		} else {
+			group.add(m)
+		}
+	}
 }

@@ -92,6 +92,33 @@ func (ts *groupTurns) want(what string, want ...string) {
 	}
 }
 
+// startMany has n appends begin, each to an aggregate of its own.
+func (ts *groupTurns) startMany(prefix string, n int) {
+	for i := range n {
+		ts.start(ts.t.Context(), fmt.Sprintf("%s%03d", prefix, i))
+	}
+}
+
+// wantSizes checks of how many appends each statement has been.
+func (ts *groupTurns) wantSizes(what string, want ...int) {
+	ts.t.Helper()
+	synctest.Wait()
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	var got []int
+	for _, st := range ts.statements {
+		got = append(got, len(st.of))
+	}
+	if !slices.Equal(got, want) {
+		ts.t.Fatalf("%s: statements of %d, want %d", what, got, want)
+	}
+}
+
+// endAll ends the nth statement, which has stored all.
+func (ts *groupTurns) endAll(n int) {
+	ts.end(n, nil, slices.Repeat([]bool{true}, len(ts.statements[n].of))...)
+}
+
 // end ends the nth statement.
 func (ts *groupTurns) end(n int, err error, stored ...bool) {
 	ts.mu.Lock()
@@ -120,8 +147,8 @@ func (ts *groupTurns) wantAtRest() {
 	ts.t.Helper()
 	synctest.Wait()
 	ts.appendGroups.mu.Lock()
-	if ts.current != nil || ts.forming != nil || len(ts.apart) > 0 {
-		ts.t.Errorf("left over: current %v, forming %v, apart %v", ts.current, ts.forming, ts.apart)
+	if len(ts.turns) > 0 || ts.forming != nil || len(ts.apart) > 0 {
+		ts.t.Errorf("left over: turns %v, forming %v, apart %v", ts.turns, ts.forming, ts.apart)
 	}
 	ts.appendGroups.mu.Unlock()
 	n := len(ts.statements)
@@ -235,20 +262,51 @@ func TestAppendTurns(t *testing.T) {
 		ts.alone = ask
 		ts.wantAtRest()
 	})
-	inTurns(t, "a full group goes without waiting", func(t *testing.T, ts *groupTurns) {
-		ts.start(t.Context(), "0")
-		for i := range maxGroupCalls + 2 {
-			ts.start(t.Context(), fmt.Sprintf("a%03d", i))
-		}
-		if n := len(ts.statements); n != 2 || len(ts.statements[1].of) != maxGroupCalls {
-			t.Fatalf("%d statements, want that of %d appends beside the first", n, maxGroupCalls)
-		}
-		ts.end(1, nil, slices.Repeat([]bool{true}, maxGroupCalls)...)
-		if n := len(ts.statements); n != 3 || len(ts.statements[2].of) != 2 {
-			t.Fatalf("%d statements, want those that did not fit in a third", n)
-		}
-		ts.end(2, nil, true, true)
+	inTurns(t, "many go in two groups", func(t *testing.T, ts *groupTurns) {
+		ts.startMany("a", twoGroupsRows-1)
+		ts.wantSizes("too few for two", 1)
+		ts.startMany("b", 1)
+		ts.wantSizes("half of them, beside the first", 1, twoGroupsRows/2)
+		ts.endAll(1)
+		ts.startMany("c", 1)
+		ts.wantSizes("too few again", 1, twoGroupsRows/2)
 		ts.end(0, nil)
+		ts.wantSizes("all that have come meanwhile", 1, twoGroupsRows/2, twoGroupsRows/2)
+		ts.startMany("d", 2*twoGroupsRows)
+		ts.wantSizes("half of those that are enough", 1, twoGroupsRows/2, twoGroupsRows/2, twoGroupsRows/2)
+		ts.endAll(2)
+		ts.wantSizes("half of those that there are by now", 1, twoGroupsRows/2, twoGroupsRows/2, twoGroupsRows/2, twoGroupsRows)
+		ts.endAll(3)
+		ts.wantSizes("too few beside so many", 1, twoGroupsRows/2, twoGroupsRows/2, twoGroupsRows/2, twoGroupsRows)
+		ts.endAll(4)
+		ts.wantSizes("the rest", 1, twoGroupsRows/2, twoGroupsRows/2, twoGroupsRows/2, twoGroupsRows, twoGroupsRows/2)
+		ts.endAll(5)
+		ts.wantAtRest()
+	})
+	inTurns(t, "a full group goes without waiting", func(t *testing.T, ts *groupTurns) {
+		ts.startMany("a", twoGroupsRows)
+		ts.startMany("b", maxGroupCalls+2-(twoGroupsRows/2-1))
+		ts.wantSizes("beside two", 1, twoGroupsRows/2, maxGroupCalls)
+		ts.endAll(2)
+		ts.endAll(1)
+		ts.end(0, nil)
+		ts.wantSizes("those that did not fit in", 1, twoGroupsRows/2, maxGroupCalls, 2)
+		ts.endAll(3)
+		ts.wantAtRest()
+	})
+	inTurns(t, "two to one aggregate do not go in two groups", func(t *testing.T, ts *groupTurns) {
+		ts.startMany("a", twoGroupsRows)
+		again := ts.statements[1].of[0]
+		ts.start(t.Context(), again)
+		ts.end(0, nil)
+		ts.wantSizes("without it", 1, twoGroupsRows/2, twoGroupsRows/2-1)
+		ts.endAll(2)
+		ts.endAll(1)
+		ts.wantSizes("in its turn", 1, twoGroupsRows/2, twoGroupsRows/2-1, 1)
+		if got := ts.statements[3].of[0]; got != again {
+			t.Errorf("statement of %s, want %s", got, again)
+		}
+		ts.end(3, nil)
 		ts.wantAtRest()
 	})
 }
@@ -421,7 +479,7 @@ func TestAppendTurnsRandom(t *testing.T) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.current != nil || g.forming != nil || len(g.apart) > 0 {
-		t.Errorf("left over: current %v, forming %v, apart %v", g.current, g.forming, g.apart)
+	if len(g.turns) > 0 || g.forming != nil || len(g.apart) > 0 {
+		t.Errorf("left over: turns %v, forming %v, apart %v", g.turns, g.forming, g.apart)
 	}
 }

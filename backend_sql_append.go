@@ -186,18 +186,23 @@ func arrayArgs(rows []record) []any {
 func arrayLiteral(n int, element func(i int) string) string {
 	var b strings.Builder
 	for i := range n {
+		s := element(i)
+		if i == 0 {
+			b.Grow(n*(len(s)+len(s)/4+3) + 2)
+		}
 		b.WriteByte("{,"[min(i, 1)])
 		b.WriteByte('"')
-		for s := element(i); s != ""; {
-			n := strings.IndexAny(s, `"\`)
-			if n < 0 {
-				b.WriteString(s)
-				break
+		for from := 0; from < len(s); {
+			to := from
+			for to < len(s) && s[to] != '"' && s[to] != '\\' {
+				to++
 			}
-			b.WriteString(s[:n])
-			b.WriteByte('\\')
-			b.WriteByte(s[n])
-			s = s[n+1:]
+			b.WriteString(s[from:to])
+			if from = to; from < len(s) {
+				b.WriteByte('\\')
+				b.WriteByte(s[from])
+				from++
+			}
 		}
 		b.WriteByte('"')
 	}

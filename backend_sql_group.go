@@ -78,22 +78,25 @@ type groupRow struct {
 	i    int // which of its rows
 }
 
-// groupReturning is for databases where the statement says what it has stored. It leaves out the
-// appends whose aggregates are not as expected. One that loses a race after that fails all of them,
-// so they get a second chance without it, unless that could store an append of several rows in part.
-func (b *sqlBackend) groupReturning(ctx context.Context, calls []*appendCall) ([]bool, error) {
-	var rows []groupRow
-	single := true
+func groupRows(calls []*appendCall) []groupRow {
+	rows := make([]groupRow, 0, len(calls))
 	for i, a := range calls {
-		single = single && len(a.rows) == 1
 		for j := range a.rows {
 			rows = append(rows, groupRow{&a.rows[j], i, j})
 		}
 	}
-	args := b.groupArgs(calls, rows)
-	stored, err := b.groupInsert(ctx, b.text.insertGroup, len(calls), rows, args)
-	if single && b.dialect.classify(err) == faultTaken {
-		return b.groupInsert(ctx, b.text.insertGroup+b.text.insertShared, len(calls), rows, args)
+	return rows
+}
+
+// groupReturning is for databases where the statement says what it has stored. It leaves out the
+// appends whose aggregates are not as expected. One that loses a race after that fails all of them,
+// so they get a second chance without it, unless that could store an append of several rows in part.
+func (b *sqlBackend) groupReturning(ctx context.Context, calls []*appendCall) ([]bool, error) {
+	rows := groupRows(calls)
+	text, args := b.arrayGroup(calls, rows)
+	stored, err := b.groupInsert(ctx, text, len(calls), rows, args)
+	if len(rows) == len(calls) && b.dialect.classify(err) == faultTaken {
+		return b.groupInsert(ctx, text+b.text.insertShared, len(calls), rows, args)
 	}
 	return stored, err
 }
@@ -124,14 +127,15 @@ func (b *sqlBackend) groupInsert(ctx context.Context, text string, calls int, ro
 	return stored, err
 }
 
-func (b *sqlBackend) groupArgs(calls []*appendCall, rows []groupRow) []any {
+// arrayGroup returns the statement for appends and their rows.
+func (b *sqlBackend) arrayGroup(calls []*appendCall, rows []groupRow) (text string, args []any) {
 	ofCalls := func(get func(a *appendCall) string) any {
 		return arrayLiteral(len(calls), func(i int) string { return get(calls[i]) })
 	}
 	ofRows := func(get func(r *groupRow) string) any {
 		return arrayLiteral(len(rows), func(i int) string { return get(&rows[i]) })
 	}
-	return []any{
+	args = []any{
 		ofCalls(func(a *appendCall) string {
 			id, _ := b.hints.stream(a.stream) // 0, which none has, if it has been forgotten by now
 			return strconv.FormatInt(id, 10)
@@ -145,13 +149,19 @@ func (b *sqlBackend) groupArgs(calls []*appendCall, rows []groupRow) []any {
 			}
 			return a.at.UTC().Format(b.dialect.timeLayout)
 		}),
-		ofRows(func(r *groupRow) string { return strconv.Itoa(r.call + 1) }),
-		ofRows(func(r *groupRow) string { return strconv.Itoa(r.i + 1) }),
+	}
+	text = b.text.insertGroupOfOnes
+	if len(rows) > len(calls) {
+		text = b.text.insertGroup
+		args = append(args,
+			ofRows(func(r *groupRow) string { return strconv.Itoa(r.call + 1) }),
+			ofRows(func(r *groupRow) string { return strconv.Itoa(r.i + 1) }))
+	}
+	return text, append(args,
 		ofRows(func(r *groupRow) string { return r.id.String() }),
 		ofRows(func(r *groupRow) string { return r.name }),
 		ofRows(func(r *groupRow) string { return string(r.data) }),
-		ofRows(func(r *groupRow) string { return string(r.metadata) }),
-	}
+		ofRows(func(r *groupRow) string { return string(r.metadata) }))
 }
 
 // groupGuarded is insertGuarded for several appends, with one guard for all of them: either all are

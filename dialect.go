@@ -91,15 +91,16 @@ type statements struct {
 	// Several appends. Where returning, rows come as arrays, of each append: stream id, aggregate id,
 	// lowest and highest version to go on from, time; of each row: number of the append, number
 	// within it, event ID, name, data, metadata. Elsewhere it is id, then up to the list of ids.
-	insertGroup   string
-	groupPrevious string // Only where !returning, behind the ids: how many, then up to the list of id, aggregate id, version
-	groupValues   string // behind the last of the lists: how many, and the first row without its id
-	groupValuesV  string // the same behind groupPrevious
-	insertShared  string // put behind the statement inside a caller's transaction
-	state         string // aggregate id, aggregate id, name; one row: stream id, version, its position, the database's time, step between positions, whether it is MariaDB
-	positionOf    string // event ID; only where !returning
-	versionTaken  string // name, aggregate id, version; at the latest, whatever the isolation
-	dropEvents    string // up to the list of positions
+	insertGroup       string
+	insertGroupOfOnes string // the same without the two numbers, where each append has one row; only where returning
+	groupPrevious     string // Only where !returning, behind the ids: how many, then up to the list of id, aggregate id, version
+	groupValues       string // behind the last of the lists: how many, and the first row without its id
+	groupValuesV      string // the same behind groupPrevious
+	insertShared      string // put behind the statement inside a caller's transaction
+	state             string // aggregate id, aggregate id, name; one row: stream id, version, its position, the database's time, step between positions, whether it is MariaDB
+	positionOf        string // event ID; only where !returning
+	versionTaken      string // name, aggregate id, version; at the latest, whatever the isolation
+	dropEvents        string // up to the list of positions
 
 	// Sealing.
 	sealedMark      string // one row: the sealed position that the database was told, or none

@@ -179,6 +179,26 @@ SELECT s.id, s.aggregate_id, s.version + v.i, v.event_id, v.name, v.data::json, 
 FROM s JOIN unnest(?::text::bigint[], ?::text::bigint[], ?::text::uuid[], ?::text::text[], ?::text::text[], ?::text::text[])
          WITH ORDINALITY v (call, i, event_id, name, data, metadata, n) ON v.call = s.n
 ORDER BY v.n`,
+		// The same where each append has one row. Rows come out in the order of "given", since the
+		// locks have them looked up one by one.
+		insertGroupOfOnes: `
+WITH given AS MATERIALIZED (
+    SELECT c.*
+    FROM (SELECT set_config('lock_timeout', '10ms', true) AS timeout OFFSET 0) w
+    CROSS JOIN unnest(?::text::bigint[], ?::text::text[], ?::text::bigint[], ?::text::bigint[], ?::text::text[],
+                      ?::text::uuid[], ?::text::text[], ?::text::text[], ?::text::text[])
+        c (stream_id, aggregate_id, low, high, at, event_id, name, data, metadata)
+    WHERE w.timeout <> '')
+INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
+SELECT stream.id, c.aggregate_id, COALESCE(p.version, 0) + 1, c.event_id, c.name, c.data::json, c.metadata::json,
+       COALESCE(NULLIF(c.at, '')::timestamptz, statement_timestamp())
+FROM given c
+CROSS JOIN LATERAL (SELECT id FROM {streams} WHERE id = c.stream_id FOR KEY SHARE SKIP LOCKED) stream
+LEFT JOIN LATERAL (
+    SELECT version FROM {events}
+    WHERE stream_id = stream.id AND aggregate_id = c.aggregate_id COLLATE "C"
+    ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true
+WHERE COALESCE(p.version, 0) BETWEEN c.low AND c.high`,
 		insertShared: `
 ON CONFLICT DO NOTHING`,
 		state: `

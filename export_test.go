@@ -44,13 +44,11 @@ func Statements(s *Store) map[string]Statement {
 		add("append", text, append(append([]any{a.stream, a.aggregateID, nil}, args...), 0, 1<<40)...)
 		add("append of many", b.text.insertArrays, append(append([]any{a.stream, a.aggregateID, nil}, arrayArgs(row(20))...), 0, 1<<40)...)
 		add("append to a known stream", b.text.insertKnown+b.text.insertKnownV, 1, "big", 50_001, b.dialect.eventID(a.rows[0].id), "n", "{}", "{}", nil, 1, 1, "big", 50_000)
-		var rows []groupRow
-		for i, a := range others {
-			for j := range a.rows {
-				rows = append(rows, groupRow{&a.rows[j], i, j})
-			}
-		}
-		add("several appends", b.text.insertGroup, b.groupArgs(others, rows)...)
+		text, args = b.arrayGroup(others, groupRows(others))
+		add("several appends", text, args...)
+		others[1].rows = row(1)
+		text, args = b.arrayGroup(others, groupRows(others))
+		add("several appends of one row", text, args...)
 	} else {
 		text, args, _ := b.guardedGroup(others, []appendHint{{stream: 1, version: 50_000}, {stream: 1}, {stream: 2, version: 7}}, []bool{true, true, true})
 		_, text, _ = strings.Cut(text, "FOR\n") // EXPLAIN has its place behind it
