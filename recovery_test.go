@@ -3,69 +3,20 @@ package eventstore_test
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/url"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/go-sql-driver/mysql"
 	"github.com/google/uuid"
 
 	es "example.com/eventstore"
 	"example.com/eventstore/internal/testserver"
 )
-
-// through returns the lane as it is reached through another address.
-func (l lane) through(t testing.TB, addr string) lane {
-	t.Helper()
-	var err error
-	if l.driver == "mysql" {
-		var cfg *mysql.Config
-		if cfg, err = mysql.ParseDSN(l.dsn); err == nil {
-			cfg.Addr = addr
-			l.dsn = cfg.FormatDSN()
-		}
-	} else {
-		var u *url.URL
-		if u, err = url.Parse(l.dsn); err == nil {
-			u.Host = addr
-			l.dsn = u.String()
-		}
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if l.db, err = sql.Open(l.driver, l.dsn); err != nil {
-		t.Fatal(err)
-	}
-	l.db.SetMaxOpenConns(30)
-	l.db.SetMaxIdleConns(30)
-	t.Cleanup(func() { _ = l.db.Close() })
-	return l
-}
-
-// addr returns where the lane's server listens.
-func (l lane) addr(t testing.TB) string {
-	t.Helper()
-	if l.driver == "mysql" {
-		cfg, err := mysql.ParseDSN(l.dsn)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return cfg.Addr
-	}
-	u, err := url.Parse(l.dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return u.Host
-}
 
 // ordeal runs writers, a projection with a table, emitted events and a state, a subscription and a
 // relay, while something disturbs them, and then compares all they have with what was stored.
@@ -237,12 +188,7 @@ func insist(ctx context.Context, call func() error) error {
 // out whose answer the client never gets.
 func TestRecoveryFromCuts(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l lane) {
-		proxy, err := testserver.NewProxy(l.addr(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = proxy.Close() })
-		l = l.through(t, proxy.Addr())
+		l, proxy := l.proxied(t, 30)
 		ordeal(t, l, func() {
 			var commits atomic.Int64
 			var lost sync.Map
@@ -305,7 +251,7 @@ func TestRecoveryFromCrashes(t *testing.T) {
 				}
 			}
 			l := lane{name: c.engine.String(), driver: c.driver, dsn: dsn, dialect: c.dialect}
-			l = l.through(t, server.Addr())
+			l = l.through(t, server.Addr(), 30)
 			ordeal(t, l, func() {
 				for range 3 {
 					_ = pause(t.Context(), 500*time.Millisecond+rand.N(500*time.Millisecond))

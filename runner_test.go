@@ -439,11 +439,7 @@ func TestRunnerWhileDeleting(t *testing.T) {
 // model's creation among them.
 func TestRunnerLosesCommits(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l lane) {
-		proxy, err := testserver.NewProxy(l.addr(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = proxy.Close() })
+		through, proxy := l.proxied(t, 30)
 		var lost atomic.Int64
 		proxy.SetHook(func(_ *testserver.Conn, dir testserver.Direction, chunk []byte) testserver.Action {
 			if dir == testserver.ToServer && isCommit(chunk) && lost.Add(1) <= 4 {
@@ -458,7 +454,7 @@ func TestRunnerLosesCommits(t *testing.T) {
 		}
 		createStream(t, direct, "accounts")
 		stored := mustAppend(t, direct, "accounts", "a", es.AnyVersion, events(3, 1)...)
-		cut := l.through(t, proxy.Addr()).openIn(t, prefix, nil)
+		cut := through.openIn(t, prefix, nil)
 		table := newRows(t, l)
 		p := totalsOf("totals", table.insert())
 		p.ReadModel, p.BatchSize = table.table(), 1

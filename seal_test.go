@@ -49,8 +49,7 @@ func TestSealingSteps(t *testing.T) {
 			return // sequences have no steps here
 		}
 		const step, appends = 7, 400
-		l.dsn = withParams(l.dsn, fmt.Sprintf("auto_increment_increment=%d", step))
-		l = l.through(t, l.addr(t))
+		l = l.pool(t, withParams(l.dsn, fmt.Sprintf("auto_increment_increment=%d", step)), 30)
 		s := l.open(t, nil)
 		createStream(t, s, "accounts")
 		began := time.Now()
@@ -91,7 +90,7 @@ func TestSealingWaitsForPrepared(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = server.Stop() })
 	l := lane{name: "postgres", driver: "pgx", dsn: server.DSN("postgres"), dialect: es.Postgres}
-	l = l.through(t, server.Addr())
+	l = l.through(t, server.Addr(), 30)
 	if _, err := l.db.ExecContext(ctx, "ALTER SYSTEM SET max_prepared_transactions = 10"); err != nil {
 		t.Fatal(err)
 	}

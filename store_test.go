@@ -221,6 +221,54 @@ func (l lane) pool(t testing.TB, dsn string, conns int) lane {
 	return l
 }
 
+// through returns the lane as it is reached through another address, in clear text, so that a proxy
+// there can read what is said.
+func (l lane) through(t testing.TB, addr string, conns int) lane {
+	t.Helper()
+	if l.driver != "mysql" {
+		u, err := url.Parse(withQuery(l.dsn, "sslmode", "disable"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.Host = addr
+		return l.pool(t, u.String(), conns)
+	}
+	cfg, err := mysql.ParseDSN(l.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Addr, cfg.TLSConfig = addr, ""
+	return l.pool(t, cfg.FormatDSN(), conns)
+}
+
+// addr returns where the lane's server listens.
+func (l lane) addr(t testing.TB) string {
+	t.Helper()
+	if l.driver != "mysql" {
+		u, err := url.Parse(l.dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u.Host
+	}
+	cfg, err := mysql.ParseDSN(l.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg.Addr
+}
+
+// proxied returns a lane like l, with a pool of its own whose connections go through a proxy.
+func (l lane) proxied(t testing.TB, conns int) (lane, *testserver.Proxy) {
+	t.Helper()
+	p, err := testserver.NewProxy(l.addr(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Close() })
+	return l.through(t, p.Addr(), conns), p
+}
+
 var prefixes atomic.Int64
 
 // open returns a fresh, installed store.

@@ -2,46 +2,11 @@ package eventstore_test
 
 import (
 	"fmt"
-	"net/url"
 	"sync"
 	"testing"
 
-	"github.com/go-sql-driver/mysql"
-
 	es "example.com/eventstore"
-	"example.com/eventstore/internal/testserver"
 )
-
-// proxied returns a lane like l, with a pool of its own whose connections go through a proxy.
-func (l lane) proxied(t testing.TB, conns int) (lane, *testserver.Proxy) {
-	t.Helper()
-	if l.dialect == es.MySQL {
-		cfg, err := mysql.ParseDSN(l.dsn)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := newProxy(t, cfg.Addr)
-		cfg.Addr = p.Addr()
-		return l.pool(t, cfg.FormatDSN(), conns), p
-	}
-	u, err := url.Parse(l.dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := newProxy(t, u.Host)
-	u.Host = p.Addr()
-	return l.pool(t, u.String(), conns), p
-}
-
-func newProxy(t testing.TB, target string) *testserver.Proxy {
-	t.Helper()
-	p, err := testserver.NewProxy(target)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = p.Close() })
-	return p
-}
 
 // TestTrips counts the round trips of operations once their statements are known: on all kinds of
 // database, on MySQL with and without interpolateParams, on Postgres with prepared statements and
