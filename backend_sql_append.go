@@ -325,15 +325,19 @@ func (b *sqlBackend) lastInsertID(ctx context.Context, c conn, res sql.Result, f
 const resultPatience = time.Millisecond
 
 func (b *sqlBackend) guardedInsert(a *appendCall, rows []record, h appendHint) (string, []any) {
-	args := make([]any, 0, 8*len(rows)+4)
-	first := b.text.insertGuard
-	args = append(args, h.stream, h.stream)
+	args := make([]any, 0, 8*len(rows)+5)
+	first, firstV, firstP := b.text.insertOne, b.text.insertOneV, b.text.insertOneP
+	if len(rows) > 1 {
+		first, firstV, firstP = b.text.insertMany, b.text.insertManyV, b.text.insertManyP
+		args = append(args, h.stream)
+	}
+	args = append(args, h.stream)
 	switch {
 	case h.position > 0:
-		first = b.text.insertGuardP
+		first = firstP
 		args = append(args, int64(h.position), h.stream, a.aggregateID, h.version)
 	case h.version > 0:
-		first = b.text.insertGuardV
+		first = firstV
 		args = append(args, h.stream, a.aggregateID, h.version)
 	}
 	when := h.at(a).Format(b.dialect.timeLayout)

@@ -75,13 +75,15 @@ type statements struct {
 	loadSnapshot   string // aggregate id, schema, stream, aggregate id, schema, aggregate id, stream; the snapshot and up to {limit} events, in any order
 
 	// Appending.
-	insert       string // up to the rows
-	insertRow    string // one row of VALUES
-	insertGuard  string // Only where !returning, the first row of VALUES: id, id
-	insertGuardV string // the same: id, id, id, aggregate id, version
-	insertGuardP string // the same: id, id, position, id, aggregate id, version
-	// Only where !returning, and only for MariaDB: put before the statement, which then fails where
-	// it would wait for a lock; and behind it, which then returns positions.
+	insert    string // up to the rows
+	insertRow string // one row of VALUES
+	// Only where !returning, the first row of VALUES.
+	insertOne       string // if it is the only one: id
+	insertOneV      string // the same: id, id, aggregate id, version
+	insertOneP      string // the same: id, position, id, aggregate id, version
+	insertMany      string // otherwise: id, id
+	insertManyV     string // the same: id, id, id, aggregate id, version
+	insertManyP     string // the same: id, id, position, id, aggregate id, version
 	insertNoWait    string
 	insertReturning string
 	insertTail      string // behind the rows

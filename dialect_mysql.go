@@ -101,33 +101,45 @@ UNION ALL
 INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
 VALUES `,
 		insertRow: `(?, ?, ?, ?, ?, ?, ?, ?)`,
-		// A guard that finds something missing returns two rows where one may be: an error in
-		// every SQL mode, where a NULL would become 0 if strict mode is off. The one on events
-		// reads through a derived table with LIMIT, because an INSERT can't name its own table
-		// directly. Both look for one value of a unique key and so lock a record, MySQL without a gap; the
-		// lock is asked for, because at read committed it would not be taken by itself, and an
-		// aggregate that is being deleted meanwhile would be left with a version and none before it. The
-		// previous event can't stand for the stream: who deletes that reads all its rows, by another
-		// index, before changing any, and would miss the new one.
-		insertGuard: `((SELECT CAST(? AS SIGNED) UNION ALL
+		// The first row has the guard of all. Both tables are looked at for one value of a unique key and so
+		// lock a record, MySQL without a gap. The lock is asked for, because at read committed it would not
+		// be taken by itself, and an aggregate that is being deleted meanwhile would be left with a version
+		// and none before it. The previous event can't stand for the stream: who deletes that reads all its
+		// rows, by another index, before changing any, and would miss the new one. The guard reads through
+		// a derived table with LIMIT, because an INSERT can't name its own table directly.
+		//
+		// Where something is missing the row's stream is NULL, which is an error in every SQL mode if it is
+		// the only row.
+		insertOne: `((SELECT id FROM {streams} WHERE id = ?), ?, ?, ?, ?, ?, ?, ?)`,
+		insertOneV: `((SELECT id FROM (
+  SELECT s.id FROM {streams} s JOIN {events} e
+  WHERE s.id = ? AND e.stream_id = ? AND e.aggregate_id = ? AND e.version = ?
+  LIMIT 1 LOCK IN SHARE MODE) guard), ?, ?, ?, ?, ?, ?, ?)`,
+		// The same, where the previous event's position is known: MariaDB locks the gap before a
+		// record that it finds by a unique key which is not the primary one, and so, until a
+		// caller's transaction ends, the neighbours' appends.
+		insertOneP: `((SELECT id FROM (
+  SELECT s.id FROM {streams} s JOIN {events} e FORCE INDEX (PRIMARY)
+  WHERE s.id = ? AND e.position = ? AND e.stream_id = ? AND e.aggregate_id = ? AND e.version = ?
+  LIMIT 1 LOCK IN SHARE MODE) guard), ?, ?, ?, ?, ?, ?, ?)`,
+		// With several rows the NULL would become 0 if strict mode is off. Here the guard returns two rows
+		// where one may be, which is an error in every mode, and takes longer.
+		insertMany: `((SELECT CAST(? AS SIGNED) UNION ALL
   SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {streams} WHERE id = ?)), ?, ?, ?, ?, ?, ?, ?)`,
-		insertGuardV: `((SELECT CAST(? AS SIGNED) UNION ALL
+		insertManyV: `((SELECT CAST(? AS SIGNED) UNION ALL
   SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {streams} WHERE id = ?)
   UNION ALL
   SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM (
     SELECT 1 FROM {events} WHERE stream_id = ? AND aggregate_id = ? AND version = ? LIMIT 1 LOCK IN SHARE MODE) previous)), ?, ?, ?, ?, ?, ?, ?)`,
-		// The same, where the previous event's position is known: MariaDB locks the gap before a
-		// record that it finds by a unique key which is not the primary one, and so, until a
-		// caller's transaction ends, the neighbours' appends.
-		insertGuardP: `((SELECT CAST(? AS SIGNED) UNION ALL
+		insertManyP: `((SELECT CAST(? AS SIGNED) UNION ALL
   SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {streams} WHERE id = ?)
   UNION ALL
   SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM (
     SELECT 1 FROM {events} FORCE INDEX (PRIMARY)
     WHERE position = ? AND stream_id = ? AND aggregate_id = ? AND version = ? LIMIT 1 LOCK IN SHARE MODE) previous)), ?, ?, ?, ?, ?, ?, ?)`,
 		// MariaDB has a way to run a statement that fails at once where it would have to wait for a
-		// lock; MySQL has none for a single statement. Everything is guarded by the first row. The
-		// indexes are forced, because a scan of a small table would meet the locks of others.
+		// lock; MySQL has none for a single statement. The indexes are forced, because a scan of a
+		// small table would meet the locks of others.
 		insertNoWait: `SET STATEMENT innodb_lock_wait_timeout = 0 FOR`,
 		insertReturning: `
 RETURNING position`,
@@ -331,7 +343,7 @@ func classifyMySQL(err error) fault {
 		return classifyConnection(err)
 	}
 	switch e.Number {
-	case 1062, 1242: // ER_DUP_ENTRY; ER_SUBQUERY_NO_1_ROW, which insertGuard makes
+	case 1062, 1048, 1242: // ER_DUP_ENTRY; ER_BAD_NULL_ERROR and ER_SUBQUERY_NO_1_ROW, which insertOne and insertMany make
 		return faultTaken
 	case 1205, 1213, 1020, 3572: // lock wait time-out, deadlock, record changed (MariaDB's snapshot isolation), no wait
 		return faultRepeat

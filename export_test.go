@@ -53,10 +53,14 @@ func Statements(s *Store) map[string]Statement {
 		text, args, _ := b.guardedGroup(others, []appendHint{{stream: 1, version: 50_000}, {stream: 1}, {stream: 2, version: 7}}, []bool{true, true, true})
 		_, text, _ = strings.Cut(text, "FOR\n") // EXPLAIN has its place behind it
 		add("several appends", text, args...)
-		text, args = b.guardedInsert(a, a.rows, appendHint{stream: 1, version: 50_000})
-		add("append", text, args...)
-		text, args = b.guardedInsert(a, a.rows, appendHint{stream: 1, version: 50_000, position: 50_000})
-		add("append in a transaction", text, args...)
+		for n, what := range map[int]string{1: "append", 2: "append of several"} {
+			text, args = b.guardedInsert(a, row(n), appendHint{stream: 1})
+			add("first "+what, text, args...)
+			text, args = b.guardedInsert(a, row(n), appendHint{stream: 1, version: 50_000})
+			add(what, text, args...)
+			text, args = b.guardedInsert(a, row(n), appendHint{stream: 1, version: 50_000, position: 50_000})
+			add(what+" in a transaction", text, args...)
+		}
 	}
 	add("state", b.text.state, "big", "big", "accounts")
 	add("seal span", limited(b.text.sealSpan, sealWindow), 49_000)
