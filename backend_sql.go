@@ -289,9 +289,36 @@ func (b *sqlBackend) deleteStream(ctx context.Context, name string) (bool, error
 				return err
 			}
 		}
-		return nil
+		if b.text.oweErase == "" {
+			return nil
+		}
+		if c.tx == b.tx {
+			_, err := c.exec(ctx, b.text.oweErase, id, id)
+			return err
+		}
+		return b.eraseOwed(ctx, c)
 	})
 	return found, err
+}
+
+// eraseOwed erases what is left of streams that were deleted in transactions which could not see all
+// of their events.
+func (b *sqlBackend) eraseOwed(ctx context.Context, c conn) error {
+	var owed []int64
+	if err := c.query(ctx, func(r *sql.Rows) error {
+		owed = append(owed, 0)
+		return r.Scan(&owed[len(owed)-1])
+	}, b.text.owedErases); err != nil {
+		return err
+	}
+	for _, id := range owed {
+		for _, text := range []string{b.text.deleteSealed, b.text.eraseStream, b.text.eraseDone} {
+			if _, err := c.exec(ctx, text, id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (b *sqlBackend) hasStream(ctx context.Context, name string) (bool, error) {

@@ -18,7 +18,10 @@ func (b *sqlBackend) install(ctx context.Context) error {
 			if _, err := c.exec(ctx, b.text.lockSchema, b.lockName()); err != nil {
 				return err
 			}
-			return b.migrate(ctx, c)
+			if err := b.migrate(ctx, c); err != nil {
+				return err
+			}
+			return b.eraseOwed(ctx, c)
 		})
 	}
 	return b.run(ctx, "install", func(conn) error { return b.installLocked(ctx) })

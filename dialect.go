@@ -65,8 +65,12 @@ type statements struct {
 	setStreamMetadata string // metadata, name
 
 	// Aggregates.
-	lockLast       string // stream id, aggregate id; one row: the last version, locked against appends, or none
-	claimVersion   string // stream id, aggregate id, version, event ID; 0 rows: it is taken; "": lockLast sees the latest, whatever the isolation
+	lockLast     string // stream id, aggregate id; one row: the last version, locked against appends, or none
+	claimVersion string // stream id, aggregate id, version, event ID; 0 rows: it is taken; "": lockLast sees the latest, whatever the isolation
+	// What stays of a stream that is deleted in a transaction whose snapshot does not see all its events; "": nothing does.
+	oweErase       string // id, id; notes the stream down if this is such a transaction
+	owedErases     string // rows: id
+	eraseDone      string // id
 	deleteSealedOf string // stream id, aggregate id; deleteSealed for an aggregate
 	eraseOf        string // stream id, aggregate id; eraseStream for an aggregate
 	claimSnapshot  string // stream id, aggregate id; fails if there is one that deleteSnapshot would not see; "": not needed

@@ -49,6 +49,13 @@ UPDATE {events}
 SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
     event_id = ('e5e5000000000000' || lpad(to_hex(position), 16, '0'))::uuid
 WHERE stream_id = ?::bigint`,
+		// Above read committed an UPDATE or DELETE does not find what was stored since the transaction's
+		// snapshot, and nothing says that there is anything.
+		oweErase: `
+INSERT INTO {meta} (name, value)
+SELECT 'erase ' || ?::bigint, ?::bigint WHERE current_setting('transaction_isolation') <> 'read committed'`,
+		owedErases: `SELECT value FROM {meta} WHERE name LIKE 'erase %'`,
+		eraseDone:  `DELETE FROM {meta} WHERE name = 'erase ' || ?::bigint`,
 		lockLast: `
 SELECT version FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text
 ORDER BY version DESC LIMIT 1 FOR UPDATE`,

@@ -239,6 +239,10 @@ func (s *Store) CreateStream(ctx context.Context, name string, md Metadata) erro
 // DeleteStream deletes a stream with all its events, for good; their positions are never used
 // again. It waits for appends to the stream that are not yet committed. If there is none of this
 // name: [ErrStreamNotFound]. A stream created later under the same name is another one.
+//
+// On Postgres a caller's transaction above read committed does not see events that were stored since
+// its snapshot. They are deleted from all reads with the others, but stay in the table until the next
+// DeleteStream or [Store.Install].
 func (s *Store) DeleteStream(ctx context.Context, name string) error {
 	if err := checkName("stream name", name); err != nil {
 		return err
