@@ -58,7 +58,7 @@ func TestMetadataDecodedForThoseWhoSeeIt(t *testing.T) {
 // TestNamesShared reads events of more names and streams than rows in a row have, and finds each
 // name in memory once for each page.
 func TestNamesShared(t *testing.T) {
-	forEachDatabase(t, func(t *testing.T, l lane) {
+	forEach(t, 1, anyDatabase, func(t *testing.T, l lane) {
 		const names, streams, each = 12, 8, 10
 		s := l.open(t, nil)
 		for i := range streams {

@@ -183,28 +183,44 @@ func forEachStore(t *testing.T, test func(t *testing.T, s *es.Store)) {
 // forEachLane runs a test on every lane.
 func forEachLane(t *testing.T, test func(t *testing.T, l lane)) {
 	t.Helper()
-	forEach(t, func(lane) bool { return true }, test)
+	forEach(t, someLanes, anyLane, test)
 }
 
 // forEachDatabase runs a test on every lane but memory.
 func forEachDatabase(t *testing.T, test func(t *testing.T, l lane)) {
 	t.Helper()
-	forEach(t, func(l lane) bool { return l.db != nil }, test)
+	forEach(t, someLanes, anyDatabase, test)
 }
 
 // forEachKind runs a test on one lane for each kind of database.
 func forEachKind(t *testing.T, test func(t *testing.T, l lane)) {
 	t.Helper()
-	forEach(t, func(l lane) bool { return l.db != nil && !l.odd }, test)
+	forEach(t, someLanes, anyKind, test)
 }
 
-func forEach(t *testing.T, wanted func(lane) bool, test func(t *testing.T, l lane)) {
+func anyLane(lane) bool       { return true }
+func anyDatabase(l lane) bool { return l.db != nil }
+func anyKind(l lane) bool     { return l.db != nil && !l.odd }
+
+// someLanes is how many lanes a test runs on at once. Most tests wait more than they work.
+const someLanes = 4
+
+// forEach runs a test on the lanes that it is for, on so many at once: on one where it looks at what
+// all have in common, like goroutines or allocations.
+func forEach(t *testing.T, atOnce int, wanted func(lane) bool, test func(t *testing.T, l lane)) {
 	t.Helper()
+	free := make(chan struct{}, atOnce)
+	var wg sync.WaitGroup
 	for _, l := range lanes {
 		if wanted(l) {
-			t.Run(l.name, func(t *testing.T) { test(t, l) })
+			free <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-free }()
+				t.Run(l.name, func(t *testing.T) { test(t, l) })
+			})
 		}
 	}
+	wg.Wait()
 }
 
 // pool returns a pool of its own for a lane's database, as another process would have it.

@@ -297,7 +297,6 @@ func TestTortureBites(t *testing.T) {
 // other appends go on at their pace, sealing stops below it and goes on behind it.
 func TestSealingWaitsForWriters(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l lane) {
-		t.Parallel()
 		s := l.open(t, nil)
 		ctx := t.Context()
 		createStream(t, s, "a", "b")
