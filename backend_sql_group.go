@@ -135,6 +135,13 @@ func (b *sqlBackend) arrayGroup(calls []*appendCall, rows []groupRow) (text stri
 	ofRows := func(get func(r *groupRow) string) any {
 		return arrayLiteral(len(rows), func(i int) string { return get(&rows[i]) })
 	}
+	var highest, at any
+	if slices.ContainsFunc(calls, func(a *appendCall) bool { return a.expected < 0 }) {
+		highest = ofCalls(func(a *appendCall) string { _, high := a.expected.bounds(); return strconv.FormatInt(high, 10) })
+	}
+	if !calls[0].at.IsZero() { // the store's clock is everybody's
+		at = ofCalls(func(a *appendCall) string { return a.at.UTC().Format(b.dialect.timeLayout) })
+	}
 	args = []any{
 		ofCalls(func(a *appendCall) string {
 			id, _ := b.hints.stream(a.stream) // 0, which none has, if it has been forgotten by now
@@ -142,13 +149,8 @@ func (b *sqlBackend) arrayGroup(calls []*appendCall, rows []groupRow) (text stri
 		}),
 		ofCalls(func(a *appendCall) string { return a.aggregateID }),
 		ofCalls(func(a *appendCall) string { low, _ := a.expected.bounds(); return strconv.FormatInt(low, 10) }),
-		ofCalls(func(a *appendCall) string { _, high := a.expected.bounds(); return strconv.FormatInt(high, 10) }),
-		ofCalls(func(a *appendCall) string {
-			if a.at.IsZero() {
-				return ""
-			}
-			return a.at.UTC().Format(b.dialect.timeLayout)
-		}),
+		highest,
+		at,
 	}
 	text = b.text.insertGroupOfOnes
 	if len(rows) > len(calls) {

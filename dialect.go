@@ -95,8 +95,9 @@ type statements struct {
 	insertKnown     string // one row: stream id, aggregate id, version, event ID, name, data, metadata, time, stream id; "": there is none
 	insertKnownV    string // put behind it if the version has one before it: stream id, aggregate id, that version
 	// Several appends. Where returning, rows come as arrays, of each append: stream id, aggregate id,
-	// lowest and highest version to go on from, time; of each row: number of the append, number
-	// within it, event ID, name, data, metadata. Elsewhere it is id, then up to the list of ids.
+	// lowest and highest version to go on from (NULL: the same), time (NULL: the database's); of each
+	// row: number of the append, number within it, event ID, name, data, metadata. Elsewhere it is id,
+	// then up to the list of ids.
 	insertGroup       string
 	insertGroupOfOnes string // the same without the two numbers, where each append has one row; only where returning
 	groupPrevious     string // Only where !returning, behind the ids: how many, then up to the list of id, aggregate id, version

@@ -163,24 +163,24 @@ AND (SELECT 1 FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::te
 		// takes aggregates in the order in which they are given. It waits for none of them for
 		// longer than lock_timeout says, which is set before anything is locked, and ends with the
 		// statement: the rows of "given" come after it. Each append is looked at once, and then
-		// stored or not with all of its rows.
+		// stored or not with all of its rows. An array that is NULL makes a column of NULLs.
 		insertGroup: `
 WITH given AS MATERIALIZED (
     SELECT c.*
     FROM (SELECT set_config('lock_timeout', '10ms', true) AS timeout OFFSET 0) w
-    CROSS JOIN unnest(?::text::bigint[], ?::text::text[], ?::text::bigint[], ?::text::bigint[], ?::text::text[])
+    CROSS JOIN unnest(?::text::bigint[], ?::text::text[], ?::text::bigint[], ?::text::bigint[], ?::text::timestamptz[])
         WITH ORDINALITY c (stream_id, aggregate_id, low, high, at, n)
     WHERE w.timeout <> ''),
 s AS MATERIALIZED (
     SELECT c.n, stream.id, c.aggregate_id, COALESCE(p.version, 0) AS version,
-           COALESCE(NULLIF(c.at, '')::timestamptz, statement_timestamp()) AS at
+           COALESCE(c.at, statement_timestamp()) AS at
     FROM given c
     CROSS JOIN LATERAL (SELECT id FROM {streams} WHERE id = c.stream_id FOR KEY SHARE SKIP LOCKED) stream
     LEFT JOIN LATERAL (
         SELECT version FROM {events}
         WHERE stream_id = stream.id AND aggregate_id = c.aggregate_id COLLATE "C"
         ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true
-    WHERE COALESCE(p.version, 0) BETWEEN c.low AND c.high)
+    WHERE COALESCE(p.version, 0) BETWEEN c.low AND COALESCE(c.high, c.low))
 INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
 SELECT s.id, s.aggregate_id, s.version + v.i, v.event_id, v.name, v.data::json, v.metadata::json, s.at
 FROM s JOIN unnest(?::text::bigint[], ?::text::bigint[], ?::text::uuid[], ?::text::text[], ?::text::text[], ?::text::text[])
@@ -192,20 +192,20 @@ ORDER BY v.n`,
 WITH given AS MATERIALIZED (
     SELECT c.*
     FROM (SELECT set_config('lock_timeout', '10ms', true) AS timeout OFFSET 0) w
-    CROSS JOIN unnest(?::text::bigint[], ?::text::text[], ?::text::bigint[], ?::text::bigint[], ?::text::text[],
+    CROSS JOIN unnest(?::text::bigint[], ?::text::text[], ?::text::bigint[], ?::text::bigint[], ?::text::timestamptz[],
                       ?::text::uuid[], ?::text::text[], ?::text::text[], ?::text::text[])
         c (stream_id, aggregate_id, low, high, at, event_id, name, data, metadata)
     WHERE w.timeout <> '')
 INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
 SELECT stream.id, c.aggregate_id, COALESCE(p.version, 0) + 1, c.event_id, c.name, c.data::json, c.metadata::json,
-       COALESCE(NULLIF(c.at, '')::timestamptz, statement_timestamp())
+       COALESCE(c.at, statement_timestamp())
 FROM given c
 CROSS JOIN LATERAL (SELECT id FROM {streams} WHERE id = c.stream_id FOR KEY SHARE SKIP LOCKED) stream
 LEFT JOIN LATERAL (
     SELECT version FROM {events}
     WHERE stream_id = stream.id AND aggregate_id = c.aggregate_id COLLATE "C"
     ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true
-WHERE COALESCE(p.version, 0) BETWEEN c.low AND c.high`,
+WHERE COALESCE(p.version, 0) BETWEEN c.low AND COALESCE(c.high, c.low)`,
 		insertShared: `
 ON CONFLICT DO NOTHING`,
 		state: `
