@@ -14,9 +14,9 @@ import (
 // appendGroups has small appends that come to a store while a statement of another is under way go
 // out together, as one statement. What a database does for each statement (a round trip, a plan, a
 // commit) it then does once for all of them. An append that comes when nothing is under way goes at
-// once and alone, so nobody ever waits for company. Where there are many, they go in two groups of
-// about the same size in turns, so that the server has one of them to work on while the other's answer
-// is on its way.
+// once and alone, so nobody ever waits for company. Where there are many, and the database can do with
+// it, they go in two groups of about the same size in turns, so that the server has one of them to
+// work on while the other's answer is on its way.
 //
 // Nobody waits for an append that can't go on, either. A statement is waited for only a moment; a
 // group's statement gives up after a moment, if it meets a lock; and from then on the appends that
@@ -27,12 +27,18 @@ type appendGroups struct {
 	// together stores with one statement those of the appends that it can, and says which. An error
 	// says that nobody can know.
 	together func(ctx context.Context, calls []*appendCall) (stored []bool, err error)
+	// inTurns says that two groups may be under way.
+	inTurns bool
 
-	mu      sync.Mutex
-	turns   []*appendTurn        // the statements to be waited for
-	crowded bool                 // the last statement was a group's
-	forming *appendGroup         // waits for its turn; nil: nobody does
-	apart   map[aggregateKey]int // aggregates with appends under way alone, and how many
+	mu          sync.Mutex
+	turns       []*appendTurn             // the statements to be waited for
+	crowded     bool                      // the last statement was a group's
+	apart       map[aggregateKey]int      // aggregates with appends under way alone, and how many
+	waiting     []*appendMember           // in the order in which they came
+	keys        map[aggregateKey]struct{} // of those who wait
+	rows, bytes int                       // of those who wait
+	dispatching bool                      // a goroutine is at it, as long as somebody waits
+	wake        chan struct{}             // tells it that there may be something to do
 }
 
 const (
@@ -45,36 +51,35 @@ const (
 	maxSharedBytes = 64 << 10
 	// twoGroupsRows is how many rows have to be on their way for two groups to be better than one.
 	twoGroupsRows = 32
-	// groupPatience is how long a group waits for the statements under way: several times as long as
-	// one takes that does not wait itself.
+	// groupPatience is how long others wait for a statement: several times as long as one takes that
+	// does not wait itself.
 	groupPatience = 5 * time.Millisecond
 )
 
 // appendTurn is a statement that is under way.
 type appendTurn struct {
-	rows int
-	of   map[aggregateKey]struct{} // a group's aggregates; those that go alone are in apart
+	began time.Time
+	rows  int
+	of    map[aggregateKey]struct{} // a group's aggregates; those that go alone are in apart
 }
 
-// appendGroup is the appends that go out together. The lock of appendGroups guards it, and what its
-// members say of themselves.
+// appendGroup is the appends of one statement. The lock of appendGroups guards how many wait.
 type appendGroup struct {
+	turn    *appendTurn
 	members []*appendMember
-	byKey   map[aggregateKey]struct{}
-	rows    int
-	bytes   int
-	sent    bool
-	waiting int           // members that wait for the outcome
-	wake    chan struct{} // says that the group may have become due
+	ctx     context.Context // of the statement, which is everybody's: it ends early only when all have gone
 	cancel  context.CancelFunc
+	waiting int // members that wait for the outcome
 	ended   chan struct{}
 }
 
-// appendMember is one append in a group.
+// appendMember is one append that goes with others.
 type appendMember struct {
+	ctx     context.Context
 	call    *appendCall
 	key     aggregateKey
-	group   *appendGroup
+	bytes   int
+	group   *appendGroup // nil: it waits for its turn
 	outcome chan error
 	gone    bool // its context has ended
 	apart   bool // it counts among those that go alone
@@ -87,18 +92,15 @@ var errApart = errors.New("eventstore: not stored together with others")
 func (g *appendGroups) append(ctx context.Context, a *appendCall) error {
 	key := aggregateKey{a.stream, a.aggregateID}
 	g.mu.Lock()
-	var twin bool
-	if g.forming != nil {
-		_, twin = g.forming.byKey[key]
-	}
+	_, twin := g.keys[key]
 	switch {
 	case twin || g.apart[key] > 0:
 		// Two appends to one aggregate race, or one waits for what the other waits for.
 		g.setApart(key)
 		g.mu.Unlock()
 		return g.goApart(ctx, a, key)
-	case len(g.turns) == 0 && g.forming == nil && !g.crowded:
-		turn := &appendTurn{rows: len(a.rows)}
+	case len(g.turns) == 0 && len(g.waiting) == 0 && !g.crowded:
+		turn := &appendTurn{began: time.Now(), rows: len(a.rows)}
 		g.turns = append(g.turns, turn)
 		g.setApart(key)
 		g.mu.Unlock()
@@ -109,14 +111,8 @@ func (g *appendGroups) append(ctx context.Context, a *appendCall) error {
 		}()
 		return g.goApart(ctx, a, key)
 	}
-	if g.forming == nil {
-		g.form(ctx)
-	}
-	m := &appendMember{call: a, key: key, outcome: make(chan error, 1)}
-	g.forming.add(m)
-	if g.due(g.forming) {
-		g.forming.wakeUp()
-	}
+	m := &appendMember{ctx: ctx, call: a, key: key, bytes: a.size(), outcome: make(chan error, 1)}
+	g.add(m)
 	g.mu.Unlock()
 
 	var err error
@@ -155,61 +151,62 @@ func (g *appendGroups) goApart(ctx context.Context, a *appendCall, key aggregate
 	return g.alone(ctx, a)
 }
 
-// over ends a turn.
-func (g *appendGroups) over(t *appendTurn) {
-	g.turns = slices.DeleteFunc(g.turns, func(other *appendTurn) bool { return other == t })
-	if g.forming != nil {
-		g.forming.wakeUp()
+// add has m wait for its turn.
+func (g *appendGroups) add(m *appendMember) {
+	if g.keys == nil {
+		g.keys, g.wake = map[aggregateKey]struct{}{}, make(chan struct{}, 1)
+	}
+	g.waiting = append(g.waiting, m)
+	g.count(m, 1)
+	if !g.dispatching {
+		g.dispatching = true
+		go g.dispatch()
+	} else if g.due() {
+		g.wakeUp()
 	}
 }
 
-// form begins the next group.
-func (g *appendGroups) form(ctx context.Context) {
-	group := &appendGroup{byKey: map[aggregateKey]struct{}{}, wake: make(chan struct{}, 1), ended: make(chan struct{})}
-	// The statement is everybody's: it ends early only when all have gone.
-	ctx, group.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	g.forming = group
-	go g.run(ctx, group)
+// count counts m among those who wait, or with -1 no longer.
+func (g *appendGroups) count(m *appendMember, sign int) {
+	g.rows += sign * len(m.call.rows)
+	g.bytes += sign * m.bytes
+	if sign > 0 {
+		g.keys[m.key] = struct{}{}
+	} else {
+		delete(g.keys, m.key)
+	}
 }
 
-func (group *appendGroup) add(m *appendMember) {
-	m.group = group
-	group.members = append(group.members, m)
-	group.byKey[m.key] = struct{}{}
-	group.waiting++
-	group.rows += len(m.call.rows)
-	group.bytes += m.call.size()
-}
-
-func (group *appendGroup) remove(m *appendMember) {
-	group.members = slices.DeleteFunc(group.members, func(other *appendMember) bool { return other == m })
-	delete(group.byKey, m.key)
-	group.rows -= len(m.call.rows)
-	group.bytes -= m.call.size()
-}
-
-func (group *appendGroup) wakeUp() {
+func (g *appendGroups) wakeUp() {
 	select {
-	case group.wake <- struct{}{}:
+	case g.wake <- struct{}{}:
 	default:
 	}
 }
 
-// leave is for a member whose context has ended. The last one to go ends the group.
+// over ends a turn.
+func (g *appendGroups) over(t *appendTurn) {
+	g.turns = slices.DeleteFunc(g.turns, func(other *appendTurn) bool { return other == t })
+	if g.dispatching {
+		g.wakeUp()
+	}
+}
+
+// leave is for a member whose context has ended. The last one to go ends its group.
 func (g *appendGroups) leave(m *appendMember) {
 	g.mu.Lock()
-	group := m.group
 	m.gone = true
 	if m.apart {
 		g.unsetApart(m.key)
 	}
-	group.waiting--
-	last := group.waiting == 0
-	if !group.sent {
-		group.remove(m)
-		if last {
-			g.forming = nil
-		}
+	group, last := m.group, false
+	if group != nil {
+		group.waiting--
+		last = group.waiting == 0
+	} else {
+		g.waiting = slices.DeleteFunc(g.waiting, func(other *appendMember) bool { return other == m })
+		g.count(m, -1)
+		g.wakeUp()
 	}
 	g.mu.Unlock()
 	if last {
@@ -218,14 +215,137 @@ func (g *appendGroups) leave(m *appendMember) {
 	}
 }
 
-// run sends a group's statement when it is due.
-func (g *appendGroups) run(ctx context.Context, group *appendGroup) {
+// dispatch sends those who wait, until there is nobody left.
+func (g *appendGroups) dispatch() {
+	patience := time.NewTimer(groupPatience)
+	defer patience.Stop()
+	for {
+		g.mu.Lock()
+		g.forget()
+		if g.due() {
+			g.gather()
+		}
+		if len(g.waiting) == 0 {
+			g.dispatching = false
+			g.mu.Unlock()
+			return
+		}
+		if g.due() {
+			group := g.take()
+			g.mu.Unlock()
+			go g.send(group)
+			continue
+		}
+		patience.Reset(g.patience())
+		g.mu.Unlock()
+		select {
+		case <-g.wake:
+		case <-patience.C:
+		}
+	}
+}
+
+// forget drops the statements that take so long that they must be waiting themselves.
+func (g *appendGroups) forget() {
+	g.turns = slices.DeleteFunc(g.turns, func(t *appendTurn) bool { return time.Since(t.began) >= groupPatience })
+}
+
+// patience returns how long it takes until there is a statement to be forgotten.
+func (g *appendGroups) patience() time.Duration {
+	d := groupPatience
+	for _, t := range g.turns {
+		d = min(d, groupPatience-time.Since(t.began))
+	}
+	return d
+}
+
+// due says whether somebody who waits may go: when nothing is under way; beside one statement, if
+// those who wait are enough to be one of two groups; or when they are enough for a full statement.
+func (g *appendGroups) due() bool {
+	if len(g.turns) == 0 {
+		return len(g.waiting) > 0
+	}
+	enough := maxGroupRows
+	if half, two := g.inTwo(); two && len(g.turns) == 1 {
+		enough = half * 3 / 4
+	}
+	if g.rows < enough && len(g.waiting) < maxGroupCalls && g.bytes < maxGroupBytes {
+		return false
+	}
+	return slices.ContainsFunc(g.waiting, func(m *appendMember) bool { return !g.underWay(m.key) })
+}
+
+// inTwo says whether the rows that wait and those under way should be two groups, and how many rows
+// each should have.
+func (g *appendGroups) inTwo() (half int, two bool) {
+	rows := g.rows
+	for _, t := range g.turns {
+		rows += t.rows
+	}
+	return (rows + 1) / 2, g.inTurns && len(g.turns) < 2 && rows >= twoGroupsRows
+}
+
+// underWay says whether a group that is under way appends to an aggregate.
+func (g *appendGroups) underWay(key aggregateKey) bool {
+	return slices.ContainsFunc(g.turns, func(t *appendTurn) bool {
+		_, ok := t.of[key]
+		return ok
+	})
+}
+
+// gather lets those run first who are about to come, most of them because a statement has just
+// released them, for as long as that brings anybody, and until there are enough for two statements.
+func (g *appendGroups) gather() {
+	for n := 0; len(g.waiting) != n && len(g.waiting) < 2*maxGroupCalls; {
+		n = len(g.waiting)
+		g.mu.Unlock()
+		runtime.Gosched()
+		g.mu.Lock()
+	}
+}
+
+// take makes a group of those who go now, and begins its turn.
+func (g *appendGroups) take() *appendGroup {
+	most := maxGroupRows
+	if half, two := g.inTwo(); two {
+		most = min(most, half)
+	}
+	n := min(len(g.waiting), maxGroupCalls)
+	group := &appendGroup{turn: &appendTurn{began: time.Now(), of: make(map[aggregateKey]struct{}, n)}, members: make([]*appendMember, 0, n), ended: make(chan struct{})}
+	bytes, seen := 0, 0
+	var later []*appendMember // came before the last to go
+	for _, m := range g.waiting {
+		if group.turn.rows > 0 && (len(group.members) == maxGroupCalls || group.turn.rows+len(m.call.rows) > most || bytes+m.bytes > maxGroupBytes) {
+			break
+		}
+		seen++
+		if g.underWay(m.key) {
+			later = append(later, m)
+			continue
+		}
+		m.group = group
+		group.members = append(group.members, m)
+		group.turn.of[m.key] = struct{}{}
+		group.turn.rows += len(m.call.rows)
+		bytes += m.bytes
+		g.count(m, -1)
+	}
+	rest := g.waiting[seen:]
+	if clear(g.waiting[:seen]); len(later) > 0 {
+		rest = append(later, rest...)
+	}
+	g.waiting = rest
+	group.waiting = len(group.members)
+	group.ctx, group.cancel = context.WithCancel(context.WithoutCancel(group.members[0].ctx))
+	g.turns = append(g.turns, group.turn)
+	g.crowded = len(group.members) > 1
+	return group
+}
+
+// send stores a group's appends and tells each what has become of it.
+func (g *appendGroups) send(group *appendGroup) {
 	defer close(group.ended)
 	defer group.cancel()
-	turn := g.await(ctx, group)
-	if turn == nil {
-		return
-	}
 	// In one order, or two stores' groups could each wait for what the other has inserted.
 	members := group.members
 	slices.SortFunc(members, func(x, y *appendMember) int {
@@ -238,9 +358,9 @@ func (g *appendGroups) run(ctx context.Context, group *appendGroup) {
 	var stored []bool
 	var err error
 	if len(calls) == 1 {
-		stored, err = []bool{true}, g.alone(ctx, calls[0])
+		stored, err = []bool{true}, g.alone(group.ctx, calls[0])
 	} else {
-		stored, err = g.together(ctx, calls)
+		stored, err = g.together(group.ctx, calls)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -255,110 +375,5 @@ func (g *appendGroups) run(ctx context.Context, group *appendGroup) {
 			m.outcome <- err
 		}
 	}
-	g.over(turn)
-}
-
-// await waits until a group is due, and begins its turn; there is none if all its members have left.
-func (g *appendGroups) await(ctx context.Context, group *appendGroup) *appendTurn {
-	patience := time.NewTimer(groupPatience)
-	defer patience.Stop()
-	for {
-		g.mu.Lock()
-		if g.due(group) {
-			g.gather(group)
-		}
-		if len(group.members) > 0 && g.due(group) {
-			break
-		}
-		g.mu.Unlock()
-		select {
-		case <-group.wake:
-		case <-patience.C:
-			g.mu.Lock()
-			g.turns = nil // they wait for something themselves
-			g.mu.Unlock()
-		case <-ctx.Done():
-			return nil
-		}
-	}
-	defer g.mu.Unlock()
-	g.split(ctx, group)
-	turn := &appendTurn{rows: group.rows, of: group.byKey}
-	g.turns = append(g.turns, turn)
-	g.crowded = len(group.members) > 1
-	group.sent = true
-	return turn
-}
-
-// due says whether a group need not wait any more: nothing is under way, or one statement of about
-// the same size, or there are enough for another.
-func (g *appendGroups) due(group *appendGroup) bool {
-	enough := maxGroupRows
-	switch len(g.turns) {
-	case 0:
-		return true
-	case 1:
-		if half, two := inTwo(group.rows + g.turns[0].rows); two {
-			enough = half * 3 / 4
-		}
-	}
-	if group.rows < enough && len(group.members) < maxGroupCalls && group.bytes < maxGroupBytes {
-		return false
-	}
-	return slices.ContainsFunc(group.members, func(m *appendMember) bool { return !g.underWay(m.key) })
-}
-
-// inTwo returns how many rows each of two groups should have, and whether there should be two.
-func inTwo(rows int) (half int, two bool) { return (rows + 1) / 2, rows >= twoGroupsRows }
-
-// underWay says whether a group that is under way appends to an aggregate.
-func (g *appendGroups) underWay(key aggregateKey) bool {
-	return slices.ContainsFunc(g.turns, func(t *appendTurn) bool {
-		_, ok := t.of[key]
-		return ok
-	})
-}
-
-// gather lets those run first who are about to come, since a statement has released them, for as long
-// as that brings anybody. Nothing is waited for.
-func (g *appendGroups) gather(group *appendGroup) {
-	for n := 0; ; {
-		g.mu.Unlock()
-		runtime.Gosched()
-		g.mu.Lock()
-		if len(group.members) == n {
-			return
-		}
-		n = len(group.members)
-	}
-}
-
-// split leaves in a group those who go now, in the order in which they came, and makes the others the
-// next group.
-func (g *appendGroups) split(ctx context.Context, group *appendGroup) {
-	most := maxGroupRows
-	if len(g.turns) < 2 {
-		rows := group.rows
-		for _, t := range g.turns {
-			rows += t.rows
-		}
-		if half, two := inTwo(rows); two {
-			most = min(most, half)
-		}
-	}
-	came := group.members
-	group.members, group.rows, group.bytes, group.waiting = nil, 0, 0, 0
-	clear(group.byKey)
-	g.forming = nil
-	for _, m := range came {
-		n := len(group.members)
-		if n == maxGroupCalls || n > 0 && (group.rows+len(m.call.rows) > most || group.bytes+m.call.size() > maxGroupBytes) || g.underWay(m.key) {
-			if g.forming == nil {
-				g.form(ctx)
-			}
-			g.forming.add(m)
-		} else {
-			group.add(m)
-		}
-	}
+	g.over(group.turn)
 }

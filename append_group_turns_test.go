@@ -38,7 +38,7 @@ type turnAnswer struct {
 }
 
 func newTurns(t *testing.T) *groupTurns {
-	ts := &groupTurns{t: t, returned: map[string]error{}}
+	ts := &groupTurns{appendGroups: appendGroups{inTurns: true}, t: t, returned: map[string]error{}}
 	ask := func(ctx context.Context, calls []*appendCall, group bool) ([]bool, error) {
 		st := &turnStatement{group: group, ctx: ctx, answer: make(chan turnAnswer, 1)}
 		for _, a := range calls {
@@ -147,8 +147,8 @@ func (ts *groupTurns) wantAtRest() {
 	ts.t.Helper()
 	synctest.Wait()
 	ts.appendGroups.mu.Lock()
-	if len(ts.turns) > 0 || ts.forming != nil || len(ts.apart) > 0 {
-		ts.t.Errorf("left over: turns %v, forming %v, apart %v", ts.turns, ts.forming, ts.apart)
+	if len(ts.turns)+len(ts.waiting)+len(ts.keys)+len(ts.apart)+ts.rows+ts.bytes > 0 || ts.dispatching {
+		ts.t.Errorf("left over: turns %v, waiting %v, %v, apart %v", ts.turns, ts.waiting, ts.keys, ts.apart)
 	}
 	ts.appendGroups.mu.Unlock()
 	n := len(ts.statements)
@@ -294,6 +294,29 @@ func TestAppendTurns(t *testing.T) {
 		ts.endAll(3)
 		ts.wantAtRest()
 	})
+	inTurns(t, "a statement is waited for only a moment, however many come", func(t *testing.T, ts *groupTurns) {
+		ts.start(t.Context(), "0")
+		ts.start(t.Context(), "k")
+		ts.end(0, nil)
+		ts.want("one in its turn", "0", "k")
+		ts.start(t.Context(), "k")
+		ended := 2
+		for i := range 2 * groupPatience.Milliseconds() {
+			ts.startMany(fmt.Sprintf("%d-", i), twoGroupsRows)
+			time.Sleep(time.Millisecond)
+			for n := len(ts.statements); ended < n; ended++ {
+				ts.endAll(ended)
+			}
+		}
+		if _, ok := ts.returned["k"]; !ok {
+			t.Error("an append has waited for one that can't go on")
+		}
+		for n := len(ts.statements); ended < n; ended, n = ended+1, len(ts.statements) {
+			ts.endAll(ended)
+		}
+		ts.end(1, nil)
+		ts.wantAtRest()
+	})
 	inTurns(t, "two to one aggregate do not go in two groups", func(t *testing.T, ts *groupTurns) {
 		ts.startMany("a", twoGroupsRows)
 		again := ts.statements[1].of[0]
@@ -404,7 +427,7 @@ func TestAppendTurnsCancelled(t *testing.T) {
 func TestAppendTurnsRandom(t *testing.T) {
 	failed := errors.New("eventstore: append: failed")
 	var n, gone, groups atomic.Int64
-	g := &appendGroups{}
+	g := &appendGroups{inTurns: true}
 	pause := func(ctx context.Context, n int64) error {
 		select {
 		case <-ctx.Done():
@@ -479,7 +502,7 @@ func TestAppendTurnsRandom(t *testing.T) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.turns) > 0 || g.forming != nil || len(g.apart) > 0 {
-		t.Errorf("left over: turns %v, forming %v, apart %v", g.turns, g.forming, g.apart)
+	if len(g.turns)+len(g.waiting)+len(g.keys)+len(g.apart)+g.rows+g.bytes > 0 {
+		t.Errorf("left over: turns %v, waiting %v, %v, apart %v", g.turns, g.waiting, g.keys, g.apart)
 	}
 }

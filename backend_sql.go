@@ -38,7 +38,7 @@ func newSQLBackend(db *sql.DB, dialect *Dialect, prefix string, log *slog.Logger
 	// long as the caller keeps the pool.
 	runtime.AddCleanup(shared, func(c *statementCache) { c.close() }, shared.cache)
 	b := &sqlBackend{sqlShared: shared}
-	shared.groups = &appendGroups{alone: b.appendAlone, together: b.insertGroup}
+	shared.groups = &appendGroups{alone: b.appendAlone, together: b.insertGroup, inTurns: b.dialect.returning}
 	return b
 }
 
@@ -266,7 +266,10 @@ func (e *passingError) Is(target error) bool { return target == e.kind }
 func (b *sqlBackend) createStream(ctx context.Context, name string, metadata []byte, at time.Time) (bool, error) {
 	var created bool
 	err := b.run(ctx, "create stream", func(c conn) error {
-		var err error
+		err := b.eraseOwed(ctx, c)
+		if err != nil {
+			return err
+		}
 		created, err = c.changes(ctx, b.text.createStream, name, string(metadata), b.timeArg(at))
 		if b.dialect.classify(err) == faultTaken {
 			return nil
@@ -280,7 +283,10 @@ func (b *sqlBackend) deleteStream(ctx context.Context, name string) (bool, error
 	var found bool
 	err := b.transact(ctx, "delete stream", func(c conn) error {
 		var id int64
-		var err error
+		err := b.eraseOwed(ctx, c)
+		if err != nil {
+			return err
+		}
 		if found, err = c.row(ctx, []any{&id}, b.text.lockStream, name); err != nil || !found {
 			return err
 		}
@@ -289,21 +295,20 @@ func (b *sqlBackend) deleteStream(ctx context.Context, name string) (bool, error
 				return err
 			}
 		}
-		if b.text.oweErase == "" {
-			return nil
+		if b.tx != nil && b.text.oweErase != "" {
+			_, err = c.exec(ctx, b.text.oweErase, id, id)
 		}
-		if c.tx == b.tx {
-			_, err := c.exec(ctx, b.text.oweErase, id, id)
-			return err
-		}
-		return b.eraseOwed(ctx, c)
+		return err
 	})
 	return found, err
 }
 
 // eraseOwed erases what is left of streams that were deleted in transactions which could not see all
-// of their events.
+// of it. A caller's transaction leaves that to others.
 func (b *sqlBackend) eraseOwed(ctx context.Context, c conn) error {
+	if b.tx != nil || b.text.oweErase == "" {
+		return nil
+	}
 	var owed []int64
 	if err := c.query(ctx, func(r *sql.Rows) error {
 		owed = append(owed, 0)
@@ -312,7 +317,7 @@ func (b *sqlBackend) eraseOwed(ctx context.Context, c conn) error {
 		return err
 	}
 	for _, id := range owed {
-		for _, text := range []string{b.text.deleteSealed, b.text.eraseStream, b.text.eraseDone} {
+		for _, text := range []string{b.text.deleteSealed, b.text.eraseStream, b.text.deleteSnapshots, b.text.eraseDone} {
 			if _, err := c.exec(ctx, text, id); err != nil {
 				return err
 			}

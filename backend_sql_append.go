@@ -187,8 +187,8 @@ func arrayLiteral(n int, element func(i int) string) string {
 	var b strings.Builder
 	for i := range n {
 		s := element(i)
-		if i == 0 {
-			b.Grow(n*(len(s)+len(s)/4+3) + 2)
+		if i == 0 { // the others may well be like it, if it is not large
+			b.Grow(min(n*(len(s)+len(s)/4+3)+2, 64<<10))
 		}
 		b.WriteByte("{,"[min(i, 1)])
 		b.WriteByte('"')

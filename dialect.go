@@ -60,17 +60,16 @@ type statements struct {
 	deleteSnapshots   string // id
 	deleteSealed      string // id; deletes a stream's events up to the sealed position of which all know
 	eraseStream       string // id; makes a stream's other events gap rows
+	oweErase          string // id, id; notes a stream down of which the transaction may not have seen all; "": it has
+	owedErases        string // rows: id of a stream noted down
+	eraseDone         string // id
 	hasStream         string // name
 	listStreams       string // prefix, prefix
 	setStreamMetadata string // metadata, name
 
 	// Aggregates.
-	lockLast     string // stream id, aggregate id; one row: the last version, locked against appends, or none
-	claimVersion string // stream id, aggregate id, version, event ID; 0 rows: it is taken; "": lockLast sees the latest, whatever the isolation
-	// What stays of a stream that is deleted in a transaction whose snapshot does not see all its events; "": nothing does.
-	oweErase       string // id, id; notes the stream down if this is such a transaction
-	owedErases     string // rows: id
-	eraseDone      string // id
+	lockLast       string // stream id, aggregate id; one row: the last version, locked against appends, or none
+	claimVersion   string // stream id, aggregate id, version, event ID; 0 rows: it is taken; "": lockLast sees the latest, whatever the isolation
 	deleteSealedOf string // stream id, aggregate id; deleteSealed for an aggregate
 	eraseOf        string // stream id, aggregate id; eraseStream for an aggregate
 	claimSnapshot  string // stream id, aggregate id; fails if there is one that deleteSnapshot would not see; "": not needed
@@ -82,12 +81,14 @@ type statements struct {
 	insert    string // up to the rows
 	insertRow string // one row of VALUES
 	// Only where !returning, the first row of VALUES.
-	insertOne       string // if it is the only one: id
-	insertOneV      string // the same: id, id, aggregate id, version
-	insertOneP      string // the same: id, position, id, aggregate id, version
-	insertMany      string // otherwise: id, id
-	insertManyV     string // the same: id, id, id, aggregate id, version
-	insertManyP     string // the same: id, id, position, id, aggregate id, version
+	insertOne   string // if it is the only one: id
+	insertOneV  string // the same: id, id, aggregate id, version
+	insertOneP  string // the same: id, position, id, aggregate id, version
+	insertMany  string // otherwise: id, id
+	insertManyV string // the same: id, id, id, aggregate id, version
+	insertManyP string // the same: id, id, position, id, aggregate id, version
+	// Only where !returning, and only for MariaDB: put before the statement, which then fails where
+	// it would wait for a lock; and behind it, which then returns positions.
 	insertNoWait    string
 	insertReturning string
 	insertTail      string // behind the rows

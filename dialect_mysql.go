@@ -2,6 +2,7 @@ package eventstore
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/go-sql-driver/mysql"
 )
@@ -102,9 +103,9 @@ INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, me
 VALUES `,
 		insertRow: `(?, ?, ?, ?, ?, ?, ?, ?)`,
 		// The first row has the guard of all. Both tables are looked at for one value of a unique key and so
-		// lock a record, MySQL without a gap. The lock is asked for, because at read committed it would not
-		// be taken by itself, and an aggregate that is being deleted meanwhile would be left with a version
-		// and none before it. The previous event can't stand for the stream: who deletes that reads all its
+		// lock a record, MySQL without a gap, at whatever isolation. An INSERT locks what it reads by itself,
+		// but not within a derived table, where the lock is asked for: an aggregate that is being deleted
+		// meanwhile would be left with a version and none before it. The previous event can't stand for the stream: who deletes that reads all its
 		// rows, by another index, before changing any, and would miss the new one. The guard reads through
 		// a derived table with LIMIT, because an INSERT can't name its own table directly.
 		//
@@ -343,8 +344,12 @@ func classifyMySQL(err error) fault {
 		return classifyConnection(err)
 	}
 	switch e.Number {
-	case 1062, 1048, 1242: // ER_DUP_ENTRY; ER_BAD_NULL_ERROR and ER_SUBQUERY_NO_1_ROW, which insertOne and insertMany make
+	case 1062, 1242: // ER_DUP_ENTRY; ER_SUBQUERY_NO_1_ROW, which insertMany makes
 		return faultTaken
+	case 1048: // ER_BAD_NULL_ERROR
+		if strings.Contains(e.Message, "'stream_id'") { // insertOne makes it
+			return faultTaken
+		}
 	case 1205, 1213, 1020, 3572: // lock wait time-out, deadlock, record changed (MariaDB's snapshot isolation), no wait
 		return faultRepeat
 	case 1146, 1054: // no such table, unknown column

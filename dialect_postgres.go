@@ -53,8 +53,8 @@ WHERE stream_id = ?::bigint`,
 		// snapshot, and nothing says that there is anything.
 		oweErase: `
 INSERT INTO {meta} (name, value)
-SELECT 'erase ' || ?::bigint, ?::bigint WHERE current_setting('transaction_isolation') <> 'read committed'`,
-		owedErases: `SELECT value FROM {meta} WHERE name LIKE 'erase %'`,
+SELECT 'erase ' || ?::bigint, ?::bigint WHERE current_setting('transaction_isolation') IN ('repeatable read', 'serializable')`,
+		owedErases: `SELECT value FROM {meta} WHERE name LIKE 'erase %' AND value NOT IN (SELECT id FROM {streams}) ORDER BY value`,
 		eraseDone:  `DELETE FROM {meta} WHERE name = 'erase ' || ?::bigint`,
 		lockLast: `
 SELECT version FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text

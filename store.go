@@ -241,8 +241,8 @@ func (s *Store) CreateStream(ctx context.Context, name string, md Metadata) erro
 // name: [ErrStreamNotFound]. A stream created later under the same name is another one.
 //
 // On Postgres a caller's transaction above read committed does not see events that were stored since
-// its snapshot. They are deleted from all reads with the others, but stay in the table until the next
-// DeleteStream or [Store.Install].
+// its snapshot. No read finds them any more than the others, but they stay in the table, and their IDs
+// are taken, until the next [Store.Install], CreateStream or DeleteStream that is not in a transaction.
 func (s *Store) DeleteStream(ctx context.Context, name string) error {
 	if err := checkName("stream name", name); err != nil {
 		return err
