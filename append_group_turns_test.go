@@ -63,9 +63,16 @@ func newTurns(t *testing.T) *groupTurns {
 }
 
 // start has an append to an aggregate begin, and returns when it waits for something.
-func (ts *groupTurns) start(ctx context.Context, id string) {
+func (ts *groupTurns) start(ctx context.Context, id string) { ts.startRows(ctx, id, 1, 0) }
+
+// startRows is start for an append of n rows, each with so many bytes.
+func (ts *groupTurns) startRows(ctx context.Context, id string, n, bytes int) {
+	a := &appendCall{stream: "s", aggregateID: id, rows: make([]record, n)}
+	for i := range a.rows {
+		a.rows[i].data = make([]byte, bytes)
+	}
 	go func() {
-		err := ts.append(ctx, &appendCall{stream: "s", aggregateID: id, rows: make([]record, 1)})
+		err := ts.append(ctx, a)
 		ts.mu.Lock()
 		defer ts.mu.Unlock()
 		ts.returned[id] = err
@@ -291,6 +298,32 @@ func TestAppendTurns(t *testing.T) {
 		ts.endAll(1)
 		ts.end(0, nil)
 		ts.wantSizes("those that did not fit in", 1, twoGroupsRows/2, maxGroupCalls, 2)
+		ts.endAll(3)
+		ts.wantAtRest()
+	})
+	inTurns(t, "a group is bounded in rows and bytes", func(t *testing.T, ts *groupTurns) {
+		ts.inTurns = false
+		ts.start(t.Context(), "0")
+		for i := range maxGroupRows/maxSharedRows - 1 {
+			ts.startRows(t.Context(), fmt.Sprintf("a%03d", i), maxSharedRows, 1)
+		}
+		ts.startRows(t.Context(), "b", maxSharedRows-1, 1)
+		ts.wantSizes("not full", 1)
+		ts.startRows(t.Context(), "large", 2, 1)
+		ts.wantSizes("full of rows, without the one too many", 1, maxGroupRows/maxSharedRows)
+		for i := range maxGroupBytes/maxSharedBytes - 1 {
+			ts.startRows(t.Context(), fmt.Sprintf("c%03d", i), 1, maxSharedBytes)
+		}
+		ts.wantSizes("not full", 1, maxGroupRows/maxSharedRows)
+		ts.startRows(t.Context(), "d", 1, maxSharedBytes)
+		ts.wantSizes("full of bytes", 1, maxGroupRows/maxSharedRows, maxGroupBytes/maxSharedBytes)
+		if !slices.Contains(ts.statements[2].of, "large") {
+			t.Error("the one passed over was not the first of the next")
+		}
+		for n := 2; n >= 1; n-- {
+			ts.endAll(n)
+		}
+		ts.end(0, nil)
 		ts.endAll(3)
 		ts.wantAtRest()
 	})
