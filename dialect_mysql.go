@@ -103,11 +103,12 @@ INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, me
 VALUES `,
 		insertRow: `(?, ?, ?, ?, ?, ?, ?, ?)`,
 		// The first row has the guard of all. Both tables are looked at for one value of a unique key and so
-		// lock a record, MySQL without a gap, at whatever isolation. An INSERT locks what it reads by itself,
-		// but not within a derived table, where the lock is asked for: an aggregate that is being deleted
-		// meanwhile would be left with a version and none before it. The previous event can't stand for the stream: who deletes that reads all its
-		// rows, by another index, before changing any, and would miss the new one. The guard reads through
-		// a derived table with LIMIT, because an INSERT can't name its own table directly.
+		// lock a record, MySQL without a gap. The lock of the event is asked for, and not left to what an
+		// INSERT takes by itself at one isolation or another: an aggregate that is being deleted meanwhile
+		// would be left with a version and none before it. The previous event can't stand for the stream:
+		// who deletes that reads all its rows, by another index, before changing any, and would miss the
+		// new one. The guard reads through a derived table with LIMIT, because an INSERT can't name its own
+		// table directly.
 		//
 		// Where something is missing the row's stream is NULL, which is an error in every SQL mode if it is
 		// the only row.
