@@ -232,15 +232,11 @@ func TestSharedAppendsCancelled(t *testing.T) {
 		for i := range 16 { // what the pool keeps running is there by now
 			mustAppend(t, s, "accounts", fmt.Sprint("warm ", i), 0, events(1, 1)...)
 		}
-		rounds := 60
-		if l.odd {
-			rounds = 20
-		}
 		before := runtime.NumGoroutine()
 		errs := race(16, func(i int) error {
 			id, hasty := fmt.Sprint(i), i%2 == 0
 			version := 0
-			for n := range rounds {
+			for n := range 60 {
 				ctx, cancel := context.WithCancel(t.Context())
 				if hasty {
 					time.AfterFunc(rand.N(3*time.Millisecond), cancel)
@@ -281,7 +277,7 @@ func TestSharedAppendsCancelled(t *testing.T) {
 				t.Errorf("writer %d: %v", i, err)
 			}
 			if evs := collect(t, s.ReadAggregate(t.Context(), "accounts", fmt.Sprint(i), 0)); i%2 == 1 {
-				wantVersions(t, evs, 2*rounds)
+				wantVersions(t, evs, 120)
 			}
 		}
 		eventually(t, "connections to be free", func() bool { return l.db == nil || l.db.Stats().InUse == 0 })

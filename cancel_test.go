@@ -68,13 +68,9 @@ func TestCancel(t *testing.T) {
 			cancel()
 			_ = name
 		}
-		rounds := 8
-		if l.odd {
-			rounds = 3
-		}
 		idle := func() int { time.Sleep(5 * time.Millisecond); return runtime.NumGoroutine() }
 		for name, call := range calls {
-			for range rounds {
+			for range 8 {
 				before := idle()
 				ctx, cancel := context.WithCancel(t.Context())
 				var cancelled time.Time
