@@ -83,20 +83,12 @@ func (ts *groupTurns) startRows(ctx context.Context, id string, n, bytes int) {
 // want checks which statements there have been, each written as its aggregates, a group's in brackets.
 func (ts *groupTurns) want(what string, want ...string) {
 	ts.t.Helper()
-	synctest.Wait()
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	var got []string
-	for _, st := range ts.statements {
-		text := fmt.Sprint(st.of)
+	wantStatements(ts, what, want, func(st *turnStatement) string {
 		if !st.group {
-			text = st.of[0]
+			return st.of[0]
 		}
-		got = append(got, text)
-	}
-	if !slices.Equal(got, want) {
-		ts.t.Errorf("%s: statements %q, want %q", what, got, want)
-	}
+		return fmt.Sprint(st.of)
+	})
 }
 
 // startMany has n appends begin, each to an aggregate of its own.
@@ -109,15 +101,20 @@ func (ts *groupTurns) startMany(prefix string, n int) {
 // wantSizes checks of how many appends each statement has been.
 func (ts *groupTurns) wantSizes(what string, want ...int) {
 	ts.t.Helper()
+	wantStatements(ts, what, want, func(st *turnStatement) int { return len(st.of) })
+}
+
+func wantStatements[T comparable](ts *groupTurns, what string, want []T, of func(*turnStatement) T) {
+	ts.t.Helper()
 	synctest.Wait()
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	var got []int
+	var got []T
 	for _, st := range ts.statements {
-		got = append(got, len(st.of))
+		got = append(got, of(st))
 	}
 	if !slices.Equal(got, want) {
-		ts.t.Fatalf("%s: statements of %d, want %d", what, got, want)
+		ts.t.Fatalf("%s: statements %v, want %v", what, got, want)
 	}
 }
 
@@ -416,6 +413,9 @@ func TestAppendTurnsCancelled(t *testing.T) {
 		ts.wantReturned("b", context.DeadlineExceeded)
 		if err := ts.statements[1].ctx.Err(); err != nil {
 			t.Errorf("the statement's context has ended with theirs: %v", err)
+		}
+		if got := ts.statements[1].ctx.Value(key{}); got != "first" {
+			t.Errorf("the statement has the value %v, want that of one of their contexts", got)
 		}
 		ts.end(1, nil, false, true, true)
 		ts.wantReturned("c", nil)

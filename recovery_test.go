@@ -229,47 +229,41 @@ func TestRecoveryFromCrashes(t *testing.T) {
 		t.Log("there is no server to crash, as -memory says")
 		return
 	}
-	var wg sync.WaitGroup
-	for _, c := range []struct {
-		engine   testserver.Engine
-		driver   string
-		database string
-		dialect  *es.Dialect
-	}{
-		{testserver.Postgres, "pgx", "", es.Postgres},
-		{testserver.MariaDB, "mysql", "", es.MySQL},
-	} {
-		wg.Go(func() {
-			t.Run(c.engine.String(), func(t *testing.T) {
-				server, err := testserver.Start(t.Context(), c.engine, testserver.Options{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { _ = server.Stop() })
-				dsn := server.DSN(c.database)
-				if c.driver == "mysql" {
-					if dsn, err = withDatabase(dsn); err != nil {
-						t.Fatal(err)
-					}
-				}
-				l := lane{name: c.engine.String(), driver: c.driver, dsn: dsn, dialect: c.dialect}
-				l = l.through(t, server.Addr(), 30)
-				ordeal(t, l, func() {
-					for range 3 {
-						_ = pause(t.Context(), 500*time.Millisecond+rand.N(500*time.Millisecond))
-						if err := server.Kill(); err != nil {
-							t.Error(err)
-						}
-						_ = pause(t.Context(), rand.N(300*time.Millisecond))
-						if err := server.Restart(t.Context()); err != nil {
-							t.Error(err)
-							return
-						}
-					}
-					_ = pause(t.Context(), 300*time.Millisecond)
-				})
-			})
-		})
+	type crashing struct {
+		engine  testserver.Engine
+		driver  string
+		dialect *es.Dialect
 	}
-	wg.Wait()
+	runEach(t, someLanes, []crashing{
+		{testserver.Postgres, "pgx", es.Postgres},
+		{testserver.MariaDB, "mysql", es.MySQL},
+	}, func(c crashing) string { return c.engine.String() }, func(t *testing.T, c crashing) {
+		server, err := testserver.Start(t.Context(), c.engine, testserver.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = server.Stop() })
+		dsn := server.DSN("")
+		if c.driver == "mysql" {
+			if dsn, err = withDatabase(dsn); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l := lane{name: c.engine.String(), driver: c.driver, dsn: dsn, dialect: c.dialect}
+		l = l.through(t, server.Addr(), 30)
+		ordeal(t, l, func() {
+			for range 3 {
+				_ = pause(t.Context(), 500*time.Millisecond+rand.N(500*time.Millisecond))
+				if err := server.Kill(); err != nil {
+					t.Error(err)
+				}
+				_ = pause(t.Context(), rand.N(300*time.Millisecond))
+				if err := server.Restart(t.Context()); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+			_ = pause(t.Context(), 300*time.Millisecond)
+		})
+	})
 }

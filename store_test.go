@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -209,16 +210,21 @@ const someLanes = 4
 // all have in common, like goroutines or allocations.
 func forEach(t *testing.T, atOnce int, wanted func(lane) bool, test func(t *testing.T, l lane)) {
 	t.Helper()
+	list := slices.DeleteFunc(slices.Clone(lanes), func(l lane) bool { return !wanted(l) })
+	runEach(t, atOnce, list, func(l lane) string { return l.name }, test)
+}
+
+// runEach runs a subtest for each of a list, so many at once.
+func runEach[T any](t *testing.T, atOnce int, list []T, name func(T) string, test func(*testing.T, T)) {
+	t.Helper()
 	free := make(chan struct{}, atOnce)
 	var wg sync.WaitGroup
-	for _, l := range lanes {
-		if wanted(l) {
-			free <- struct{}{}
-			wg.Go(func() {
-				defer func() { <-free }()
-				t.Run(l.name, func(t *testing.T) { test(t, l) })
-			})
-		}
+	for _, each := range list {
+		free <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-free }()
+			t.Run(name(each), func(t *testing.T) { test(t, each) })
+		})
 	}
 	wg.Wait()
 }
