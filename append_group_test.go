@@ -289,6 +289,46 @@ func TestSharedAppendsCancelled(t *testing.T) {
 	})
 }
 
+// TestSharedAppendsNow has a clock that sometimes leaves the time to the store: appends that share a
+// statement have each its own.
+func TestSharedAppendsNow(t *testing.T) {
+	forEachLane(t, func(t *testing.T, l lane) {
+		fixed := time.Date(2001, 2, 3, 4, 5, 6, 7000, time.UTC)
+		var calls atomic.Int64
+		s := l.open(t, &es.Options{Now: func() time.Time {
+			if calls.Add(1)%2 == 0 {
+				return fixed
+			}
+			return time.Time{}
+		}})
+		createStream(t, s, "accounts")
+		errs := race(16, func(i int) error {
+			for n := range 10 {
+				if _, err := s.Append(t.Context(), "accounts", fmt.Sprint(i), es.ExpectedVersion(n*(1+i%2)), events(1+i%2, 1)...); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		for i, err := range errs {
+			if err != nil {
+				t.Errorf("writer %d: %v", i, err)
+			}
+		}
+		set := 0
+		for _, ev := range collect(t, s.Read(t.Context(), es.FromAll(), es.ReadOptions{})) {
+			if ev.RecordedAt.Equal(fixed) {
+				set++
+			} else if age := time.Since(ev.RecordedAt); age.Abs() > 10*time.Minute {
+				t.Errorf("recorded at %v, want about now", ev.RecordedAt)
+			}
+		}
+		if set < 50 || set > 190 {
+			t.Errorf("%d of 240 events have the time of the clock, want about half", set)
+		}
+	})
+}
+
 // TestSharedAppendsOfTwo has two stores of one database append to the same aggregates in opposite
 // orders: nothing is lost, and no two statements wait for each other for long.
 func TestSharedAppendsOfTwo(t *testing.T) {

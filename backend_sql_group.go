@@ -139,8 +139,13 @@ func (b *sqlBackend) arrayGroup(calls []*appendCall, rows []groupRow) (text stri
 	if slices.ContainsFunc(calls, func(a *appendCall) bool { return a.expected < 0 }) {
 		highest = ofCalls(func(a *appendCall) string { _, high := a.expected.bounds(); return strconv.FormatInt(high, 10) })
 	}
-	if !calls[0].at.IsZero() { // the store's clock is everybody's
-		at = ofCalls(func(a *appendCall) string { return a.at.UTC().Format(b.dialect.timeLayout) })
+	if slices.ContainsFunc(calls, func(a *appendCall) bool { return !a.at.IsZero() }) {
+		at = ofCalls(func(a *appendCall) string {
+			if a.at.IsZero() {
+				return "now" // the statement's time, to the database
+			}
+			return a.at.UTC().Format(b.dialect.timeLayout)
+		})
 	}
 	args = []any{
 		ofCalls(func(a *appendCall) string {

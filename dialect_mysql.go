@@ -347,8 +347,8 @@ func classifyMySQL(err error) fault {
 	switch e.Number {
 	case 1062, 1242: // ER_DUP_ENTRY; ER_SUBQUERY_NO_1_ROW, which insertMany makes
 		return faultTaken
-	case 1048: // ER_BAD_NULL_ERROR
-		if strings.Contains(e.Message, "'stream_id'") { // insertOne makes it
+	case 1048: // ER_BAD_NULL_ERROR: insertOne makes it, but so may a trigger
+		if strings.Contains(e.Message, "stream_id") {
 			return faultTaken
 		}
 	case 1205, 1213, 1020, 3572: // lock wait time-out, deadlock, record changed (MariaDB's snapshot isolation), no wait

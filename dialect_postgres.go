@@ -11,6 +11,17 @@ import (
 // Postgres is the dialect of PostgreSQL 13 and later, tested through github.com/jackc/pgx/v5/stdlib.
 var Postgres = &postgresDialect
 
+// postgresGuarded is the appends of a group whose aggregates are as expected, with their streams and
+// last events locked.
+const postgresGuarded = `
+    FROM given c
+    CROSS JOIN LATERAL (SELECT id FROM {streams} WHERE id = c.stream_id FOR KEY SHARE SKIP LOCKED) stream
+    LEFT JOIN LATERAL (
+        SELECT version FROM {events}
+        WHERE stream_id = stream.id AND aggregate_id = c.aggregate_id COLLATE "C"
+        ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true
+    WHERE COALESCE(p.version, 0) BETWEEN c.low AND COALESCE(c.high, c.low)`
+
 var postgresDialect = Dialect{
 	name:       "postgres",
 	numbered:   true,
@@ -50,7 +61,8 @@ SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'nu
     event_id = ('e5e5000000000000' || lpad(to_hex(position), 16, '0'))::uuid
 WHERE stream_id = ?::bigint`,
 		// Above read committed an UPDATE or DELETE does not find what was stored since the transaction's
-		// snapshot, and nothing says that there is anything.
+		// snapshot, and nothing says that there is anything. A stream that lives has its id back, after a
+		// restore of some tables, say: its events are not what was owed.
 		oweErase: `
 INSERT INTO {meta} (name, value)
 SELECT 'erase ' || ?::bigint, ?::bigint WHERE current_setting('transaction_isolation') IN ('repeatable read', 'serializable')`,
@@ -173,14 +185,7 @@ WITH given AS MATERIALIZED (
     WHERE w.timeout <> ''),
 s AS MATERIALIZED (
     SELECT c.n, stream.id, c.aggregate_id, COALESCE(p.version, 0) AS version,
-           COALESCE(c.at, statement_timestamp()) AS at
-    FROM given c
-    CROSS JOIN LATERAL (SELECT id FROM {streams} WHERE id = c.stream_id FOR KEY SHARE SKIP LOCKED) stream
-    LEFT JOIN LATERAL (
-        SELECT version FROM {events}
-        WHERE stream_id = stream.id AND aggregate_id = c.aggregate_id COLLATE "C"
-        ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true
-    WHERE COALESCE(p.version, 0) BETWEEN c.low AND COALESCE(c.high, c.low))
+           COALESCE(c.at, statement_timestamp()) AS at` + postgresGuarded + `)
 INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
 SELECT s.id, s.aggregate_id, s.version + v.i, v.event_id, v.name, v.data::json, v.metadata::json, s.at
 FROM s JOIN unnest(?::text::bigint[], ?::text::bigint[], ?::text::uuid[], ?::text::text[], ?::text::text[], ?::text::text[])
@@ -198,14 +203,7 @@ WITH given AS MATERIALIZED (
     WHERE w.timeout <> '')
 INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
 SELECT stream.id, c.aggregate_id, COALESCE(p.version, 0) + 1, c.event_id, c.name, c.data::json, c.metadata::json,
-       COALESCE(c.at, statement_timestamp())
-FROM given c
-CROSS JOIN LATERAL (SELECT id FROM {streams} WHERE id = c.stream_id FOR KEY SHARE SKIP LOCKED) stream
-LEFT JOIN LATERAL (
-    SELECT version FROM {events}
-    WHERE stream_id = stream.id AND aggregate_id = c.aggregate_id COLLATE "C"
-    ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true
-WHERE COALESCE(p.version, 0) BETWEEN c.low AND COALESCE(c.high, c.low)`,
+       COALESCE(c.at, statement_timestamp())` + postgresGuarded,
 		insertShared: `
 ON CONFLICT DO NOTHING`,
 		state: `
