@@ -2,13 +2,9 @@ package eventstore
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
-	"time"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 )
@@ -166,22 +162,6 @@ type storedPayload struct {
 
 func (p storedPayload) EventName() string { return p.name }
 
-// checkData refuses what one of the stores could not keep byte for byte. What encoding/json
-// returns is always valid JSON, but may hold bytes of a json.RawMessage that are not UTF-8.
-func checkData(codec Codec, what string, data []byte) error {
-	if _, standard := codec.(jsonCodec); !standard && !json.Valid(data) {
-		return invalid("payload %q: the codec's result is not valid JSON", what)
-	}
-	if !utf8.Valid(data) {
-		return invalid("payload %q: its JSON is not UTF-8", what)
-	}
-	return nil
-}
-
-// maxRepeats bounds how often an append is repeated for reasons that are not the caller's; with
-// the back-off this is more than ten seconds.
-const maxRepeats = 150
-
 // store has the backend append, repeats what is worth repeating, and tells a conflict from an
 // append that has been stored before. It returns a.rows, or the rows stored before.
 func (s *Store) store(ctx context.Context, a *appendCall) ([]record, error) {
@@ -260,10 +240,4 @@ func (s *Store) stored(ctx context.Context, rows []record, earlier bool) ([]Even
 		}
 	}
 	return events, nil
-}
-
-// backOff waits before another attempt: up to 2^attempt milliseconds and never more than 100,
-// with full jitter so that those who collided part ways.
-func backOff(ctx context.Context, attempt int) error {
-	return sleep(ctx, rand.N(min(100*time.Millisecond, time.Millisecond<<min(attempt, 10))))
 }

@@ -251,18 +251,6 @@ func (b *sqlBackend) failed(op string, err error) error {
 	return fmt.Errorf("eventstore: %s: %w", op, err)
 }
 
-// passingError is an error of the database that need not come back when it is asked again: an
-// errRepeat or an errLost.
-type passingError struct {
-	op   string
-	err  error
-	kind error
-}
-
-func (e *passingError) Error() string        { return prefix + e.op + ": " + e.err.Error() }
-func (e *passingError) Unwrap() error        { return e.err }
-func (e *passingError) Is(target error) bool { return target == e.kind }
-
 func (b *sqlBackend) createStream(ctx context.Context, name string, metadata []byte, at time.Time) (bool, error) {
 	var created bool
 	err := b.run(ctx, "create stream", func(c conn) error {

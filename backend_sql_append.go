@@ -225,9 +225,6 @@ func (b *sqlBackend) dropRows(ctx context.Context, c conn, rows []record) error 
 	return nil
 }
 
-// placeholders returns n parameters for a list.
-func placeholders(n int) string { return strings.TrimSuffix(strings.Repeat("?, ", n), ", ") }
-
 // insertGuarded is for databases where only INSERT ... VALUES hands out consecutive positions and
 // says where they begin. Versions are numbered by the caller, on a guard that fails the statement
 // if the stream or the version before them is missing; a unique key fails it if they are taken.
@@ -437,8 +434,6 @@ type appendHints struct {
 	step     int64
 	mariaDB  bool
 }
-
-type aggregateKey struct{ stream, id string }
 
 const (
 	maxHints = 10000

@@ -26,15 +26,6 @@ func (b *sqlBackend) shares(a *appendCall) bool {
 	return known && h.mariaDB && !b.hints.ahead(a.stream, a.aggregateID, h.version)
 }
 
-// size is how many bytes of data and metadata an append has.
-func (a *appendCall) size() int {
-	n := 0
-	for i := range a.rows {
-		n += len(a.rows[i].data) + len(a.rows[i].metadata)
-	}
-	return n
-}
-
 // insertGroup stores appends to different aggregates with one statement, each on the condition of
 // its own version, and says which of them it has stored. Those that it has not, for whatever
 // reason, lose nothing by being decided alone. It waits for nobody's locks, or not for long.

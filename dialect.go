@@ -219,3 +219,6 @@ func (d *Dialect) bind(prefix, text string) string {
 		text = after
 	}
 }
+
+// placeholders returns n parameters for a list.
+func placeholders(n int) string { return strings.TrimSuffix(strings.Repeat("?, ", n), ", ") }

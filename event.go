@@ -1,13 +1,11 @@
 package eventstore
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
+	"math"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 )
@@ -34,6 +32,50 @@ type NewEvent struct {
 	ID       uuid.UUID
 	Payload  Payload
 	Metadata Metadata
+}
+
+// ExpectedVersion is the version at which an append expects its aggregate; zero or more is exactly
+// that version.
+type ExpectedVersion int64
+
+const (
+	MustNotExist ExpectedVersion = 0  // the aggregate has no events
+	AnyVersion   ExpectedVersion = -1 // whatever it has
+	MustExist    ExpectedVersion = -2 // it has at least one
+)
+
+func (v ExpectedVersion) String() string {
+	switch v {
+	case MustNotExist:
+		return "that it does not exist"
+	case AnyVersion:
+		return "any version"
+	case MustExist:
+		return "that it exists"
+	}
+	return fmt.Sprintf("version %d", int64(v))
+}
+
+// admits says whether an append may go on from an aggregate at this version.
+func (v ExpectedVersion) admits(actual int64) bool {
+	switch v {
+	case AnyVersion:
+		return true
+	case MustExist:
+		return actual > 0
+	}
+	return actual == int64(v)
+}
+
+// bounds returns the lowest and the highest version that v admits.
+func (v ExpectedVersion) bounds() (low, high int64) {
+	switch v {
+	case AnyVersion:
+		return 0, math.MaxInt64
+	case MustExist:
+		return 1, math.MaxInt64
+	}
+	return int64(v), int64(v)
 }
 
 // Event is a stored event. Its Data and Metadata belong to whoever received it.
@@ -95,38 +137,6 @@ func decodeFirst[E Payload](codec *payloadCodec, ev Event, name string) (e E, fo
 	return e, false, err
 }
 
-// Codec turns payloads and states into JSON text and back. It must be safe for concurrent use.
-// Marshal must return valid JSON in UTF-8, which is stored as it is: the store keeps every byte. It
-// must leave the result alone from then on: an append whose context has ended may still be on its way.
-type Codec interface {
-	Marshal(v any) ([]byte, error)
-	Unmarshal(data []byte, v any) error
-}
-
-// jsonCodec is the default.
-type jsonCodec struct{}
-
-func (jsonCodec) Marshal(v any) ([]byte, error)      { return json.Marshal(v) }
-func (jsonCodec) Unmarshal(data []byte, v any) error { return json.Unmarshal(data, v) }
-
-// reservedIDs are the first eight bytes of the IDs that gap rows carry, with their position
-// behind. No UUID that RFC 9562 knows begins like this: it has no version.
-var reservedIDs = [8]byte{0xe5, 0xe5}
-
-// gapID returns the ID of the gap row at a position.
-func gapID(p Position) (id uuid.UUID) {
-	copy(id[:], reservedIDs[:])
-	binary.BigEndian.PutUint64(id[8:], uint64(p))
-	return id
-}
-
-func checkEventID(id uuid.UUID) error {
-	if [8]byte(id[:8]) == reservedIDs {
-		return invalid("event ID %s is in the range that the store keeps for itself", id)
-	}
-	return nil
-}
-
 // nameOf returns the event name of payloads of type E, or "" if E is an interface or its
 // EventName needs more than a zero value.
 func nameOf[E Payload]() string {
@@ -154,28 +164,4 @@ func payloadName(p Payload) (name string, err error) {
 		return "", invalid("payload is nil")
 	}
 	return p.EventName(), nil
-}
-
-// maxName is the longest name or ID, in bytes.
-const maxName = 255
-
-// checkName finds what is wrong with a name or an ID; what says which.
-func checkName(what, name string) error {
-	switch {
-	case name == "":
-		return invalid("%s is empty", what)
-	case len(name) > maxName:
-		return invalid("%s %.40q… has %d bytes, more than %d", what, name, len(name), maxName)
-	}
-	return checkText(what, name)
-}
-
-func checkText(what, s string) error {
-	switch {
-	case !utf8.ValidString(s):
-		return invalid("%s %q is not UTF-8", what, s)
-	case strings.IndexByte(s, 0) >= 0:
-		return invalid("%s %q holds a NUL byte", what, s)
-	}
-	return nil
 }

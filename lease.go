@@ -25,6 +25,11 @@ type lease struct {
 	began time.Time
 }
 
+const (
+	defaultLease  = 10 * time.Second
+	shortestLease = time.Second
+)
+
 // beginLease registers a lease that has been taken, and renews it until it is lost or given up.
 func (s *Store) beginLease(ctx context.Context, name string, epoch int64, term time.Duration) *lease {
 	l := &lease{store: s, name: name, epoch: epoch, term: term, kept: make(chan struct{}), began: time.Now()}

@@ -38,12 +38,27 @@ type memStream struct {
 	snapshots  map[string]*snapshot // by aggregate ID
 }
 
+// memProjection is a projection's row and the events that it has set aside.
+type memProjection struct {
+	projectionRow
+	leaseUntil time.Time
+	parked     map[Position]parkedRow
+}
+
+// current is the row as a reader sees it now.
+func (p *memProjection) current() projectionRow {
+	row := p.projectionRow
+	row.held = time.Now().Before(p.leaseUntil)
+	return row
+}
+
 func newMemBackend() *memBackend {
 	return &memBackend{next: 1, byName: map[string]*memStream{}, events: map[uuid.UUID]Position{}, projected: map[string]*memProjection{}}
 }
 
 func (m *memBackend) install(ctx context.Context) error { return ctx.Err() }
-func (m *memBackend) writeSchema(io.Writer) error       { return nil }
+
+func (m *memBackend) writeSchema(io.Writer) error { return nil }
 
 func (m *memBackend) withTx(*sql.Tx) backend {
 	return &brokenBackend{err: fmt.Errorf("eventstore: a memory store has no transactions: %w", errors.ErrUnsupported)}

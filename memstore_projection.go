@@ -12,20 +12,6 @@ import (
 	"time"
 )
 
-// memProjection is a projection's row and the events that it has set aside.
-type memProjection struct {
-	projectionRow
-	leaseUntil time.Time
-	parked     map[Position]parkedRow
-}
-
-// current is the row as a reader sees it now.
-func (p *memProjection) current() projectionRow {
-	row := p.projectionRow
-	row.held = time.Now().Before(p.leaseUntil)
-	return row
-}
-
 func (m *memBackend) lastPosition(ctx context.Context) (Position, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -240,8 +226,10 @@ func (u *memUnit) dropParked(string) error {
 }
 
 func (u *memUnit) broken(error) error { return nil }
-func (u *memUnit) late(error) bool    { return false }
-func (u *memUnit) rollback()          {}
+
+func (u *memUnit) late(error) bool { return false }
+
+func (u *memUnit) rollback() {}
 
 func (u *memUnit) commit(c checkpoint) (bool, error) {
 	u.m.mu.Lock()
@@ -280,7 +268,8 @@ type memUnitBackend struct {
 }
 
 func (b *memUnitBackend) install(context.Context) error { return b.err }
-func (b *memUnitBackend) writeSchema(io.Writer) error   { return b.err }
+
+func (b *memUnitBackend) writeSchema(io.Writer) error { return b.err }
 
 func (b *memUnitBackend) createStream(ctx context.Context, name string, metadata []byte, at time.Time) (bool, error) {
 	if has, err := b.hasStream(ctx, name); has || err != nil {

@@ -8,47 +8,6 @@ import (
 	"time"
 )
 
-// ProjectionInfo describes a projection or a relay.
-type ProjectionInfo struct {
-	Name     string
-	Status   ProjectionStatus
-	Position Position // the last that it has taken in or passed over
-	Lag      int64    // sealed position minus Position: an upper bound of the events to come, without counting
-	Owner    string   // who holds the lease, as host/process/run; empty: nobody runs it
-	Parked   int      // events set aside
-
-	// Error is why it has failed; while it runs, why the last try of an event that it is still
-	// trying has. Empty: there is nothing wrong.
-	Error string
-}
-
-// ProjectionStatus says what becomes of a projection.
-type ProjectionStatus string
-
-const (
-	StatusIdle      ProjectionStatus = "idle"      // nobody runs it
-	StatusRunning   ProjectionStatus = "running"   // somebody holds the lease
-	StatusStopping  ProjectionStatus = "stopping"  // its runner can't write any more, and has not noticed yet
-	StatusResetting ProjectionStatus = "resetting" // its next runner empties its read model
-	StatusDeleting  ProjectionStatus = "deleting"  // its next runner drops its read model
-	StatusFailed    ProjectionStatus = "failed"    // a handler has failed for good
-)
-
-// seen returns what is stored as it is to be seen: a runner whose lease has run out is none.
-func (p ProjectionInfo) seen(held bool) ProjectionInfo {
-	if !held {
-		p.Owner = ""
-		if p.Status == StatusRunning || p.Status == StatusStopping {
-			p.Status = StatusIdle
-		}
-	}
-	return p
-}
-
-// lag is how many positions a projection is behind the sealed one. It may be before it, if another
-// process has sealed further.
-func (p *ProjectionInfo) lag(sealed Position) int64 { return max(0, int64(sealed-p.Position)) }
-
 // Projections returns all projections and relays that have ever run and were not deleted, by name
 // in byte order.
 func (s *Store) Projections(ctx context.Context) ([]ProjectionInfo, error) {

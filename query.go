@@ -54,17 +54,6 @@ func (q *Query[S]) Run(ctx context.Context, s *Store) (S, error) {
 	return state, nil
 }
 
-// checkFrom checks a definition's selection, which has to pick something.
-func checkFrom(field string, from Selection) error {
-	if len(from) == 0 {
-		return invalid("%s is empty", field)
-	}
-	if err := from.check(); err != nil {
-		return within(field, err)
-	}
-	return nil
-}
-
 // storedNames returns the names under which the events that folds want can be stored, in byte
 // order, or nil for any: middleware that changes what is read could change names too.
 func (s *Store) storedNames(wanted map[string]bool) []string {

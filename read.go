@@ -217,13 +217,6 @@ func (s *Store) readSnapshot(ctx context.Context, stream, aggregateID string, sc
 	return rows, len(rows) >= firstPage, err
 }
 
-func checkAggregate(stream, aggregateID string) error {
-	if err := checkName("stream name", stream); err != nil {
-		return err
-	}
-	return checkName("aggregate ID", aggregateID)
-}
-
 // readAggregate yields an aggregate's records by version.
 func (s *Store) readAggregate(ctx context.Context, stream, aggregateID string, after int64, ahead bool) iter.Seq2[*record, error] {
 	return func(yield func(*record, error) bool) {

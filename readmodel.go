@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -235,13 +234,4 @@ func (t *Table) check() error {
 		return invalid("Table.Dialect is nil: want Postgres or MySQL")
 	}
 	return checkIdentifier("Table.Name", t.Name)
-}
-
-var identifierPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,62}$`)
-
-func checkIdentifier(what, name string) error {
-	if !identifierPattern.MatchString(name) {
-		return invalid("%s %q: want letters, digits and underscores, at most 63 and no digit first", what, name)
-	}
-	return nil
 }

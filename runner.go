@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"strings"
 	"time"
@@ -68,8 +67,6 @@ const (
 
 	defaultBatchSize = 1000
 	defaultPoll      = 500 * time.Millisecond
-	defaultLease     = 10 * time.Second
-	shortestLease    = time.Second
 
 	// A look covers at least minWindow positions and then as many more as can be looked at
 	// quickly, so that an event which is rare in a long log is searched for in steps, each of
@@ -115,36 +112,11 @@ func (r *runner) run(ctx context.Context) error {
 	}
 }
 
-// passing says whether an error need not come back when the database is asked again. It is for
-// callers whose context has not ended: a deadline that was exceeded then is one of the driver, which
-// could not reach the server in its time.
-func passing(err error) bool {
-	if final(err) {
-		return false
-	}
-	return errors.Is(err, errRepeat) || errors.Is(err, errLost) || errors.Is(err, ErrRetryTx) ||
-		errors.Is(err, context.DeadlineExceeded)
-}
-
-// final says whether err is that a handler has failed for good. What the handler's own error wraps,
-// which may be anything, means nothing then.
-func final(err error) bool {
-	var p *ProjectionError
-	return errors.As(err, &p)
-}
-
 // newOwner names a run: the host and the process for people who look for it, the rest so that no
 // other run has the name.
 func newOwner() string {
 	host, _ := os.Hostname() // without a name the rest has to do
 	return fmt.Sprintf("%.100s/%d/%s", host, os.Getpid(), uuid.NewString())
-}
-
-// pauseAfter is how long to wait after a number of failures in a row: longer and longer, up to two
-// seconds, with jitter.
-func pauseAfter(failures int) time.Duration {
-	longest := min(2*time.Second, 10*time.Millisecond<<min(failures, 10))
-	return longest/2 + rand.N(longest/2)
 }
 
 // hold takes the lease and follows until something ends that. It gives the lease back unless it

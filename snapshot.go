@@ -79,13 +79,3 @@ func (a *Aggregate[S]) restore(ctx context.Context, s *Store, r *Root[S], rows [
 	r.state, r.version, r.snapshot, r.position = state, rows[0].version, rows[0].version, rows[0].position
 	return rows[1:], true
 }
-
-// snapshot is a state as it is stored. The position is that of the event of its version: since
-// positions are never used again, it tells an aggregate from another one that had the same ID.
-type snapshot struct {
-	stream, aggregateID string
-	version             int64
-	position            Position
-	schema              int64
-	state               []byte
-}

@@ -1,19 +1,15 @@
 package eventstore
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"regexp"
 	"slices"
 	"time"
-
-	"github.com/google/uuid"
 )
 
 // Store is a log of events in streams, and what is derived from it. [Open] makes one over a
@@ -91,50 +87,6 @@ type Batch struct {
 	Stream, AggregateID string
 	Expected            ExpectedVersion
 	Events              []NewEvent
-}
-
-// ExpectedVersion is the version at which an append expects its aggregate; zero or more is exactly
-// that version.
-type ExpectedVersion int64
-
-const (
-	MustNotExist ExpectedVersion = 0  // the aggregate has no events
-	AnyVersion   ExpectedVersion = -1 // whatever it has
-	MustExist    ExpectedVersion = -2 // it has at least one
-)
-
-func (v ExpectedVersion) String() string {
-	switch v {
-	case MustNotExist:
-		return "that it does not exist"
-	case AnyVersion:
-		return "any version"
-	case MustExist:
-		return "that it exists"
-	}
-	return fmt.Sprintf("version %d", int64(v))
-}
-
-// admits says whether an append may go on from an aggregate at this version.
-func (v ExpectedVersion) admits(actual int64) bool {
-	switch v {
-	case AnyVersion:
-		return true
-	case MustExist:
-		return actual > 0
-	}
-	return actual == int64(v)
-}
-
-// bounds returns the lowest and the highest version that v admits.
-func (v ExpectedVersion) bounds() (low, high int64) {
-	switch v {
-	case AnyVersion:
-		return 0, math.MaxInt64
-	case MustExist:
-		return 1, math.MaxInt64
-	}
-	return int64(v), int64(v)
 }
 
 // defaultPrefix is the default of Options.TablePrefix.
@@ -336,124 +288,4 @@ func (s *Store) now() time.Time {
 		return time.Time{}
 	}
 	return s.opts.Now().UTC().Truncate(time.Microsecond)
-}
-
-// backend is where a store keeps its rows: a database, or memory. It sees encoded bytes, valid
-// names and IDs, and nothing of Go payloads; what is done with them exists once, above this seam.
-type backend interface {
-	install(context.Context) error
-	writeSchema(io.Writer) error
-	withTx(*sql.Tx) backend
-
-	createStream(ctx context.Context, name string, metadata []byte, at time.Time) (created bool, err error)
-	deleteStream(ctx context.Context, name string) (found bool, err error)
-	hasStream(ctx context.Context, name string) (bool, error)
-	streams(ctx context.Context, prefix string) ([]streamRow, error)
-	setStreamMetadata(ctx context.Context, name string, metadata []byte) (found bool, err error)
-
-	// append stores rows as the next versions of an aggregate, all or none, and completes them
-	// with version, position and time. errVersion says that the aggregate was not at the expected
-	// version, or that something else is in the way that resolve can tell; errRepeat that the same
-	// call can succeed now.
-	append(ctx context.Context, a *appendCall) error
-
-	// resolve finds out why an append failed with errVersion.
-	resolve(ctx context.Context, a *appendCall) (verdict, error)
-
-	// seal moves the sealed position as far as it can and returns it. If it is not settled, another
-	// look soon may get further.
-	seal(ctx context.Context) (p Position, settled bool, err error)
-
-	// stats tells what sealing has come to and how far projections are, without any Lag.
-	stats(context.Context) (Stats, error)
-
-	// readPage returns up to limit of the rows that a page asks for, in its order, and whether
-	// more may follow them. They are at least those that the selection picks: what it does not
-	// pick is for the caller to drop.
-	readPage(ctx context.Context, q *page) (rows []record, more bool, err error)
-
-	// readAggregate returns up to limit of an aggregate's rows, by version.
-	readAggregate(ctx context.Context, stream, aggregateID string, after int64, limit int) ([]record, error)
-
-	// readSnapshot returns the aggregate's snapshot of this schema, if its event is there, as a row
-	// without a name, and up to limit of the rows behind it, or of all rows.
-	readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) ([]record, error)
-
-	// saveSnapshot stores a snapshot, unless a later one is stored or its event is gone.
-	saveSnapshot(ctx context.Context, sn *snapshot) error
-
-	// deleteAggregate deletes an aggregate's rows and its snapshot, and says whether there is the
-	// stream, and how many rows there were.
-	deleteAggregate(ctx context.Context, stream, aggregateID string) (found bool, n int64, err error)
-
-	projectionBackend
-}
-
-var (
-	errVersion = errors.New("eventstore: the aggregate is not as expected")
-	errRepeat  = errors.New("eventstore: the statement can be repeated")
-	errLost    = errors.New("eventstore: the connection to the database is lost")
-)
-
-// record is an event as it is stored. Its bytes are never changed once it has been handed out.
-type record struct {
-	position    Position
-	id          uuid.UUID
-	stream      string
-	aggregateID string
-	version     int64
-	name        string
-	data        []byte
-	metadata    []byte
-	recordedAt  time.Time
-
-	decoded Metadata // of metadata, once somebody has asked
-}
-
-// meta returns the record's metadata, decoded once.
-func (r *record) meta() (Metadata, error) {
-	if r.decoded == nil {
-		md, err := decodeMetadata(r.metadata)
-		if err != nil {
-			return nil, fmt.Errorf("eventstore: metadata of event %d: %w", r.position, err)
-		}
-		r.decoded = md
-	}
-	return r.decoded, nil
-}
-
-func byPosition(x, y record) int { return cmp.Compare(x.position, y.position) }
-
-type streamRow struct {
-	name      string
-	metadata  []byte
-	createdAt time.Time
-}
-
-// appendCall is an append as a backend sees it.
-type appendCall struct {
-	stream, aggregateID string
-	expected            ExpectedVersion
-	at                  time.Time // zero: the backend's clock
-	rows                []record
-
-	one [1]record // room for rows, if there is one
-}
-
-// verdict is what stood in an append's way.
-type verdict struct {
-	found  bool     // the stream exists
-	actual int64    // the aggregate's version
-	taken  bool     // the next version is taken, though actual, in an older snapshot, does not show it
-	stored []record // what is stored under the append's IDs, by version, of whatever aggregate
-}
-
-// page is one step of a read.
-type page struct {
-	from          Selection
-	names         []string // nil: all; else only events stored under these names matter
-	after, before Position // exclusive; zero: none
-	limit         int
-	backward      bool
-	expected      int // how many rows probably come; zero: nobody knows
 }

@@ -110,3 +110,14 @@ func (sel Selection) all() bool {
 func inCategory(stream, category string) bool {
 	return len(stream) > len(category) && stream[len(category)] == '-' && strings.HasPrefix(stream, category)
 }
+
+// checkFrom checks a definition's selection, which has to pick something.
+func checkFrom(field string, from Selection) error {
+	if len(from) == 0 {
+		return invalid("%s is empty", field)
+	}
+	if err := from.check(); err != nil {
+		return within(field, err)
+	}
+	return nil
+}
