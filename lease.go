@@ -13,13 +13,15 @@ import (
 // somebody stops, resets or deletes the projection: whatever a runner writes is written only while
 // the epoch is still its own.
 type lease struct {
-	store *Store
-	name  string
-	epoch int64
-	term  time.Duration
-	ctx   context.Context // ends with the lease, because of ErrLeaseLost if it was lost
-	lose  context.CancelCauseFunc
-	kept  chan struct{} // closed when nobody renews it any more
+	backend backend
+	leases  *leases
+	name    string
+	owner   string
+	epoch   int64
+	term    time.Duration
+	ctx     context.Context // ends with the lease, because of ErrLeaseLost if it was lost
+	lose    context.CancelCauseFunc
+	kept    chan struct{} // closed when nobody renews it any more
 
 	known atomic.Int64 // when it was last known to be held, in nanoseconds since began
 	began time.Time
@@ -30,20 +32,11 @@ const (
 	shortestLease = time.Second
 )
 
-// beginLease registers a lease that has been taken, and renews it until it is lost or given up.
-func (s *Store) beginLease(ctx context.Context, name string, epoch int64, term time.Duration) *lease {
-	l := &lease{store: s, name: name, epoch: epoch, term: term, kept: make(chan struct{}), began: time.Now()}
-	l.ctx, l.lose = context.WithCancelCause(ctx)
-	s.leases.add(l)
-	go l.keep()
-	return l
-}
-
 // giveUp ends the lease here; what the database knows of it is another matter.
 func (l *lease) giveUp() {
 	l.lose(context.Canceled)
 	<-l.kept
-	l.store.leases.remove(l)
+	l.leases.remove(l)
 }
 
 // lost says whether somebody else has taken over, as far as is known here.
@@ -61,7 +54,7 @@ func (l *lease) keep() {
 	defer close(l.kept)
 	pause := l.term / 3
 	for sleep(l.ctx, pause) == nil {
-		held, err := l.store.backend.renewLease(l.ctx, l.name, l.epoch, l.term)
+		held, err := l.backend.renewLease(l.ctx, l.name, l.epoch, l.term)
 		switch {
 		case err != nil:
 			// The runner meets the same fault, or the lease runs out.
@@ -83,6 +76,15 @@ type leases struct {
 }
 
 func newLeases() *leases { return &leases{held: map[*lease]struct{}{}} }
+
+// begin registers a lease that owner has taken, and renews it until it is lost or given up.
+func (ls *leases) begin(ctx context.Context, b backend, name, owner string, epoch int64, term time.Duration) *lease {
+	l := &lease{backend: b, leases: ls, name: name, owner: owner, epoch: epoch, term: term, kept: make(chan struct{}), began: time.Now()}
+	l.ctx, l.lose = context.WithCancelCause(ctx)
+	ls.add(l)
+	go l.keep()
+	return l
+}
 
 func (ls *leases) add(l *lease) {
 	ls.mu.Lock()

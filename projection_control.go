@@ -37,7 +37,7 @@ func (s *Store) ResetProjection(ctx context.Context, name string) error {
 	if err := s.controllable(name); err != nil {
 		return err
 	}
-	return s.resetProjection(ctx, newRunner(s, name, nil, nil, 0, 0, 0))
+	return s.resetProjection(ctx, newRunner(s, runnerConfig{name: name}))
 }
 
 // DeleteProjection removes a projection or relay; see [Projection.Delete]. A read model, which only
@@ -47,7 +47,7 @@ func (s *Store) DeleteProjection(ctx context.Context, name string, emitted bool)
 	if err := s.controllable(name); err != nil {
 		return err
 	}
-	return s.deleteProjection(ctx, newRunner(s, name, nil, nil, 0, 0, 0), emitted)
+	return s.deleteProjection(ctx, newRunner(s, runnerConfig{name: name}), emitted)
 }
 
 // ParkedEvent is an event that a projection has set aside by [Park].

@@ -32,7 +32,8 @@ type Relay struct {
 // Run follows the log like [Projection.Run]: it returns ctx.Err() when ctx ends, and nil when it is
 // stopped.
 func (rl *Relay) Run(ctx context.Context, s *Store) error {
-	if err := checkRunner("Relay", rl.Name, rl.From, rl.BatchSize, rl.Poll, rl.Lease); err != nil {
+	c := runnerConfig{name: rl.Name, from: rl.From, batchSize: rl.BatchSize, poll: rl.Poll, term: rl.Lease, consumer: &publisher{rl, s}}
+	if err := c.check("Relay"); err != nil {
 		return err
 	}
 	switch {
@@ -41,12 +42,10 @@ func (rl *Relay) Run(ctx context.Context, s *Store) error {
 	case s.inTx:
 		return fmt.Errorf("eventstore: a relay inside a transaction: %w", errors.ErrUnsupported)
 	}
-	r := newRunner(s, rl.Name, rl.From, nil, rl.BatchSize, rl.Poll, rl.Lease)
-	r.follower = &publisher{rl, s}
-	return r.run(ctx)
+	return newRunner(s, c).run(ctx)
 }
 
-// publisher is a relay's follower.
+// publisher is a relay's consumer.
 type publisher struct {
 	relay *Relay
 	store *Store

@@ -13,6 +13,7 @@ import (
 type work struct {
 	unit    unit
 	lease   *lease
+	store   *Store
 	name    string
 	stopped bool
 	wrote   bool  // events
@@ -69,7 +70,7 @@ func (w *work) append(ctx context.Context, b Batch, complete bool) error {
 		w.blame(err)
 		return err
 	}
-	s := *w.lease.store
+	s := *w.store
 	s.backend, s.inTx, s.news = inside, true, newNews()
 	w.wrote = true
 	err = s.appendBatch(ctx, b, complete)
@@ -106,6 +107,13 @@ func (w *work) raced(ctx context.Context, s *Store, b Batch) bool {
 	}
 	v, err := s.backend.resolve(ctx, a)
 	return err == nil && len(v.stored) == 0
+}
+
+// park sets an event aside; without a problem it waits behind another of its aggregate.
+func (w *work) park(r *record, problem string) error {
+	err := w.unit.park(w.name, parkedRow{r.position, r.stream, r.aggregateID, problem})
+	w.blame(err)
+	return err
 }
 
 // linkID names the link of an event to a stream, so that linking again links nothing twice.

@@ -1,0 +1,120 @@
+package eventstore
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+)
+
+// Handler takes in an event on behalf of a [Projection]: a [Fold] or an [Effect].
+type Handler[S any] interface{ handler() *entry[S] }
+
+// entry is a handler as projections run it: a fold or an effect.
+type entry[S any] struct {
+	name    string // "": any event that no other entry names
+	problem error
+	fold    func(*S, *turn) error
+	effect  func(ctx context.Context, step *Step[S], t *turn) error
+}
+
+func (f Fold[S]) handler() *entry[S] {
+	return &entry[S]{name: f.name, problem: f.check(), fold: f.apply}
+}
+
+// Effect does more than change the state: it writes to the database or emits events, and it can
+// fail. [Do] and [DoAny] make it.
+type Effect[S any] struct{ entry entry[S] }
+
+func (e Effect[S]) handler() *entry[S] {
+	if e.entry.effect == nil && e.entry.problem == nil {
+		e.entry.problem = invalid("the zero Effect")
+	}
+	return &e.entry
+}
+
+// Do handles events of type E. ctx ends when the lease is lost. An error undoes what the step has
+// done, down to the state, and [Projection].OnError decides what becomes of it.
+//
+// Effects outside the transaction of [Step.Tx] may come about more than once: a batch that could
+// not be committed is handled again.
+func Do[E Payload, S any](fn func(ctx context.Context, step *Step[S], e E) error) Effect[S] {
+	name := nameOf[E]()
+	effect := func(ctx context.Context, step *Step[S], t *turn) error {
+		e, err := payloadAs[E](t.codec, t.payload)
+		if err != nil {
+			return err
+		}
+		if step.Event, err = t.event(); err != nil {
+			return err
+		}
+		return fn(ctx, step, e)
+	}
+	return Effect[S]{entry[S]{name: name, problem: entryProblem[E]("Do", name, fn == nil), effect: effect}}
+}
+
+// DoAny handles the events that no other entry of the list names, otherwise like [Do].
+func DoAny[S any](fn func(ctx context.Context, step *Step[S]) error) Effect[S] {
+	var problem error
+	if fn == nil {
+		problem = invalid("DoAny: its function is nil")
+	}
+	effect := func(ctx context.Context, step *Step[S], t *turn) (err error) {
+		if step.Event, err = t.event(); err != nil {
+			return err
+		}
+		return fn(ctx, step)
+	}
+	return Effect[S]{entry[S]{problem: problem, effect: effect}}
+}
+
+// Step is one event's turn in a projection. It belongs to the handler until that returns.
+type Step[S any] struct {
+	State *S    // the projection's, with the events before; changes are stored with the position
+	Event Event // as it is stored; [Do] has it decoded
+
+	work   *work
+	record *record
+}
+
+// Tx returns the transaction that also stores state and position, at read committed. It is for
+// reading and writing: it is not the handler's to end, be it by a statement that defines data, which
+// commits on MySQL. A handler returns the errors of its statements, or those at least that it does
+// not expect: on MySQL a deadlock undoes the whole transaction, with what earlier steps have done.
+// If another runner has taken over: [ErrLeaseLost], as far as this one can know; what it has not
+// noticed, its commit does. On a memory store: [errors.ErrUnsupported].
+func (st *Step[S]) Tx() (*sql.Tx, error) { return st.work.tx() }
+
+// Emit appends events, together with state and position, to the stream named as the projection,
+// which is made if it is not there, and to the aggregate there that has the ID of the step's own.
+// A projection whose From picks that stream sees them too. If another runner has taken over:
+// [ErrLeaseLost].
+func (st *Step[S]) Emit(ctx context.Context, events ...NewEvent) error {
+	if len(events) == 0 {
+		return nil
+	}
+	b := Batch{Stream: st.work.name, AggregateID: st.record.aggregateID, Expected: AnyVersion, Events: events}
+	return st.work.append(ctx, b, true)
+}
+
+// LinkTo puts the step's event into another stream too, which is made if it is not there: with the
+// same aggregate ID, name, data and metadata plus "$link.stream" and "$link.position", which say
+// where it comes from, as the next version there, under an ID derived from the event's and the
+// stream's name: linking again changes nothing, nor does linking an event to the stream it is in.
+// It commits together with state and position. If another runner has taken over: [ErrLeaseLost].
+func (st *Step[S]) LinkTo(ctx context.Context, stream string) error {
+	r := st.record
+	if stream == r.stream {
+		return st.work.alive()
+	}
+	md, err := decodeMetadata(r.metadata)
+	if err != nil {
+		return fmt.Errorf("eventstore: metadata of event %d: %w", r.position, err)
+	}
+	md["$link.stream"], md["$link.position"] = r.stream, int64(r.position)
+	link := NewEvent{ID: linkID(r.id, stream), Payload: storedPayload{r.name, r.data}, Metadata: md}
+	return st.work.append(ctx, Batch{Stream: stream, AggregateID: r.aggregateID, Expected: AnyVersion, Events: []NewEvent{link}}, false)
+}
+
+// Stop ends the run after this event, which still counts: Run returns nil, and CatchUp how far the
+// projection has come.
+func (st *Step[S]) Stop() { st.work.stopped = true }

@@ -1,0 +1,112 @@
+package eventstore
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+)
+
+// projector is a projection's consumer.
+type projector[S any] struct {
+	projection *Projection[S]
+	store      *Store
+	handlers   byName[*entry[S]]
+	state      S
+	stored     []byte // the state, as stored
+	touched    bool   // a handler has run since
+}
+
+func (f *projector[S]) restore(state []byte) error {
+	f.stored, f.touched = state, false
+	var s S
+	if state == nil {
+		if f.projection.Init != nil {
+			s = f.projection.Init()
+		}
+		f.state = s
+		return nil
+	}
+	err := f.store.codec.Unmarshal(state, &s)
+	f.state = s
+	return err
+}
+
+func (f *projector[S]) encode() ([]byte, error) {
+	if !f.touched {
+		return nil, nil
+	}
+	state, err := f.store.codec.Marshal(f.state)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkData(f.store.codec.Codec, "state", state); err != nil {
+		return nil, err
+	}
+	f.touched = false
+	if bytes.Equal(state, f.stored) {
+		return nil, nil
+	}
+	f.stored = state
+	return state, nil
+}
+
+func (f *projector[S]) handle(ctx context.Context, w *work, rows []record) (done int, err error) {
+	turns := f.store.turns(func(t *turn) error { return f.turn(ctx, w, t) })
+	for i := range rows {
+		err := turns.take(ctx, &rows[i])
+		if err == nil {
+			// A handler may have hidden it. At once, because on MySQL a deadlock has ended the
+			// transaction, and what other handlers did behind it would be stored by itself.
+			err = cmp.Or(w.fault, ctx.Err())
+		}
+		if err != nil {
+			return i, err
+		}
+		if w.stopped {
+			return i + 1, nil
+		}
+	}
+	return len(rows), nil
+}
+
+func (f *projector[S]) turn(ctx context.Context, w *work, t *turn) error {
+	var step *Step[S] // of all the event's effects
+	for _, e := range f.handlers.entries(t.payload.name) {
+		f.touched = true
+		var err error
+		if e.fold != nil {
+			err = e.fold(&f.state, t)
+		} else {
+			if step == nil {
+				step = &Step[S]{State: &f.state, work: w, record: t.record}
+			}
+			err = e.effect(ctx, step, t)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *projector[S]) decide(ctx context.Context, r *record, err error, attempt int) Decision {
+	onError := f.projection.OnError
+	if onError == nil {
+		onError = defaultOnError
+	}
+	return onError(ctx, f.store.eventOf(r), err, attempt)
+}
+
+func (f *projector[S]) fatal(r *record, err error) error {
+	return &ProjectionError{Name: f.projection.Name, Event: f.store.eventOf(r), Err: err}
+}
+
+// eventOf returns a record as an Event for somebody who is told of a failure, which may be that
+// its metadata can't be read.
+func (s *Store) eventOf(r *record) Event {
+	ev, err := s.event(r)
+	if err != nil {
+		ev = Event{Position: r.position, ID: r.id, Stream: r.stream, AggregateID: r.aggregateID, Version: r.version, Name: r.name, RecordedAt: r.recordedAt, codec: s.codec}
+	}
+	return ev
+}

@@ -1,0 +1,375 @@
+package eventstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// consumer takes in the events of batches: a projection handles them, a relay publishes them.
+type consumer interface {
+	// restore sets the state to one that was stored; nil: to the one before the first event.
+	restore(state []byte) error
+	// handle takes in events, as part of w, and returns how many of them went well.
+	handle(ctx context.Context, w *work, rows []record) (done int, err error)
+	// encode returns the state as it is to be stored, or nil if there is none or it has not changed.
+	encode() ([]byte, error)
+	// decide says what becomes of an event on which handle has failed.
+	decide(ctx context.Context, r *record, err error, attempt int) Decision
+	// fatal is the error that ends the run if that is Fail.
+	fatal(r *record, err error) error
+}
+
+// batcher follows the sealed order of events for as long as a runner holds the lease. It reads the
+// next batch outside any transaction while the consumer takes in the one before. What handlers
+// write and the checkpoint commit together, if the lease's epoch is still the runner's own.
+type batcher struct {
+	*runnerConfig // the runner's
+	store         *Store
+
+	lease    *lease
+	position Position // as stored
+	state    []byte   // as stored
+	parked   map[aggregateKey]bool
+	failures int // since there was last progress
+
+	limit  int // of a page
+	found  int // in the last page
+	window Position
+	sealed Position  // as of the last look at what is
+	looked time.Time // when that was
+}
+
+const (
+	// A look covers at least minWindow positions and then as many more as can be looked at
+	// quickly, so that an event which is rare in a long log is searched for in steps, each of
+	// which is remembered.
+	minWindow = 10000
+	maxWindow = 1 << 40
+	quickLook = 50 * time.Millisecond
+	slowLook  = 500 * time.Millisecond
+
+	paceTime = 10 * time.Millisecond // from one look that found all there was to the next
+)
+
+// batch is what a look at the log has found.
+type batch struct {
+	rows    []record
+	upTo    Position // the position behind which to look next
+	more    bool     // sealed events are left behind upTo
+	settled bool     // unless another look soon may get further
+	began   time.Time
+	err     error
+}
+
+// resume goes to where row says that the consumer is.
+func (b *batcher) resume(ctx context.Context, row *projectionRow) error {
+	b.position, b.state = row.position, row.state
+	if err := b.restore(b.state); err != nil {
+		return err
+	}
+	waiting, err := b.store.backend.parked(ctx, b.name)
+	if err != nil {
+		return err
+	}
+	b.parked = map[aggregateKey]bool{}
+	for _, p := range waiting {
+		b.parked[aggregateKey{p.stream, p.aggregateID}] = true
+	}
+	if row.retry {
+		return b.retryParked(ctx, waiting)
+	}
+	return nil
+}
+
+// follow takes in one batch after the other, and reads the next one meanwhile if it is there. It ends
+// with errStopped at a target, unless that is noTarget.
+func (b *batcher) follow(ctx context.Context, target Position) error {
+	wait := newWaiter(b.store.news, b.poll)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var ahead chan batch
+	defer func() {
+		cancel()
+		if ahead != nil {
+			<-ahead
+		}
+	}()
+	checked := time.Now()
+	for {
+		if target != noTarget && b.position >= target {
+			return errStopped
+		}
+		if ahead == nil {
+			ahead = b.fetch(ctx, wait, b.position)
+		}
+		next := <-ahead
+		ahead = nil
+		if next.err != nil {
+			return next.err
+		}
+		if next.upTo > b.position {
+			wait.found()
+			if next.more && (target == noTarget || next.upTo < target) {
+				ahead = b.fetch(ctx, wait, next.upTo)
+			}
+			if err := b.process(ctx, next.rows, next.upTo); err != nil {
+				return err
+			}
+			if !next.more && target == noTarget && len(next.rows) > 1 {
+				if err := b.pace(ctx, next.began); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		if err := wait.wait(ctx, next.settled); err != nil {
+			return err
+		}
+		if time.Since(checked) >= b.poll {
+			if err := b.check(ctx); err != nil {
+				return err
+			}
+			checked = time.Now()
+		}
+	}
+}
+
+// pace lets events gather before the next look, if more than one came at once and nobody is waiting
+// for them: each batch costs a look, a page and a transaction, which appends have to share the
+// database with, however few events it has.
+func (b *batcher) pace(ctx context.Context, began time.Time) error {
+	t := time.NewTimer(time.Until(began.Add(min(paceTime, b.poll))))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-b.store.moves.awaited():
+	case <-t.C:
+	}
+	return ctx.Err()
+}
+
+// check finds out whether the lease is still held, where no checkpoint does.
+func (b *batcher) check(ctx context.Context) error {
+	row, found, err := b.store.backend.projection(ctx, b.name)
+	if err == nil && (!found || row.epoch != b.lease.epoch) {
+		err = ErrLeaseLost
+	}
+	return err
+}
+
+// fetch looks for sealed events after a position, beside the caller.
+func (b *batcher) fetch(ctx context.Context, wait *waiter, after Position) chan batch {
+	out := make(chan batch, 1)
+	go func() {
+		var next batch
+		next.err = b.look(ctx, wait, after, &next)
+		out <- next
+	}()
+	return out
+}
+
+func (b *batcher) look(ctx context.Context, wait *waiter, after Position, next *batch) error {
+	wait.listen()
+	next.began, next.settled = time.Now(), true
+	// What was sealed stays so. A runner far behind still seals now and then, for those who look at
+	// Stats while no other does.
+	if b.sealed <= after || next.began.Sub(b.looked) > b.poll {
+		var err error
+		if b.sealed, next.settled, err = b.store.backend.seal(ctx); err != nil {
+			return err
+		}
+		b.looked = next.began
+	}
+	next.upTo = max(after, min(b.sealed, after+b.window))
+	if next.upTo == after {
+		return nil
+	}
+	began := time.Now()
+	rows, more, err := b.store.backend.readPage(ctx, &page{from: b.from, names: b.names, after: after, before: next.upTo + 1, limit: b.limit, expected: b.found})
+	if err != nil {
+		return err
+	}
+	b.found = len(rows)
+	if more {
+		next.upTo = rows[len(rows)-1].position
+		b.limit = pageSize(rows, b.batchSize)
+	} else if took := time.Since(began); took < quickLook {
+		b.window = min(2*b.window, maxWindow)
+	} else if took > slowLook {
+		b.window = max(b.window/2, minWindow)
+	}
+	next.more = next.upTo < b.sealed
+	next.rows = rows[:0]
+	for i := range rows {
+		picked, err := b.from.picks(&rows[i])
+		if err != nil {
+			return err
+		}
+		if picked {
+			next.rows = append(next.rows, rows[i])
+		}
+	}
+	return nil
+}
+
+// process takes in a batch, whatever becomes of single events, and moves the checkpoint to upTo.
+func (b *batcher) process(ctx context.Context, rows []record, upTo Position) error {
+	for {
+		done, failure, err := b.attempt(ctx, rows, upTo)
+		if err != nil || failure == nil {
+			return err
+		}
+		if done == unknown {
+			for i := range rows {
+				if err := b.process(ctx, rows[i:i+1], rows[i].position); err != nil {
+					return err
+				}
+			}
+			rows = nil
+			continue
+		}
+		if done > 0 {
+			// What went well before was undone with the rest: once more, by itself.
+			if err := b.process(ctx, rows[:done], rows[done-1].position); err != nil {
+				return err
+			}
+			rows = rows[done:]
+		}
+		if err := b.settle(ctx, rows[:1], failure); err != nil {
+			return err
+		}
+		rows = rows[1:]
+	}
+}
+
+func (b *batcher) begin(ctx context.Context) *work {
+	return &work{unit: b.store.backend.unit(ctx), store: b.store, lease: b.lease, name: b.name}
+}
+
+// unknown is how many events went well when it turned out only at the commit that one did not: a
+// handler has hidden an error of its statement, or a deferred constraint is broken, or the state
+// can't be encoded.
+const unknown = -1
+
+// attempt handles events and commits, or does neither. A failure is a handler's; done is how many
+// events went well before it, or unknown.
+func (b *batcher) attempt(ctx context.Context, rows []record, upTo Position) (done int, failure, err error) {
+	w := b.begin(ctx)
+	defer w.unit.rollback()
+	if len(rows) > 0 {
+		if done, failure = b.handle(ctx, w, rows); failure != nil {
+			return b.undo(ctx, w, done, failure)
+		}
+		if w.stopped && done > 0 {
+			upTo = rows[done-1].position
+		}
+	}
+	switch err := b.finish(w, upTo); {
+	case err == nil && w.stopped:
+		return done, nil, errStopped
+	case err == nil:
+		return done, nil, nil
+	case passing(err) || errors.Is(err, ErrLeaseLost) || len(rows) == 0:
+		return 0, nil, err
+	case len(rows) == 1:
+		return b.undo(ctx, w, 0, err)
+	default:
+		return b.undo(ctx, w, unknown, err)
+	}
+}
+
+// handle has the consumer take in events, and sets those aside that stand behind a parked one of
+// their aggregate.
+func (b *batcher) handle(ctx context.Context, w *work, rows []record) (done int, err error) {
+	for done < len(rows) {
+		next := done
+		for next < len(rows) && !b.waits(&rows[next]) {
+			next++
+		}
+		if next > done {
+			n, err := b.consumer.handle(ctx, w, rows[done:next])
+			if done += n; err != nil || w.stopped {
+				return done, err
+			}
+		}
+		if next < len(rows) {
+			if err := w.park(&rows[next], ""); err != nil {
+				return done, err
+			}
+			done++
+		}
+	}
+	return done, nil
+}
+
+// waits says whether an event has to be set aside, since an earlier one of its aggregate is.
+func (b *batcher) waits(r *record) bool {
+	return len(b.parked) > 0 && b.parked[aggregateKey{r.stream, r.aggregateID}]
+}
+
+// undo takes back what handlers have done, and says whether the failure was theirs.
+func (b *batcher) undo(ctx context.Context, w *work, done int, failure error) (int, error, error) {
+	broken := w.unit.broken(failure)
+	if w.fault != nil {
+		broken = w.fault
+	}
+	w.unit.rollback()
+	if ctx.Err() != nil {
+		return 0, nil, context.Cause(ctx)
+	}
+	// A handler that makes the database ask for a repetition every time fails all the same.
+	if broken != nil && (errors.Is(broken, errLost) || b.failures < maxRepeats) {
+		return 0, nil, broken
+	}
+	if err := b.restore(b.state); err != nil {
+		return 0, nil, err
+	}
+	if done > 0 && w.unit.late(failure) {
+		done = unknown
+	}
+	return done, failure, nil
+}
+
+// finish commits work together with the checkpoint behind it.
+func (b *batcher) finish(w *work, upTo Position) error {
+	state, err := b.consumer.encode()
+	if err != nil {
+		return fmt.Errorf("eventstore: state of projection %q: %w", b.name, err)
+	}
+	if err := b.commit(w, checkpoint{position: upTo, state: state}); err != nil {
+		return err
+	}
+	b.position, b.failures = upTo, 0
+	if state != nil {
+		b.state = state
+	}
+	if w.wrote {
+		b.store.news.publish()
+	}
+	b.store.moves.publish()
+	return nil
+}
+
+// commit commits work, if the lease is still this runner's.
+func (b *batcher) commit(w *work, c checkpoint) error {
+	c.name, c.epoch, c.term = b.name, b.lease.epoch, b.term
+	held, err := w.unit.commit(c)
+	switch {
+	case err != nil:
+		return err
+	case !held:
+		b.lease.lose(ErrLeaseLost)
+		return ErrLeaseLost
+	}
+	b.lease.confirm()
+	return nil
+}
+
+func (b *batcher) restore(state []byte) error {
+	if err := b.consumer.restore(state); err != nil {
+		return fmt.Errorf("eventstore: state of projection %q: %w", b.name, err)
+	}
+	return nil
+}

@@ -1,0 +1,127 @@
+package eventstore
+
+import (
+	"context"
+	"fmt"
+)
+
+// prepare brings the read model and the state to where row says that they are.
+func (r *runner) prepare(ctx context.Context, row *projectionRow) error {
+	if r.readModel != nil && !r.made {
+		if err := r.makeReadModel(ctx, row); err != nil {
+			return err
+		}
+		r.made = true
+	}
+	if row.status == StatusResetting {
+		if err := r.finishReset(ctx, row); err != nil {
+			return err
+		}
+	}
+	return r.batches.resume(ctx, row)
+}
+
+// makeReadModel creates the read model in a transaction of its own: on MySQL creating a table ends
+// whatever transaction it is in.
+func (r *runner) makeReadModel(ctx context.Context, row *projectionRow) error {
+	u := r.store.backend.unit(ctx)
+	defer u.rollback()
+	tx, err := u.sqlTx()
+	if err == nil {
+		err = r.readModel.Init(ctx, tx)
+	}
+	if err != nil {
+		return r.readModelFailed(u, "initialise", err)
+	}
+	return r.commitReadModel(u, row)
+}
+
+// commitReadModel commits what has been done to a read model, if the lease that row tells of is still
+// held: whoever has taken over may have gone on by now.
+func (r *runner) commitReadModel(u unit, row *projectionRow) error {
+	held, err := u.commit(checkpoint{name: r.name, epoch: row.epoch, position: row.position, term: r.term})
+	if err == nil && !held {
+		err = ErrLeaseLost
+	}
+	return err
+}
+
+func (r *runner) readModelFailed(u unit, op string, err error) error {
+	if passing(err) {
+		return err
+	}
+	if broken := u.broken(err); broken != nil {
+		return broken
+	}
+	return fmt.Errorf("eventstore: projection %q: %s read model: %w", r.name, op, err)
+}
+
+// finishReset empties what the projection has written, and begins at the beginning.
+func (r *runner) finishReset(ctx context.Context, row *projectionRow) error {
+	u := r.store.backend.unit(ctx)
+	defer u.rollback()
+	if r.readModel != nil {
+		tx, err := u.sqlTx()
+		if err == nil {
+			err = r.readModel.Reset(ctx, tx)
+		}
+		if err != nil {
+			return r.readModelFailed(u, "reset", err)
+		}
+	}
+	inside, err := u.store()
+	if err == nil {
+		_, err = inside.deleteStream(ctx, r.name)
+	}
+	if err == nil {
+		err = u.dropParked(r.name)
+	}
+	if err != nil {
+		return err
+	}
+	held, err := u.commit(checkpoint{name: r.name, epoch: row.epoch, term: r.term, resumed: true})
+	if err == nil && !held {
+		err = ErrLeaseLost
+	}
+	return err
+}
+
+// alone calls fn with the lease that row has seen free, unless another takes it first. The lease is
+// renewed for as long as fn takes, which may have to wait for others' locks on a table.
+func (r *runner) alone(ctx context.Context, row *projectionRow, fn func(context.Context, *projectionRow) error) (err error) {
+	taken, err := r.store.backend.takeLease(ctx, r.name, r.owner, row, r.readModel != nil, r.term)
+	if err != nil || !taken {
+		return err
+	}
+	held := *row
+	held.epoch++
+	defer r.release(ctx, StatusIdle, "") // behind a delete there is nothing to release
+	l := r.store.leases.begin(ctx, r.store.backend, r.name, r.owner, held.epoch, r.term)
+	defer func() {
+		if err != nil && l.lost() {
+			err = ErrLeaseLost
+		}
+		l.giveUp()
+	}()
+	return fn(l.ctx, &held)
+}
+
+// finishDelete drops what belongs to a projection that has been deleted.
+func (r *runner) finishDelete(ctx context.Context, row *projectionRow) error {
+	if r.readModel != nil {
+		u := r.store.backend.unit(ctx)
+		defer u.rollback()
+		tx, err := u.sqlTx()
+		if err == nil {
+			err = r.readModel.Delete(ctx, tx)
+		}
+		if err != nil {
+			return r.readModelFailed(u, "delete", err)
+		}
+		if err := r.commitReadModel(u, row); err != nil {
+			return err
+		}
+		r.made = false
+	}
+	return r.store.backend.removeProjection(ctx, r.name, row.epoch)
+}

@@ -1,0 +1,145 @@
+package eventstore
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"strings"
+)
+
+// Decision is what becomes of an event that a projection has failed on.
+type Decision int
+
+const (
+	// Fail ends the run with a [*ProjectionError].
+	Fail Decision = iota
+	// Retry tries again, after a pause that grows with the attempts up to two seconds.
+	Retry
+	// Skip goes on as if the event had not been there.
+	Skip
+	// Park sets the event aside, and later ones of its aggregate behind it, and goes on with the
+	// rest. See [Store.ParkedEvents].
+	Park
+)
+
+func (d Decision) String() string {
+	switch d {
+	case Fail:
+		return "fail"
+	case Retry:
+		return "retry"
+	case Skip:
+		return "skip"
+	case Park:
+		return "park"
+	}
+	return fmt.Sprintf("Decision(%d)", int(d))
+}
+
+// defaultOnError retries three times.
+func defaultOnError(_ context.Context, _ Event, _ error, attempt int) Decision {
+	if attempt <= 3 {
+		return Retry
+	}
+	return Fail
+}
+
+// settle does with an event that has failed what the definition says.
+func (b *batcher) settle(ctx context.Context, one []record, failure error) error {
+	ev := &one[0]
+	for attempt := 1; ; attempt++ {
+		decision := b.consumer.decide(ctx, ev, failure, attempt)
+		b.store.opts.Logger.WarnContext(ctx, "projection failed on an event", "projection", b.name, "position", ev.position, "attempt", attempt, "decision", decision, "error", failure)
+		switch decision {
+		case Retry:
+			b.noteFailure(ctx, failure)
+			if err := sleep(ctx, pauseAfter(attempt)); err != nil {
+				return err
+			}
+			var err error
+			if _, failure, err = b.attempt(ctx, one, ev.position); err != nil || failure == nil {
+				return err
+			}
+		case Skip:
+			return b.finish(b.begin(ctx), ev.position)
+		case Park:
+			w := b.begin(ctx)
+			defer w.unit.rollback()
+			if err := w.park(ev, problemText(failure)); err != nil {
+				return err
+			}
+			if err := b.finish(w, ev.position); err != nil {
+				return err
+			}
+			b.parked[aggregateKey{ev.stream, ev.aggregateID}] = true
+			return nil
+		default:
+			return b.consumer.fatal(ev, failure)
+		}
+	}
+}
+
+// noteFailure lets it be seen from elsewhere why a runner does not get on. That it can't must not
+// keep the runner from trying again.
+func (b *batcher) noteFailure(ctx context.Context, failure error) {
+	if err := b.store.backend.failedTry(ctx, b.name, b.lease.epoch, problemText(failure)); err != nil && ctx.Err() == nil {
+		b.store.opts.Logger.WarnContext(ctx, "error not stored", "projection", b.name, "owner", b.lease.owner, "error", err)
+	}
+}
+
+// problemText is an error's text as every database takes it: a handler's may hold bytes of whatever
+// it has failed on. It is never empty, which would say that there was no error.
+func problemText(err error) string {
+	const most = 64 << 10
+	text := err.Error()
+	text = strings.ToValidUTF8(text[:min(most, len(text))], "\uFFFD")
+	return cmp.Or(strings.ReplaceAll(text, "\x00", "\uFFFD"), fmt.Sprintf("%T", err))
+}
+
+// retryParked tries the events that have been set aside again, each aggregate's in order. What
+// fails again stays, and what stands behind it.
+func (b *batcher) retryParked(ctx context.Context, waiting []parkedRow) error {
+	clear(b.parked)
+	for i := range waiting {
+		if !b.parked[aggregateKey{waiting[i].stream, waiting[i].aggregateID}] {
+			if err := b.retryOne(ctx, &waiting[i]); err != nil {
+				return err
+			}
+		}
+	}
+	w := b.begin(ctx)
+	defer w.unit.rollback()
+	return b.commit(w, checkpoint{position: b.position, resumed: true})
+}
+
+func (b *batcher) retryOne(ctx context.Context, p *parkedRow) error {
+	rows, _, err := b.store.backend.readPage(ctx, &page{from: FromAll(), after: p.position - 1, before: p.position + 1, limit: 1})
+	if err != nil {
+		return err
+	}
+	w := b.begin(ctx)
+	defer func() { w.unit.rollback() }()
+	if len(rows) > 0 { // or else it has been deleted
+		if _, failure := b.consumer.handle(ctx, w, rows); failure != nil {
+			if _, failure, err = b.undo(ctx, w, 0, failure); err != nil {
+				return err
+			}
+			b.parked[aggregateKey{p.stream, p.aggregateID}] = true
+			w = b.begin(ctx)
+			if err := w.park(&rows[0], problemText(failure)); err != nil {
+				return err
+			}
+			return b.finish(w, b.position)
+		}
+	}
+	if err := w.unit.unpark(b.name, p.position); err != nil {
+		return err
+	}
+	if err := b.finish(w, b.position); err != nil {
+		return err
+	}
+	if w.stopped {
+		return errStopped
+	}
+	return nil
+}
