@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-
-	"github.com/google/uuid"
 )
 
 // Aggregate defines how events build an S, and where they are kept. It is a literal, checked when
@@ -33,102 +30,6 @@ type Aggregate[S any] struct {
 
 // defaultAttempts is the default of Aggregate.Attempts.
 const defaultAttempts = 10
-
-// Root is one aggregate in memory: its state, its version, and the events recorded but not yet
-// saved. It belongs to one goroutine at a time.
-type Root[S any] struct {
-	id      string
-	version int64
-	state   S
-	pending []NewEvent
-	stream  string
-	folds   *folds[S]
-	codec   *payloadCodec
-	err     error // what Record could not say
-
-	snapshot int64    // the version of the snapshot that is known to be stored
-	position Position // of the last event loaded or saved
-}
-
-// ID returns the aggregate's ID.
-func (r *Root[S]) ID() string { return r.id }
-
-// Version returns the version of the state, recorded events included. A new aggregate is at 0.
-func (r *Root[S]) Version() int64 { return r.version }
-
-// Position returns the position of the last event that was loaded into the root or saved from it, for
-// [Projection.Wait]; zero: there is none. One that was saved inside a caller's transaction is there
-// for others when that has been committed.
-func (r *Root[S]) Position() Position { return r.position }
-
-// State returns the state with all recorded events applied. What it refers to (maps, slices,
-// pointers) is the root's own: read it, but don't change it.
-func (r *Root[S]) State() S { return r.state }
-
-// Record applies p to the state and keeps it for [Aggregate.Save], with the metadata given. An
-// event that no fold takes, or that is none, is reported by Save, which then stores nothing.
-func (r *Root[S]) Record(p Payload, md ...Metadata) { r.add(NewEvent{Payload: p}, md...) }
-
-// RecordEvent is Record for an event whose ID is known; a zero ID gets a fresh one. The ID stands for
-// the event: whoever makes it from what asks for the command, say a client's Idempotency-Key, can
-// carry the command out again, at any time and in any process, and it is stored once. If a command
-// records several events, each needs such an ID.
-//
-// The decision is made again all the same, on a state that has the events in it already: it must not
-// refuse what it has done itself. Folds made by [OnEvent] can keep the IDs in the state; or the
-// decision looks for the event, by [ByEventID].
-func (r *Root[S]) RecordEvent(ev NewEvent) {
-	r.add(NewEvent{ID: ev.ID, Payload: ev.Payload}, ev.Metadata)
-}
-
-func (r *Root[S]) add(ev NewEvent, md ...Metadata) {
-	if r.err == nil {
-		r.err = r.record(&ev, md)
-	}
-	r.pending = append(r.pending, ev)
-	r.version++
-}
-
-func (r *Root[S]) record(ev *NewEvent, md []Metadata) error {
-	if r.folds == nil {
-		return invalid("a Root made by hand: use Aggregate.New or Load")
-	}
-	name, err := payloadName(ev.Payload)
-	if err != nil {
-		return err
-	}
-	if ev.ID == uuid.Nil {
-		// It is given here so that saving again after a lost answer stores nothing twice.
-		if ev.ID, err = uuid.NewV7(); err != nil {
-			return fmt.Errorf("eventstore: make an event ID: %w", err)
-		}
-	}
-	for _, m := range md {
-		if ev.Metadata == nil {
-			ev.Metadata = make(Metadata, len(m))
-		}
-		maps.Copy(ev.Metadata, m)
-	}
-	t := turn{codec: r.codec, payload: payload{name: name, value: ev.Payload}}
-	t.fresh = func() (Event, error) {
-		md, err := ev.Metadata.normal()
-		if err != nil {
-			return Event{}, err
-		}
-		data, err := r.codec.Marshal(ev.Payload)
-		if err != nil {
-			return Event{}, invalid("payload %q can't be encoded: %w", name, err)
-		}
-		return Event{
-			ID: ev.ID, Stream: r.stream, AggregateID: r.id, Version: r.version + 1,
-			Name: name, Data: data, Metadata: md, codec: r.codec,
-		}, nil
-	}
-	return r.folds.apply(&r.state, &t)
-}
-
-// Uncommitted returns the events recorded since the root was made, loaded or last saved.
-func (r *Root[S]) Uncommitted() []NewEvent { return append([]NewEvent(nil), r.pending...) }
 
 // New returns an aggregate without events. It does no I/O: whether the ID is taken turns out when
 // it is saved.
@@ -184,7 +85,7 @@ func (a *Aggregate[S]) load(ctx context.Context, s *Store, id string) (*Root[S],
 		return nil, err
 	}
 	r := a.root(id, folds, s.codec)
-	turns := s.turns(func(t *turn) error { return folds.apply(&r.state, t) })
+	dispatcher := s.dispatcher(func(d *delivery) error { return folds.apply(&r.state, d) })
 	if a.Snapshot.Every > 0 {
 		rows, more, err := s.readSnapshot(ctx, a.Stream, id, a.Snapshot.Schema)
 		if err != nil {
@@ -192,7 +93,7 @@ func (a *Aggregate[S]) load(ctx context.Context, s *Store, id string) (*Root[S],
 		}
 		if rows, ok := a.restore(ctx, s, r, rows); ok {
 			for i := range rows {
-				if err := a.replay(ctx, turns, r, &rows[i]); err != nil {
+				if err := a.replay(ctx, dispatcher, r, &rows[i]); err != nil {
 					return nil, err
 				}
 			}
@@ -203,7 +104,7 @@ func (a *Aggregate[S]) load(ctx context.Context, s *Store, id string) (*Root[S],
 	}
 	for rec, err := range s.readAggregate(ctx, a.Stream, id, r.version, s.readsAhead()) {
 		if err == nil {
-			err = a.replay(ctx, turns, r, rec)
+			err = a.replay(ctx, dispatcher, r, rec)
 		}
 		if err != nil {
 			return nil, err
@@ -213,8 +114,8 @@ func (a *Aggregate[S]) load(ctx context.Context, s *Store, id string) (*Root[S],
 }
 
 // replay folds a stored event into a root.
-func (a *Aggregate[S]) replay(ctx context.Context, turns *turns, r *Root[S], rec *record) error {
-	if err := turns.take(ctx, rec); err != nil {
+func (a *Aggregate[S]) replay(ctx context.Context, dispatcher *dispatcher, r *Root[S], rec *record) error {
+	if err := dispatcher.dispatch(ctx, rec); err != nil {
 		return within(fmt.Sprintf("aggregate %q in stream %q, version %d", r.id, a.Stream, rec.version), err)
 	}
 	r.version, r.position = rec.version, rec.position
@@ -298,4 +199,19 @@ func (a *Aggregate[S]) Execute(ctx context.Context, s *Store, id string, decide 
 			return nil, err
 		}
 	}
+}
+
+// Handle carries out a command: it is [Aggregate.Execute] with the first entry of Commands that
+// takes the command's type. If none does: [ErrUnknownCommand], and nothing is read. An error of the
+// entry comes back as it is, with nothing stored.
+func (a *Aggregate[S]) Handle(ctx context.Context, s *Store, id string, command any) (*Root[S], error) {
+	if _, err := a.check(); err != nil {
+		return nil, err
+	}
+	for i := range a.Commands {
+		if c := &a.Commands[i]; c.takes(command) {
+			return a.Execute(ctx, s, id, func(r *Root[S]) error { return c.decide(ctx, r, command) })
+		}
+	}
+	return nil, fmt.Errorf("%w: %T", ErrUnknownCommand, command)
 }

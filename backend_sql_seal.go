@@ -6,69 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 )
-
-// sealer finds out up to where the order of events is final. All of a store's readers share it.
-//
-// The database hands out positions before transactions commit, so that 8 can be seen while 7 is
-// still to come, and a reader that has moved on to 8 would lose 7. Every position up to the sealed
-// one therefore is accounted for: its row exists. Where a transaction was rolled back, a gap row
-// is put in the place of the number it has burnt. A writer that holds that number after all, which
-// on InnoDB can be alive without any trace, then fails on the primary key and repeats with another
-// number: no look at the clock, and no waiting, is part of the argument.
-type sealer struct {
-	lock   chan struct{} // holds one token; a channel because waiting for it ends with a context
-	known  bool          // sealed has been read
-	sealed Position
-	marked Position // what the database has been told
-	holes  map[Position]*hole
-	stall  stall
-	now    func() time.Time
-}
-
-// hole is what is known of missing positions below one that exists, of all that were first seen at
-// once.
-type hole struct {
-	// writers are the transactions that could fill it: of those that had the table locked for
-	// writing when the hole was first seen, the ones that are not over. The one that was given the
-	// number is among them unless it is over, since it had the lock before it was given the number.
-	writers []writer
-	seen    time.Time // first
-}
-
-// writer is a transaction that has the events table locked for writing.
-type writer struct {
-	id       string
-	prepared bool // for the second phase of its commit
-}
-
-// narrow drops writers that are over by now. One that is gone may also have been prepared, and have
-// another id since: any that is prepared now might be it. That can't go on for ever, since one that
-// is prepared is not prepared again.
-func (h *hole) narrow(now []writer) {
-	var left []writer
-	gone := false
-	for _, w := range h.writers {
-		if slices.Contains(now, w) {
-			left = append(left, w)
-		} else if !w.prepared {
-			gone = true
-		}
-	}
-	for _, w := range now {
-		if gone && w.prepared && !slices.Contains(left, w) {
-			left = append(left, w)
-		}
-	}
-	h.writers = left
-}
-
-func newSealer() *sealer {
-	z := &sealer{lock: make(chan struct{}, 1), holes: map[Position]*hole{}, now: time.Now}
-	z.lock <- struct{}{}
-	return z
-}
 
 const (
 	sealWindow = 10000 // positions looked at with one statement
@@ -353,20 +291,4 @@ func (b *sqlBackend) advance(ctx context.Context, c conn, p Position) error {
 	}
 	z.marked = z.sealed
 	return nil
-}
-
-// span is the positions from one to another, both included.
-type span struct{ from, to Position }
-
-// ranges joins positions in ascending order.
-func ranges(positions []Position) []span {
-	var out []span
-	for _, p := range positions {
-		if n := len(out); n > 0 && out[n-1].to == p-1 {
-			out[n-1].to = p
-		} else {
-			out = append(out, span{p, p})
-		}
-	}
-	return out
 }

@@ -55,20 +55,6 @@ func (b *sqlBackend) stats(ctx context.Context) (st Stats, err error) {
 	return st, err
 }
 
-// state returns what the last look has come to.
-func (z *sealer) state(ctx context.Context) (Position, stall, error) {
-	select {
-	case <-ctx.Done():
-		return 0, stall{}, ctx.Err()
-	case <-z.lock:
-	}
-	defer func() { z.lock <- struct{}{} }()
-	if z.stall.at <= z.sealed {
-		return z.sealed, stall{}, nil // it was sealed by another process, says the mark
-	}
-	return z.sealed, z.stall, nil
-}
-
 // nextAtOnce is how many positions nextEvents asks for with one statement.
 const nextAtOnce = 32
 

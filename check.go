@@ -1,12 +1,9 @@
 package eventstore
 
 import (
-	"encoding/binary"
 	"regexp"
 	"strings"
 	"unicode/utf8"
-
-	"github.com/google/uuid"
 )
 
 // maxName is the longest name or ID, in bytes.
@@ -48,21 +45,3 @@ func checkIdentifier(what, name string) error {
 }
 
 var identifierPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,62}$`)
-
-func checkEventID(id uuid.UUID) error {
-	if [8]byte(id[:8]) == reservedIDs {
-		return invalid("event ID %s is in the range that the store keeps for itself", id)
-	}
-	return nil
-}
-
-// reservedIDs are the first eight bytes of the IDs that gap rows carry, with their position
-// behind. No UUID that RFC 9562 knows begins like this: it has no version.
-var reservedIDs = [8]byte{0xe5, 0xe5}
-
-// gapID returns the ID of the gap row at a position.
-func gapID(p Position) (id uuid.UUID) {
-	copy(id[:], reservedIDs[:])
-	binary.BigEndian.PutUint64(id[8:], uint64(p))
-	return id
-}

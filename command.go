@@ -59,18 +59,3 @@ func checkCommands[S any](field string, commands []Command[S]) error {
 	}
 	return nil
 }
-
-// Handle carries out a command: it is [Aggregate.Execute] with the first entry of Commands that
-// takes the command's type. If none does: [ErrUnknownCommand], and nothing is read. An error of the
-// entry comes back as it is, with nothing stored.
-func (a *Aggregate[S]) Handle(ctx context.Context, s *Store, id string, command any) (*Root[S], error) {
-	if _, err := a.check(); err != nil {
-		return nil, err
-	}
-	for i := range a.Commands {
-		if c := &a.Commands[i]; c.takes(command) {
-			return a.Execute(ctx, s, id, func(r *Root[S]) error { return c.decide(ctx, r, command) })
-		}
-	}
-	return nil, fmt.Errorf("%w: %T", ErrUnknownCommand, command)
-}

@@ -28,6 +28,9 @@ type Dialect struct {
 	// returning says that INSERT returns what it stored; the append statement then finds the
 	// stream's id and the aggregate's version by itself.
 	returning bool
+	// twoGroups says that two statements of group commit may be in flight at once: they do not meet in
+	// locks of gaps.
+	twoGroups bool
 
 	// schema are the steps from nothing to today's tables; they are only ever added to. A
 	// database's schema version says how many of them it has.

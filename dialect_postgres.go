@@ -26,6 +26,7 @@ var postgresDialect = Dialect{
 	name:       "postgres",
 	numbered:   true,
 	returning:  true,
+	twoGroups:  true,
 	schema:     postgresSchema,
 	timeLayout: "2006-01-02 15:04:05.000000Z07:00",
 	classify:   classifyPostgres,

@@ -1,6 +1,7 @@
 package eventstore
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -164,4 +165,22 @@ func payloadName(p Payload) (name string, err error) {
 		return "", invalid("payload is nil")
 	}
 	return p.EventName(), nil
+}
+
+func checkEventID(id uuid.UUID) error {
+	if [8]byte(id[:8]) == reservedIDs {
+		return invalid("event ID %s is in the range that the store keeps for itself", id)
+	}
+	return nil
+}
+
+// reservedIDs are the first eight bytes of the IDs that gap rows carry, with their position
+// behind. No UUID that RFC 9562 knows begins like this: it has no version.
+var reservedIDs = [8]byte{0xe5, 0xe5}
+
+// gapID returns the ID of the gap row at a position.
+func gapID(p Position) (id uuid.UUID) {
+	copy(id[:], reservedIDs[:])
+	binary.BigEndian.PutUint64(id[8:], uint64(p))
+	return id
 }

@@ -1,7 +1,6 @@
 package eventstore
 
 import (
-	"context"
 	"fmt"
 )
 
@@ -11,43 +10,48 @@ import (
 // they want. If several entries of one list want an event, all of them run, in list order.
 type Fold[S any] struct {
 	name    string // "": any event that no other entry names
-	apply   func(*S, *turn) error
+	apply   func(*S, *delivery) error
 	problem error
 }
 
-// turn is one event's way through a list of entries. Its Event is made when asked for.
-type turn struct {
+// delivery is one event on its way through a list of entries. Its Event is made when asked for.
+type delivery struct {
 	codec   *payloadCodec
 	payload payload
 
 	// One of these tells the event.
 	fresh  func() (Event, error) // it is only now being made
 	loaded *Event                // it has passed middleware
-	record *record               // of store
-	store  *Store
+	record *record               // as events has it
+	events eventSource
+}
+
+// eventSource makes Events of records: a Store.
+type eventSource interface {
+	event(r *record) (Event, error)
 }
 
 // event returns the event, decoding what is stored around its payload.
-func (t *turn) event() (Event, error) {
+func (d *delivery) event() (Event, error) {
 	switch {
-	case t.fresh != nil:
-		return t.fresh()
-	case t.loaded != nil:
-		return t.codec.event(*t.loaded, t.payload)
+	case d.fresh != nil:
+		return d.fresh()
+	case d.loaded != nil:
+		return d.codec.event(*d.loaded, d.payload)
 	}
-	ev, err := t.store.event(t.record)
+	ev, err := d.events.event(d.record)
 	if err != nil {
 		return ev, err
 	}
-	return t.codec.event(ev, t.payload)
+	return d.codec.event(ev, d.payload)
 }
 
 // On folds events of type E.
 func On[E Payload, S any](apply func(state *S, e E)) Fold[S] {
 	f := Fold[S]{name: nameOf[E]()}
 	f.problem = entryProblem[E]("On", f.name, apply == nil)
-	f.apply = func(s *S, t *turn) error {
-		e, err := payloadAs[E](t.codec, t.payload)
+	f.apply = func(s *S, d *delivery) error {
+		e, err := payloadAs[E](d.codec, d.payload)
 		if err == nil {
 			apply(s, e)
 		}
@@ -62,12 +66,12 @@ func On[E Payload, S any](apply func(state *S, e E)) Fold[S] {
 func OnEvent[E Payload, S any](apply func(state *S, e E, ev Event)) Fold[S] {
 	f := Fold[S]{name: nameOf[E]()}
 	f.problem = entryProblem[E]("OnEvent", f.name, apply == nil)
-	f.apply = func(s *S, t *turn) error {
-		e, err := payloadAs[E](t.codec, t.payload)
+	f.apply = func(s *S, d *delivery) error {
+		e, err := payloadAs[E](d.codec, d.payload)
 		if err != nil {
 			return err
 		}
-		ev, err := t.event()
+		ev, err := d.event()
 		if err == nil {
 			apply(s, e, ev)
 		}
@@ -82,8 +86,8 @@ func OnAny[S any](apply func(state *S, ev Event)) Fold[S] {
 	if apply == nil {
 		f.problem = invalid("OnAny: its function is nil")
 	}
-	f.apply = func(s *S, t *turn) error {
-		ev, err := t.event()
+	f.apply = func(s *S, d *delivery) error {
+		ev, err := d.event()
 		if err == nil {
 			apply(s, ev)
 		}
@@ -162,48 +166,16 @@ func (f *Fold[S]) check() error {
 	return f.problem
 }
 
-// apply runs the entries that want the turn's payload, one after the other.
-func (l *folds[S]) apply(s *S, t *turn) error {
-	entries := l.entries(t.payload.name)
+// apply runs the entries that want a delivery's payload, one after the other.
+func (l *folds[S]) apply(s *S, d *delivery) error {
+	entries := l.entries(d.payload.name)
 	if len(entries) == 0 {
-		return fmt.Errorf("%w: no fold takes %q", ErrUnknownEvent, t.payload.name)
+		return fmt.Errorf("%w: no fold takes %q", ErrUnknownEvent, d.payload.name)
 	}
 	for _, f := range entries {
-		if err := f.apply(s, t); err != nil {
+		if err := f.apply(s, d); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// turns leads records, one after the other, through a list of entries. It is for one goroutine, and
-// uses one turn for all, which is nobody's any more when fn returns.
-type turns struct {
-	store *Store
-	fn    func(*turn) error
-	turn  turn
-}
-
-// turns begins to call fn.
-func (s *Store) turns(fn func(*turn) error) *turns { return &turns{store: s, fn: fn} }
-
-// take calls fn with each of the payloads that a record stands for today.
-func (ts *turns) take(ctx context.Context, r *record) error {
-	s, t := ts.store, &ts.turn
-	*t = turn{codec: s.codec, store: s, record: r, payload: payload{name: r.name, data: r.data}}
-	if s.loads {
-		// Middleware may change what is read, so it comes first.
-		ev, err := s.load(ctx, r)
-		if err != nil {
-			return err
-		}
-		t.loaded, t.payload.name, t.payload.data = &ev, ev.Name, ev.Data
-	}
-	if len(s.codec.upcasters) == 0 {
-		return ts.fn(t)
-	}
-	return s.codec.each(t.payload.name, t.payload.data, func(p payload) error {
-		t.payload = p
-		return ts.fn(t)
-	})
 }

@@ -114,7 +114,7 @@ func (p *Projection[S]) Load(ctx context.Context, s *Store) (Checkpoint[S], erro
 	case !found || row.status == StatusDeleting:
 		return cp, notFound(p.Name)
 	}
-	f := &projector[S]{projection: p, store: s}
+	f := p.projector(s)
 	if err := f.restore(row.state); err != nil {
 		return cp, fmt.Errorf("eventstore: state of projection %q: %w", p.Name, err)
 	}
@@ -184,7 +184,7 @@ func (p *Projection[S]) runner(s *Store) (*runner, *projector[S], error) {
 	if _, memory := s.backend.(*memBackend); memory && p.ReadModel != nil {
 		return nil, nil, fmt.Errorf("eventstore: projection %q: a read model on a memory store: %w", p.Name, errors.ErrUnsupported)
 	}
-	f := &projector[S]{projection: p, store: s}
+	f := p.projector(s)
 	for i, h := range p.When {
 		if h == nil {
 			return nil, nil, invalid("Projection.When[%d] is nil", i)
@@ -197,4 +197,13 @@ func (p *Projection[S]) runner(s *Store) (*runner, *projector[S], error) {
 	}
 	c.names, c.consumer = s.storedNames(f.handlers.names()), f
 	return newRunner(s, c), f, nil
+}
+
+// projector returns what takes in the events, without its handlers.
+func (p *Projection[S]) projector(s *Store) *projector[S] {
+	f := &projector[S]{name: p.Name, store: s, init: p.Init, onError: p.OnError}
+	if f.onError == nil {
+		f.onError = defaultOnError
+	}
+	return f
 }

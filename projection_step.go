@@ -13,8 +13,8 @@ type Handler[S any] interface{ handler() *entry[S] }
 type entry[S any] struct {
 	name    string // "": any event that no other entry names
 	problem error
-	fold    func(*S, *turn) error
-	effect  func(ctx context.Context, step *Step[S], t *turn) error
+	fold    func(*S, *delivery) error
+	effect  func(ctx context.Context, step *Step[S], d *delivery) error
 }
 
 func (f Fold[S]) handler() *entry[S] {
@@ -39,12 +39,12 @@ func (e Effect[S]) handler() *entry[S] {
 // not be committed is handled again.
 func Do[E Payload, S any](fn func(ctx context.Context, step *Step[S], e E) error) Effect[S] {
 	name := nameOf[E]()
-	effect := func(ctx context.Context, step *Step[S], t *turn) error {
-		e, err := payloadAs[E](t.codec, t.payload)
+	effect := func(ctx context.Context, step *Step[S], d *delivery) error {
+		e, err := payloadAs[E](d.codec, d.payload)
 		if err != nil {
 			return err
 		}
-		if step.Event, err = t.event(); err != nil {
+		if step.Event, err = d.event(); err != nil {
 			return err
 		}
 		return fn(ctx, step, e)
@@ -58,8 +58,8 @@ func DoAny[S any](fn func(ctx context.Context, step *Step[S]) error) Effect[S] {
 	if fn == nil {
 		problem = invalid("DoAny: its function is nil")
 	}
-	effect := func(ctx context.Context, step *Step[S], t *turn) (err error) {
-		if step.Event, err = t.event(); err != nil {
+	effect := func(ctx context.Context, step *Step[S], d *delivery) (err error) {
+		if step.Event, err = d.event(); err != nil {
 			return err
 		}
 		return fn(ctx, step)

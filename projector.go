@@ -8,20 +8,23 @@ import (
 
 // projector is a projection's consumer.
 type projector[S any] struct {
-	projection *Projection[S]
-	store      *Store
-	handlers   byName[*entry[S]]
-	state      S
-	stored     []byte // the state, as stored
-	touched    bool   // a handler has run since
+	name     string
+	store    *Store
+	init     func() S // nil: the zero S
+	handlers byName[*entry[S]]
+	onError  func(ctx context.Context, ev Event, err error, attempt int) Decision
+
+	state   S
+	stored  []byte // the state, as stored
+	touched bool   // a handler has run since
 }
 
 func (f *projector[S]) restore(state []byte) error {
 	f.stored, f.touched = state, false
 	var s S
 	if state == nil {
-		if f.projection.Init != nil {
-			s = f.projection.Init()
+		if f.init != nil {
+			s = f.init()
 		}
 		f.state = s
 		return nil
@@ -51,9 +54,9 @@ func (f *projector[S]) encode() ([]byte, error) {
 }
 
 func (f *projector[S]) handle(ctx context.Context, w *work, rows []record) (done int, err error) {
-	turns := f.store.turns(func(t *turn) error { return f.turn(ctx, w, t) })
+	dispatcher := f.store.dispatcher(func(d *delivery) error { return f.deliver(ctx, w, d) })
 	for i := range rows {
-		err := turns.take(ctx, &rows[i])
+		err := dispatcher.dispatch(ctx, &rows[i])
 		if err == nil {
 			// A handler may have hidden it. At once, because on MySQL a deadlock has ended the
 			// transaction, and what other handlers did behind it would be stored by itself.
@@ -69,18 +72,18 @@ func (f *projector[S]) handle(ctx context.Context, w *work, rows []record) (done
 	return len(rows), nil
 }
 
-func (f *projector[S]) turn(ctx context.Context, w *work, t *turn) error {
+func (f *projector[S]) deliver(ctx context.Context, w *work, d *delivery) error {
 	var step *Step[S] // of all the event's effects
-	for _, e := range f.handlers.entries(t.payload.name) {
+	for _, e := range f.handlers.entries(d.payload.name) {
 		f.touched = true
 		var err error
 		if e.fold != nil {
-			err = e.fold(&f.state, t)
+			err = e.fold(&f.state, d)
 		} else {
 			if step == nil {
-				step = &Step[S]{State: &f.state, work: w, record: t.record}
+				step = &Step[S]{State: &f.state, work: w, record: d.record}
 			}
-			err = e.effect(ctx, step, t)
+			err = e.effect(ctx, step, d)
 		}
 		if err != nil {
 			return err
@@ -90,15 +93,11 @@ func (f *projector[S]) turn(ctx context.Context, w *work, t *turn) error {
 }
 
 func (f *projector[S]) decide(ctx context.Context, r *record, err error, attempt int) Decision {
-	onError := f.projection.OnError
-	if onError == nil {
-		onError = defaultOnError
-	}
-	return onError(ctx, f.store.eventOf(r), err, attempt)
+	return f.onError(ctx, f.store.eventOf(r), err, attempt)
 }
 
 func (f *projector[S]) fatal(r *record, err error) error {
-	return &ProjectionError{Name: f.projection.Name, Event: f.store.eventOf(r), Err: err}
+	return &ProjectionError{Name: f.name, Event: f.store.eventOf(r), Err: err}
 }
 
 // eventOf returns a record as an Event for somebody who is told of a failure, which may be that

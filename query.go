@@ -32,19 +32,19 @@ func (q *Query[S]) Run(ctx context.Context, s *Store) (S, error) {
 		state = q.Init()
 	}
 	took := false
-	turns := s.turns(func(t *turn) error {
-		if len(folds.entries(t.payload.name)) == 0 {
+	dispatcher := s.dispatcher(func(d *delivery) error {
+		if len(folds.entries(d.payload.name)) == 0 {
 			return nil
 		}
 		took = true
-		return folds.apply(&state, t)
+		return folds.apply(&state, d)
 	})
 	for r, err := range s.read(ctx, q.From, s.storedNames(folds.names()), ReadOptions{}, s.readsAhead()) {
 		if err != nil {
 			return state, err
 		}
 		took = false
-		if err := turns.take(ctx, r); err != nil {
+		if err := dispatcher.dispatch(ctx, r); err != nil {
 			return state, within(fmt.Sprintf("query, event %d", r.position), err)
 		}
 		if took && q.Until != nil && q.Until(state) {

@@ -6,50 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/google/uuid"
 )
-
-// runnerConfig is what projections and relays have in common.
-type runnerConfig struct {
-	name      string
-	from      Selection
-	names     []string // under which wanted events are stored; nil: any
-	batchSize int
-	poll      time.Duration
-	term      time.Duration // of the lease
-	consumer  consumer
-	readModel ReadModel
-}
-
-const (
-	noTarget Position = -1
-
-	defaultBatchSize = 1000
-	defaultPoll      = 500 * time.Millisecond
-
-	releaseTime = time.Second
-)
-
-// check finds what is wrong with a definition; kind names it in errors.
-func (c *runnerConfig) check(kind string) error {
-	if err := checkName(kind+".Name", c.name); err != nil {
-		return err
-	}
-	if err := checkFrom(kind+".From", c.from); err != nil {
-		return err
-	}
-	switch {
-	case c.batchSize < 0:
-		return invalid("%s.BatchSize %d", kind, c.batchSize)
-	case c.poll < 0:
-		return invalid("%s.Poll %v", kind, c.poll)
-	case c.term != 0 && c.term < shortestLease:
-		return invalid("%s.Lease %v: want at least %v", kind, c.term, shortestLease)
-	}
-	return nil
-}
 
 // runner runs a projection or a relay: it holds the lease and has a batcher follow the log
 // meanwhile, stands by while another runner has it, and carries out what was asked for by name.
@@ -77,9 +36,6 @@ func newRunner(s *Store, c runnerConfig) *runner {
 	r.batches = &batcher{runnerConfig: &r.runnerConfig, store: s, limit: min(firstPage, c.batchSize), window: minWindow}
 	return r
 }
-
-// errStopped ends a run that has been asked to end, or has reached its target.
-var errStopped = errors.New("eventstore: stopped")
 
 // run follows until ctx ends, somebody stops it, the target is reached, or something fails for good.
 func (r *runner) run(ctx context.Context) error {

@@ -7,20 +7,6 @@ import (
 	"time"
 )
 
-// consumer takes in the events of batches: a projection handles them, a relay publishes them.
-type consumer interface {
-	// restore sets the state to one that was stored; nil: to the one before the first event.
-	restore(state []byte) error
-	// handle takes in events, as part of w, and returns how many of them went well.
-	handle(ctx context.Context, w *work, rows []record) (done int, err error)
-	// encode returns the state as it is to be stored, or nil if there is none or it has not changed.
-	encode() ([]byte, error)
-	// decide says what becomes of an event on which handle has failed.
-	decide(ctx context.Context, r *record, err error, attempt int) Decision
-	// fatal is the error that ends the run if that is Fail.
-	fatal(r *record, err error) error
-}
-
 // batcher follows the sealed order of events for as long as a runner holds the lease. It reads the
 // next batch outside any transaction while the consumer takes in the one before. What handlers
 // write and the checkpoint commit together, if the lease's epoch is still the runner's own.

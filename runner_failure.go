@@ -7,35 +7,6 @@ import (
 	"strings"
 )
 
-// Decision is what becomes of an event that a projection has failed on.
-type Decision int
-
-const (
-	// Fail ends the run with a [*ProjectionError].
-	Fail Decision = iota
-	// Retry tries again, after a pause that grows with the attempts up to two seconds.
-	Retry
-	// Skip goes on as if the event had not been there.
-	Skip
-	// Park sets the event aside, and later ones of its aggregate behind it, and goes on with the
-	// rest. See [Store.ParkedEvents].
-	Park
-)
-
-func (d Decision) String() string {
-	switch d {
-	case Fail:
-		return "fail"
-	case Retry:
-		return "retry"
-	case Skip:
-		return "skip"
-	case Park:
-		return "park"
-	}
-	return fmt.Sprintf("Decision(%d)", int(d))
-}
-
 // defaultOnError retries three times.
 func defaultOnError(_ context.Context, _ Event, _ error, attempt int) Decision {
 	if attempt <= 3 {

@@ -164,3 +164,23 @@ func (v *scanTime) Scan(src any) error {
 	v.text = ""
 	return (*dbTime)(&v.t).Scan(src)
 }
+
+// dbTime scans a time: time.Time of a column that knows its zone, or text in UTC. DATETIME columns
+// of MySQL are selected as text, because the driver's parseTime and loc would make of them what
+// the caller likes.
+type dbTime time.Time
+
+func (t *dbTime) Scan(src any) error {
+	switch src := src.(type) {
+	case time.Time:
+		*t = dbTime(src.UTC())
+		return nil
+	case []byte:
+		return t.Scan(string(src))
+	case string:
+		parsed, err := time.Parse("2006-01-02 15:04:05.999999", src)
+		*t = dbTime(parsed)
+		return err
+	}
+	return fmt.Errorf("a time came as %T", src)
+}

@@ -1,0 +1,115 @@
+package eventstore
+
+import (
+	"sync"
+	"time"
+)
+
+// appendHint is what insertGuarded has to know.
+type appendHint struct {
+	stream  int64 // id
+	version int64 // of the aggregate
+	// position of that version; zero: not known
+	position Position
+	now      time.Time
+	step     int64 // from one position of a statement to the next: auto_increment_increment
+	mariaDB  bool  // the server has RETURNING, and statements that do not wait for locks
+}
+
+// at is when an append's events are recorded.
+func (h *appendHint) at(a *appendCall) time.Time {
+	if a.at.IsZero() {
+		return h.now.Truncate(time.Microsecond)
+	}
+	return a.at
+}
+
+// appendHints remember what an append would otherwise look up. None of it has to be right: the
+// statement's guard and unique key find out, and what was wrong is forgotten.
+type appendHints struct {
+	mu       sync.Mutex
+	streams  map[string]int64
+	versions map[aggregateKey]int64
+	now      time.Time // the database's, when learnt was the time here
+	learnt   time.Time
+	step     int64
+	mariaDB  bool
+}
+
+const (
+	maxHints = 10000
+	// maxHintAge bounds how far the clock here can drift from the database's.
+	maxHintAge = time.Minute
+)
+
+func (h *appendHints) get(stream, id string, expected ExpectedVersion, inTx bool) (appendHint, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	age := time.Since(h.learnt)
+	hint := appendHint{version: int64(expected), now: h.now.Add(age), step: h.step, mariaDB: h.mariaDB}
+	var ok bool
+	if hint.stream, ok = h.streams[stream]; !ok || age > maxHintAge {
+		return appendHint{}, false
+	}
+	if inTx {
+		// It may see, or have done, what others have not, and keeps its locks for longer than a
+		// statement: the previous event's position is worth another trip.
+		return appendHint{}, false
+	}
+	if expected >= 0 {
+		return hint, true
+	}
+	hint.version, ok = h.versions[aggregateKey{stream, id}]
+	return hint, ok && expected.admits(hint.version)
+}
+
+func (h *appendHints) learn(stream string, hint appendHint) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.streams) >= maxHints || h.streams == nil {
+		h.streams = map[string]int64{}
+	}
+	h.streams[stream] = hint.stream
+	h.now, h.learnt, h.step, h.mariaDB = hint.now, time.Now(), hint.step, hint.mariaDB
+}
+
+// stream returns a stream's id, as far as it is known.
+func (h *appendHints) stream(name string) (id int64, known bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	id, known = h.streams[name]
+	return id, known
+}
+
+// know remembers a stream's id.
+func (h *appendHints) know(name string, id int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.streams) >= maxHints || h.streams == nil {
+		h.streams = map[string]int64{}
+	}
+	h.streams[name] = id
+}
+
+func (h *appendHints) advance(stream, id string, version int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.versions) >= maxHints || h.versions == nil {
+		h.versions = map[aggregateKey]int64{}
+	}
+	h.versions[aggregateKey{stream, id}] = version
+}
+
+// ahead says whether an aggregate is known to be past a version.
+func (h *appendHints) ahead(stream, id string, version int64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.versions[aggregateKey{stream, id}] > version
+}
+
+func (h *appendHints) forget(stream, id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.streams, stream)
+	delete(h.versions, aggregateKey{stream, id})
+}

@@ -1,0 +1,212 @@
+package eventstore
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+	"strings"
+	"time"
+)
+
+// insertGuarded is for databases where only INSERT ... VALUES hands out consecutive positions and
+// says where they begin. Versions are numbered by the caller, on a guard that fails the statement
+// if the stream or the version before them is missing; a unique key fails it if they are taken.
+// What has to be known for that (the stream's id, with AnyVersion and MustExist the aggregate's
+// version, and the database's time) is remembered from earlier statements, and looked up otherwise.
+func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendCall, rows []record, expected ExpectedVersion) error {
+	h, known := b.hints.get(a.stream, a.aggregateID, expected, c.tx != nil)
+	if !known {
+		// A caller's transaction, which nobody repeats, must not fail for what was wrong with a
+		// hint: it may have replaced the stream itself.
+		if err := b.mustLookUp(ctx, c, a, expected, &h); err != nil {
+			return err
+		}
+	}
+	hasty := c.tx == nil && h.mariaDB
+	err := b.insertHinted(ctx, c, a, rows, h, hasty)
+	if hasty && b.dialect.classify(err) == faultRepeat {
+		// It has to wait, with what it has locked by then: on MariaDB that is, of the event before,
+		// the gap as well, unless its position is known.
+		if err := b.mustLookUp(ctx, c, a, expected, &h); err != nil {
+			return err
+		}
+		err = b.insertHinted(ctx, c, a, rows, h, false)
+	}
+	if b.dialect.classify(err) == faultTaken {
+		return errVersion
+	}
+	return err
+}
+
+// insertHinted runs the statement with what is known, and forgets that if it fails. A hasty one
+// fails where it would have to wait for a lock.
+func (b *sqlBackend) insertHinted(ctx context.Context, c conn, a *appendCall, rows []record, h appendHint, hasty bool) error {
+	text, args := b.guardedInsert(a, rows, h)
+	if hasty {
+		text = b.text.insertNoWait + text
+	}
+	at := h.at(a)
+	err := b.insertValues(ctx, c, h, text, args, len(rows), func(i int) *record {
+		rows[i].version, rows[i].recordedAt = h.version+int64(i)+1, at
+		return &rows[i]
+	})
+	switch {
+	case err != nil:
+		b.hints.forget(a.stream, a.aggregateID)
+	case c.tx == nil:
+		b.hints.advance(a.stream, a.aggregateID, h.version+int64(len(rows)))
+	}
+	return err
+}
+
+// insertValues runs an INSERT of n rows, and tells each of them its position.
+func (b *sqlBackend) insertValues(ctx context.Context, c conn, h appendHint, text string, args []any, n int, row func(i int) *record) error {
+	if h.mariaDB {
+		i := 0
+		return c.query(ctx, func(r *sql.Rows) error {
+			i++
+			return r.Scan((*int64)(&row(i - 1).position))
+		}, text+b.text.insertReturning, args...)
+	}
+	res, err := c.exec(ctx, text, args...)
+	if err != nil {
+		return err
+	}
+	first, err := b.lastInsertID(ctx, c, res, row(0))
+	for i := range n {
+		row(i).position = Position(first + int64(i)*h.step)
+	}
+	return err
+}
+
+// lastInsertID returns the position of a statement's first row: as the result knows it, or, where
+// that keeps one waiting, as it is found.
+func (b *sqlBackend) lastInsertID(ctx context.Context, c conn, res sql.Result, first *record) (int64, error) {
+	if c.tx != nil {
+		return res.LastInsertId()
+	}
+	answer := ask(res.LastInsertId)
+	t := time.NewTimer(resultPatience)
+	defer t.Stop()
+	select {
+	case id := <-answer:
+		return id.value, id.err
+	case <-t.C:
+	}
+	var position int64
+	if found, err := c.row(ctx, []any{&position}, b.text.positionOf, b.dialect.eventID(first.id)); found || err != nil {
+		return position, err
+	}
+	id := <-answer // it has been deleted meanwhile
+	return id.value, id.err
+}
+
+// resultPatience is more than a result takes that need not wait.
+const resultPatience = time.Millisecond
+
+func (b *sqlBackend) guardedInsert(a *appendCall, rows []record, h appendHint) (string, []any) {
+	args := make([]any, 0, 8*len(rows)+5)
+	first, firstV, firstP := b.text.insertOne, b.text.insertOneV, b.text.insertOneP
+	if len(rows) > 1 {
+		first, firstV, firstP = b.text.insertMany, b.text.insertManyV, b.text.insertManyP
+		args = append(args, h.stream)
+	}
+	args = append(args, h.stream)
+	switch {
+	case h.position > 0:
+		first = firstP
+		args = append(args, int64(h.position), h.stream, a.aggregateID, h.version)
+	case h.version > 0:
+		first = firstV
+		args = append(args, h.stream, a.aggregateID, h.version)
+	}
+	when := h.at(a).Format(b.dialect.timeLayout)
+	for i := range rows {
+		r := &rows[i]
+		if i > 0 {
+			args = append(args, h.stream)
+		}
+		args = append(args, a.aggregateID, h.version+int64(i)+1, b.dialect.eventID(r.id), r.name, string(r.data), string(r.metadata), when)
+	}
+	return b.text.insert + first + strings.Repeat(", "+b.text.insertRow, len(rows)-1), args
+}
+
+// groupGuarded is insertGuarded for several appends, with one guard for all of them: either all are
+// stored, or none. Those of which something has to be looked up, or is known to be in the way, are
+// left out.
+func (b *sqlBackend) groupGuarded(ctx context.Context, calls []*appendCall) ([]bool, error) {
+	stored := make([]bool, len(calls))
+	hints := make([]appendHint, len(calls))
+	for i, a := range calls {
+		h, known := b.hints.get(a.stream, a.aggregateID, a.expected, false)
+		hints[i], stored[i] = h, known && h.mariaDB && !b.hints.ahead(a.stream, a.aggregateID, h.version)
+	}
+	text, args, rows := b.guardedGroup(calls, hints, stored)
+	if len(rows) == 0 {
+		return stored, nil
+	}
+	err := b.insertValues(ctx, b.conn(), appendHint{mariaDB: true}, text, args, len(rows), func(i int) *record { return rows[i] })
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range calls {
+		if h := &hints[i]; stored[i] {
+			for j := range a.rows {
+				a.rows[j].version, a.rows[j].recordedAt = h.version+int64(j)+1, h.at(a)
+			}
+			b.hints.advance(a.stream, a.aggregateID, h.version+int64(len(a.rows)))
+		}
+	}
+	return stored, nil
+}
+
+// guardedGroup returns the statement for those of the appends that are wanted, and its rows.
+func (b *sqlBackend) guardedGroup(calls []*appendCall, hints []appendHint, wanted []bool) (text string, args []any, rows []*record) {
+	var streams []int64
+	var ids, previous, values []any
+	for i, a := range calls {
+		if !wanted[i] {
+			continue
+		}
+		h := &hints[i]
+		if !slices.Contains(streams, h.stream) {
+			streams = append(streams, h.stream)
+			ids = append(ids, h.stream)
+		}
+		if h.version > 0 {
+			previous = append(previous, h.stream, a.aggregateID, h.version)
+		}
+		when := h.at(a).Format(b.dialect.timeLayout)
+		for j := range a.rows {
+			r := &a.rows[j]
+			values = append(values, h.stream, a.aggregateID, h.version+int64(j)+1, b.dialect.eventID(r.id), r.name, string(r.data), string(r.metadata), when)
+			rows = append(rows, r)
+		}
+	}
+	if len(rows) == 0 {
+		return "", nil, nil
+	}
+	// Few texts for all, which stay prepared: what is in a list more than once is found once.
+	if len(ids) > 1 {
+		ids = padded(ids, 1, len(rows))
+	}
+	args = append([]any{values[0]}, ids...)
+	args = append(args, len(streams))
+	text = b.text.insertGroup + placeholders(len(ids))
+	if n := len(previous) / 3; n == 0 {
+		text += b.text.groupValues
+	} else {
+		previous = padded(previous, 3, len(rows))
+		text += b.text.groupPrevious + strings.TrimSuffix(strings.Repeat("(?, ?, ?), ", len(previous)/3), ", ") + b.text.groupValuesV
+		args = append(append(args, previous...), n)
+	}
+	return text + strings.Repeat(", "+b.text.insertRow, len(rows)-1), append(args, values[1:]...), rows
+}
+
+// padded repeats the first n values of a list until it is that of so many rows.
+func padded(list []any, n, rows int) []any {
+	for len(list) < n*rows {
+		list = append(list, list[:n]...)
+	}
+	return list
+}

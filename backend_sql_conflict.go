@@ -1,0 +1,79 @@
+package eventstore
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+)
+
+func (b *sqlBackend) resolve(ctx context.Context, a *appendCall) (verdict, error) {
+	var v verdict
+	err := b.run(ctx, "resolve conflict", func(c conn) error {
+		v = verdict{}
+		var h appendHint
+		var err error
+		if v.found, err = b.lookUp(ctx, c, a, &h); err != nil || !v.found {
+			return err
+		}
+		v.actual = h.version
+		lock := ""
+		if c.tx != nil && b.text.lockRead != "" {
+			// The transaction's snapshot may be older than what refused the append.
+			lock = b.text.lockRead
+			if v.taken, err = c.row(ctx, []any{new(int64)}, b.text.versionTaken, a.stream, a.aggregateID, h.version+1); err != nil {
+				return err
+			}
+		}
+		for part := range slices.Chunk(a.rows, 1000) {
+			args := make([]any, len(part))
+			for i := range part {
+				args[i] = b.dialect.eventID(part[i].id)
+			}
+			ids := strings.TrimSuffix(strings.Repeat(b.text.idValue+", ", len(args)), ", ")
+			rows, err := b.records(ctx, c, "SELECT "+b.text.columns+" FROM "+b.text.fromAll+"\nWHERE e.event_id IN ("+ids+")"+lock, args...)
+			if err != nil {
+				return err
+			}
+			v.stored = append(v.stored, rows...)
+		}
+		slices.SortFunc(v.stored, byPosition)
+		return nil
+	})
+	return v, err
+}
+
+// lookUp finds out what an append has to know, and remembers what others can use.
+func (b *sqlBackend) lookUp(ctx context.Context, c conn, a *appendCall, h *appendHint) (found bool, err error) {
+	var now time.Time
+	found, err = c.row(ctx, []any{&h.stream, &h.version, (*int64)(&h.position), (*dbTime)(&now), &h.step, &h.mariaDB}, b.text.state, a.aggregateID, a.aggregateID, a.stream)
+	if err == nil && found {
+		h.now = now
+		b.hints.learn(a.stream, *h)
+	}
+	return found, err
+}
+
+// mustLookUp is lookUp, and errVersion if an append can't go on from what is found.
+func (b *sqlBackend) mustLookUp(ctx context.Context, c conn, a *appendCall, expected ExpectedVersion, h *appendHint) error {
+	found, err := b.lookUp(ctx, c, a, h)
+	if err == nil && (!found || !expected.admits(h.version)) {
+		err = errVersion
+	}
+	return err
+}
+
+// dropRows takes rows back that this very transaction has inserted; their positions become holes
+// like those of a rollback.
+func (b *sqlBackend) dropRows(ctx context.Context, c conn, rows []record) error {
+	for part := range slices.Chunk(rows, 1000) {
+		args := make([]any, len(part))
+		for i := range part {
+			args[i] = int64(part[i].position)
+		}
+		if _, err := c.exec(ctx, b.text.dropEvents+placeholders(len(args))+")", args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,94 @@
+package eventstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// runnerConfig is what projections and relays have in common.
+type runnerConfig struct {
+	name      string
+	from      Selection
+	names     []string // under which wanted events are stored; nil: any
+	batchSize int
+	poll      time.Duration
+	term      time.Duration // of the lease
+	consumer  consumer
+	readModel ReadModel
+}
+
+const (
+	noTarget Position = -1
+
+	defaultBatchSize = 1000
+	defaultPoll      = 500 * time.Millisecond
+
+	releaseTime = time.Second
+)
+
+// check finds what is wrong with a definition; kind names it in errors.
+func (c *runnerConfig) check(kind string) error {
+	if err := checkName(kind+".Name", c.name); err != nil {
+		return err
+	}
+	if err := checkFrom(kind+".From", c.from); err != nil {
+		return err
+	}
+	switch {
+	case c.batchSize < 0:
+		return invalid("%s.BatchSize %d", kind, c.batchSize)
+	case c.poll < 0:
+		return invalid("%s.Poll %v", kind, c.poll)
+	case c.term != 0 && c.term < shortestLease:
+		return invalid("%s.Lease %v: want at least %v", kind, c.term, shortestLease)
+	}
+	return nil
+}
+
+// errStopped ends a run that has been asked to end, or has reached its target.
+var errStopped = errors.New("eventstore: stopped")
+
+// consumer takes in the events of batches: a projection handles them, a relay publishes them.
+type consumer interface {
+	// restore sets the state to one that was stored; nil: to the one before the first event.
+	restore(state []byte) error
+	// handle takes in events, as part of w, and returns how many of them went well.
+	handle(ctx context.Context, w *work, rows []record) (done int, err error)
+	// encode returns the state as it is to be stored, or nil if there is none or it has not changed.
+	encode() ([]byte, error)
+	// decide says what becomes of an event on which handle has failed.
+	decide(ctx context.Context, r *record, err error, attempt int) Decision
+	// fatal is the error that ends the run if that is Fail.
+	fatal(r *record, err error) error
+}
+
+// Decision is what becomes of an event that a projection has failed on.
+type Decision int
+
+const (
+	// Fail ends the run with a [*ProjectionError].
+	Fail Decision = iota
+	// Retry tries again, after a pause that grows with the attempts up to two seconds.
+	Retry
+	// Skip goes on as if the event had not been there.
+	Skip
+	// Park sets the event aside, and later ones of its aggregate behind it, and goes on with the
+	// rest. See [Store.ParkedEvents].
+	Park
+)
+
+func (d Decision) String() string {
+	switch d {
+	case Fail:
+		return "fail"
+	case Retry:
+		return "retry"
+	case Skip:
+		return "skip"
+	case Park:
+		return "park"
+	}
+	return fmt.Sprintf("Decision(%d)", int(d))
+}
