@@ -40,7 +40,7 @@ func TestMetadataDecodedForThoseWhoSeeIt(t *testing.T) {
 			"a projection": func(f es.Fold[int]) (int, error) {
 				runs++
 				p := &es.Projection[int]{Name: fmt.Sprint("p", runs), From: es.FromAll(), When: []es.Handler[int]{f}}
-				p.OnError = func(context.Context, es.Event, error, int) es.Decision { return es.Fail }
+				p.OnError = func(context.Context, es.Event, error, int) es.ErrorAction { return es.Fail }
 				cp, err := p.CatchUp(ctx, s)
 				return cp.State, err
 			},

@@ -174,7 +174,7 @@ func ExampleStore_RetryParked() {
 		When: []eventstore.Handler[struct{}]{
 			eventstore.Do(func(context.Context, *eventstore.Step[struct{}], Shipped) error { return printer }),
 		},
-		OnError: func(context.Context, eventstore.Event, error, int) eventstore.Decision { return eventstore.Park },
+		OnError: func(context.Context, eventstore.Event, error, int) eventstore.ErrorAction { return eventstore.Park },
 	}
 	_, err = labels.CatchUp(ctx, store)
 	parked, err2 := store.ParkedEvents(ctx, "labels")

@@ -41,7 +41,7 @@ type Projection[S any] struct {
 	// OnError decides what becomes of an event whose handling has failed; attempt counts its
 	// tries, from 1. Default: [Retry] three times, then [Fail]. What the database asks to have
 	// repeated (deadlocks, lost connections) is repeated without asking.
-	OnError func(ctx context.Context, ev Event, err error, attempt int) Decision
+	OnError func(ctx context.Context, ev Event, err error, attempt int) ErrorAction
 
 	BatchSize int           // the most events of a transaction; zero: 1000
 	Poll      time.Duration // the longest wait between looks for new events; zero: 500ms

@@ -418,7 +418,7 @@ func TestProjectionHiddenError(t *testing.T) {
 			}))
 			p.ReadModel = model
 			var failed []es.Position
-			p.OnError = func(_ context.Context, ev es.Event, err error, attempt int) es.Decision {
+			p.OnError = func(_ context.Context, ev es.Event, err error, attempt int) es.ErrorAction {
 				failed = append(failed, ev.Position)
 				return es.Skip
 			}
@@ -441,7 +441,7 @@ func TestProjectionDecisions(t *testing.T) {
 			}
 		}
 		broken := true
-		failing := func(name string, decide es.Decision) *es.Projection[totals] {
+		failing := func(name string, decide es.ErrorAction) *es.Projection[totals] {
 			p := totalsOf(name, es.Do(func(_ context.Context, step *es.Step[totals], e deposited) error {
 				if step.Event.AggregateID == "bad" && e.Cents == 1 && broken {
 					return errors.New("no such luck")
@@ -449,7 +449,7 @@ func TestProjectionDecisions(t *testing.T) {
 				step.State.Names = append(step.State.Names, fmt.Sprint(step.Event.AggregateID, step.Event.Version))
 				return nil
 			}))
-			p.OnError = func(_ context.Context, ev es.Event, err error, attempt int) es.Decision {
+			p.OnError = func(_ context.Context, ev es.Event, err error, attempt int) es.ErrorAction {
 				if ev.Position != stored[3].Position {
 					t.Errorf("OnError is asked about event %d, want %d", ev.Position, stored[3].Position)
 				}
@@ -738,7 +738,7 @@ func TestProjectionMemoryUnsupported(t *testing.T) {
 		_, err := step.Tx()
 		return err
 	}))
-	p.OnError = func(context.Context, es.Event, error, int) es.Decision { return es.Fail }
+	p.OnError = func(context.Context, es.Event, error, int) es.ErrorAction { return es.Fail }
 	if _, err := p.CatchUp(t.Context(), s); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("Tx on memory: %v, want errors.ErrUnsupported", err)
 	}

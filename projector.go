@@ -12,7 +12,7 @@ type projector[S any] struct {
 	store    *Store
 	init     func() S // nil: the zero S
 	handlers byName[*entry[S]]
-	onError  func(ctx context.Context, ev Event, err error, attempt int) Decision
+	onError  func(ctx context.Context, ev Event, err error, attempt int) ErrorAction
 
 	state   S
 	stored  []byte // the state, as stored
@@ -92,7 +92,7 @@ func (f *projector[S]) deliver(ctx context.Context, w *work, d *delivery) error 
 	return nil
 }
 
-func (f *projector[S]) decide(ctx context.Context, r *record, err error, attempt int) Decision {
+func (f *projector[S]) decide(ctx context.Context, r *record, err error, attempt int) ErrorAction {
 	return f.onError(ctx, f.store.eventOf(r), err, attempt)
 }
 

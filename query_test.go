@@ -127,7 +127,7 @@ func TestSplitIsOneStep(t *testing.T) {
 				step.State.see(-e.Cents, step.Event.Name, step.Event)
 				return nil
 			}),
-		}, OnError: func(context.Context, es.Event, error, int) es.Decision { return es.Fail }}
+		}, OnError: func(context.Context, es.Event, error, int) es.ErrorAction { return es.Fail }}
 		if _, err := p.CatchUp(t.Context(), s); err == nil {
 			t.Fatal("no error")
 		}

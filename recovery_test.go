@@ -35,7 +35,7 @@ func ordeal(t *testing.T, l lane, disturb func()) {
 	}))
 	p.ReadModel, p.BatchSize = table.table(), 20
 	// The database's faults are not the handlers': nobody is ever asked.
-	p.OnError = func(_ context.Context, ev es.Event, err error, _ int) es.Decision {
+	p.OnError = func(_ context.Context, ev es.Event, err error, _ int) es.ErrorAction {
 		if ctx.Err() == nil {
 			t.Errorf("OnError was asked about event %d: %v", ev.Position, err)
 		}

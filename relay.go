@@ -68,5 +68,5 @@ func (f *publisher) handle(ctx context.Context, _ *work, rows []record) (int, er
 	return len(rows), nil
 }
 
-func (*publisher) decide(context.Context, *record, error, int) Decision { return Retry }
+func (*publisher) decide(context.Context, *record, error, int) ErrorAction { return Retry }
 func (*publisher) fatal(_ *record, err error) error                     { return err }

@@ -102,7 +102,7 @@ func TestFailingSeen(t *testing.T) {
 			Publish: func(context.Context, []es.Event) error { return try() },
 		}
 		projection := totalsOf("seen", es.Do(func(context.Context, *es.Step[totals], deposited) error { return try() }))
-		projection.OnError = func(context.Context, es.Event, error, int) es.Decision { return es.Retry }
+		projection.OnError = func(context.Context, es.Event, error, int) es.ErrorAction { return es.Retry }
 		for kind, run := range map[string]func(context.Context, *es.Store) error{"relay": relay.Run, "projection": projection.Run} {
 			problem.Store(nil)
 			ctx, cancel := context.WithCancel(t.Context())
@@ -127,7 +127,7 @@ func TestFailingSeen(t *testing.T) {
 				t.Errorf("%s: stats tell of %+v (%v), want an error", kind, st.Projections, err)
 			}
 			told := ""
-			third := fmt.Sprintf("level=WARN msg=\"projection failed on an event\" projection=seen position=%d attempt=3 decision=retry error=\"the broker ", failing)
+			third := fmt.Sprintf("level=WARN msg=\"projection failed on an event\" projection=seen position=%d attempt=3 action=retry error=\"the broker ", failing)
 			eventually(t, kind+"'s third try in the log", func() bool { told += log.take(); return strings.Contains(told, third) })
 			problem.Store(nil)
 			eventually(t, kind+" to get on again", func() bool {

@@ -59,17 +59,17 @@ type consumer interface {
 	// encode returns the state as it is to be stored, or nil if there is none or it has not changed.
 	encode() ([]byte, error)
 	// decide says what becomes of an event on which handle has failed.
-	decide(ctx context.Context, r *record, err error, attempt int) Decision
+	decide(ctx context.Context, r *record, err error, attempt int) ErrorAction
 	// fatal is the error that ends the run if that is Fail.
 	fatal(r *record, err error) error
 }
 
-// Decision is what becomes of an event that a projection has failed on.
-type Decision int
+// ErrorAction is what becomes of an event that a projection has failed on.
+type ErrorAction int
 
 const (
 	// Fail ends the run with a [*ProjectionError].
-	Fail Decision = iota
+	Fail ErrorAction = iota
 	// Retry tries again, after a pause that grows with the attempts up to two seconds.
 	Retry
 	// Skip goes on as if the event had not been there.
@@ -79,8 +79,8 @@ const (
 	Park
 )
 
-func (d Decision) String() string {
-	switch d {
+func (a ErrorAction) String() string {
+	switch a {
 	case Fail:
 		return "fail"
 	case Retry:
@@ -90,5 +90,5 @@ func (d Decision) String() string {
 	case Park:
 		return "park"
 	}
-	return fmt.Sprintf("Decision(%d)", int(d))
+	return fmt.Sprintf("ErrorAction(%d)", int(a))
 }

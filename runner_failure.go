@@ -8,7 +8,7 @@ import (
 )
 
 // defaultOnError retries three times.
-func defaultOnError(_ context.Context, _ Event, _ error, attempt int) Decision {
+func defaultOnError(_ context.Context, _ Event, _ error, attempt int) ErrorAction {
 	if attempt <= 3 {
 		return Retry
 	}
@@ -19,9 +19,9 @@ func defaultOnError(_ context.Context, _ Event, _ error, attempt int) Decision {
 func (b *batcher) settle(ctx context.Context, one []record, failure error) error {
 	ev := &one[0]
 	for attempt := 1; ; attempt++ {
-		decision := b.consumer.decide(ctx, ev, failure, attempt)
-		b.store.opts.Logger.WarnContext(ctx, "projection failed on an event", "projection", b.name, "position", ev.position, "attempt", attempt, "decision", decision, "error", failure)
-		switch decision {
+		action := b.consumer.decide(ctx, ev, failure, attempt)
+		b.store.opts.Logger.WarnContext(ctx, "projection failed on an event", "projection", b.name, "position", ev.position, "attempt", attempt, "action", action, "error", failure)
+		switch action {
 		case Retry:
 			b.noteFailure(ctx, failure)
 			if err := sleep(ctx, pauseAfter(attempt)); err != nil {

@@ -248,9 +248,9 @@ func TestRunnerErrorText(t *testing.T) {
 		createStream(t, s, "accounts")
 		mustAppend(t, s, "accounts", "a", es.AnyVersion, events(1, 1)...)
 		for i, text := range []string{"no \xff such \x00 luck", "", strings.Repeat("no such luck ", 2<<20)} {
-			failing := func(decision es.Decision) *es.Projection[totals] {
+			failing := func(decision es.ErrorAction) *es.Projection[totals] {
 				p := totalsOf(fmt.Sprint(decision, i), es.Do(func(context.Context, *es.Step[totals], deposited) error { return errors.New(text) }))
-				p.OnError = func(context.Context, es.Event, error, int) es.Decision { return decision }
+				p.OnError = func(context.Context, es.Event, error, int) es.ErrorAction { return decision }
 				return p
 			}
 			p := failing(es.Fail)

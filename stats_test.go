@@ -190,7 +190,7 @@ func TestStatsParked(t *testing.T) {
 			}
 			return nil
 		}))
-		p.OnError = func(context.Context, es.Event, error, int) es.Decision { return es.Park }
+		p.OnError = func(context.Context, es.Event, error, int) es.ErrorAction { return es.Park }
 		catchUp(t, p, s)
 		got := stats(t, s)
 		if len(got.Projections) != 1 || got.Projections[0].Parked != 3 {

@@ -198,7 +198,7 @@ func TestUpcastFailing(t *testing.T) {
 			t.Error("query: no error")
 		}
 		p := es.Projection[balance]{Name: "balance", From: es.FromAll(), When: []es.Handler[balance]{balanceFolds[0]},
-			OnError: func(context.Context, es.Event, error, int) es.Decision { return es.Fail }}
+			OnError: func(context.Context, es.Event, error, int) es.ErrorAction { return es.Fail }}
 		var pe *es.ProjectionError
 		if _, err := p.CatchUp(t.Context(), s); !errors.As(err, &pe) || pe.Event.Position == 0 {
 			t.Errorf("projection: %v, want a *ProjectionError", err)

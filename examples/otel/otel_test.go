@@ -170,7 +170,7 @@ func TestHandlerFails(t *testing.T) {
 				return errors.New("out of paper")
 			}),
 		},
-		OnError: func(_ context.Context, _ eventstore.Event, _ error, attempt int) eventstore.Decision {
+		OnError: func(_ context.Context, _ eventstore.Event, _ error, attempt int) eventstore.ErrorAction {
 			if attempt == 1 {
 				return eventstore.Retry
 			}
