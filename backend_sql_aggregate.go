@@ -9,7 +9,7 @@ import (
 )
 
 func (b *sqlBackend) readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) (out []record, err error) {
-	text := limited(b.text.loadSnapshot, limit)
+	text := limited(b.text.aggregates.load, limit)
 	err = b.run(ctx, "read aggregate", func(c conn) (err error) {
 		out, err = b.records(ctx, c, text, aggregateID, schema, stream, aggregateID, schema, aggregateID, stream)
 		return err
@@ -20,7 +20,7 @@ func (b *sqlBackend) readSnapshot(ctx context.Context, stream, aggregateID strin
 
 func (b *sqlBackend) saveSnapshot(ctx context.Context, sn *snapshot) error {
 	return b.run(ctx, "save snapshot", func(c conn) error {
-		_, err := c.exec(ctx, b.text.saveSnapshot, sn.version, sn.schema, string(sn.state), sn.stream, int64(sn.position), sn.aggregateID, sn.version)
+		_, err := c.exec(ctx, b.text.aggregates.saveSnapshot, sn.version, sn.schema, string(sn.state), sn.stream, int64(sn.position), sn.aggregateID, sn.version)
 		return err
 	})
 }
@@ -31,14 +31,14 @@ func (b *sqlBackend) deleteAggregate(ctx context.Context, stream, aggregateID st
 	err = b.transact(ctx, "delete aggregate", func(c conn) error {
 		n = 0
 		var id int64
-		if found, err = c.row(ctx, []any{&id}, b.text.streamID, stream); err != nil || !found {
+		if found, err = c.row(ctx, []any{&id}, b.text.streams.id, stream); err != nil || !found {
 			return err
 		}
 		last, claimed, err := b.holdAggregate(ctx, c, id, aggregateID)
 		if err != nil || last == 0 {
 			return err
 		}
-		for _, text := range []string{b.text.deleteSealedOf, b.text.eraseOf} {
+		for _, text := range []string{b.text.aggregates.deleteSealed, b.text.aggregates.erase} {
 			res, err := c.exec(ctx, text, id, aggregateID)
 			if err != nil {
 				return err
@@ -50,12 +50,12 @@ func (b *sqlBackend) deleteAggregate(ctx context.Context, stream, aggregateID st
 			n += gone
 		}
 		n -= claimed
-		if b.text.claimSnapshot != "" {
-			if _, err := c.exec(ctx, b.text.claimSnapshot, id, aggregateID); err != nil {
+		if b.text.aggregates.claimSnapshot != "" {
+			if _, err := c.exec(ctx, b.text.aggregates.claimSnapshot, id, aggregateID); err != nil {
 				return err
 			}
 		}
-		_, err = c.exec(ctx, b.text.deleteSnapshot, id, aggregateID)
+		_, err = c.exec(ctx, b.text.aggregates.deleteSnapshot, id, aggregateID)
 		return err
 	})
 	return found, n, err
@@ -69,11 +69,11 @@ func (b *sqlBackend) deleteAggregate(ctx context.Context, stream, aggregateID st
 func (b *sqlBackend) holdAggregate(ctx context.Context, c conn, id int64, aggregateID string) (last, claimed int64, err error) {
 	for {
 		before := last
-		found, err := c.row(ctx, []any{&last}, b.text.lockLast, id, aggregateID)
+		found, err := c.row(ctx, []any{&last}, b.text.aggregates.lockLast, id, aggregateID)
 		if err != nil || !found {
 			return 0, 0, err
 		}
-		if b.text.claimVersion == "" {
+		if b.text.aggregates.claimVersion == "" {
 			if last == before {
 				return last, 0, nil
 			}
@@ -83,7 +83,7 @@ func (b *sqlBackend) holdAggregate(ctx context.Context, c conn, id int64, aggreg
 		if err != nil {
 			return 0, 0, err
 		}
-		if ok, err := c.changes(ctx, b.text.claimVersion, id, aggregateID, last+1, b.dialect.eventID(claim)); err != nil || ok {
+		if ok, err := c.changes(ctx, b.text.aggregates.claimVersion, id, aggregateID, last+1, b.dialect.eventID(claim)); err != nil || ok {
 			return last, 1, err
 		}
 	}

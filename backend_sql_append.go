@@ -26,7 +26,7 @@ func (b *sqlBackend) append(ctx context.Context, a *appendCall) error {
 
 // shares says whether an append may go out in one statement with others.
 func (b *sqlBackend) shares(a *appendCall) bool {
-	if b.tx != nil || b.text.insertGroup == "" || len(a.rows) > maxSharedRows || a.size() > maxSharedBytes {
+	if b.tx != nil || len(a.rows) > maxSharedRows || a.size() > maxSharedBytes {
 		return false
 	}
 	if b.dialect.returning {
@@ -70,7 +70,7 @@ func (b *sqlBackend) insert(ctx context.Context, c conn, a *appendCall, rows []r
 
 func (b *sqlBackend) chunks(rows []record) [][]record {
 	most := maxRows
-	if b.text.insertArrays != "" {
+	if b.dialect.returning {
 		most = maxArrayRows
 	}
 	var out [][]record

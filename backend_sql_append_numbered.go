@@ -43,7 +43,7 @@ func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendCall, r
 func (b *sqlBackend) insertHinted(ctx context.Context, c conn, a *appendCall, rows []record, h appendHint, hasty bool) error {
 	text, args := b.guardedInsert(a, rows, h)
 	if hasty {
-		text = b.text.insertNoWait + text
+		text = b.text.numbered.noWait + text
 	}
 	at := h.at(a)
 	err := b.insertValues(ctx, c, h, text, args, len(rows), func(i int) *record {
@@ -66,7 +66,7 @@ func (b *sqlBackend) insertValues(ctx context.Context, c conn, h appendHint, tex
 		return c.query(ctx, func(r *sql.Rows) error {
 			i++
 			return r.Scan((*int64)(&row(i - 1).position))
-		}, text+b.text.insertReturning, args...)
+		}, text+b.text.numbered.positions, args...)
 	}
 	res, err := c.exec(ctx, text, args...)
 	if err != nil {
@@ -94,7 +94,7 @@ func (b *sqlBackend) lastInsertID(ctx context.Context, c conn, res sql.Result, f
 	case <-t.C:
 	}
 	var position int64
-	if found, err := c.row(ctx, []any{&position}, b.text.positionOf, b.dialect.eventID(first.id)); found || err != nil {
+	if found, err := c.row(ctx, []any{&position}, b.text.append.positionOf, b.dialect.eventID(first.id)); found || err != nil {
 		return position, err
 	}
 	id := <-answer // it has been deleted meanwhile
@@ -106,9 +106,9 @@ const resultPatience = time.Millisecond
 
 func (b *sqlBackend) guardedInsert(a *appendCall, rows []record, h appendHint) (string, []any) {
 	args := make([]any, 0, 8*len(rows)+5)
-	first, firstV, firstP := b.text.insertOne, b.text.insertOneV, b.text.insertOneP
+	first, firstV, firstP := b.text.numbered.one.first, b.text.numbered.one.afterVersion, b.text.numbered.one.afterPosition
 	if len(rows) > 1 {
-		first, firstV, firstP = b.text.insertMany, b.text.insertManyV, b.text.insertManyP
+		first, firstV, firstP = b.text.numbered.many.first, b.text.numbered.many.afterVersion, b.text.numbered.many.afterPosition
 		args = append(args, h.stream)
 	}
 	args = append(args, h.stream)
@@ -128,7 +128,7 @@ func (b *sqlBackend) guardedInsert(a *appendCall, rows []record, h appendHint) (
 		}
 		args = append(args, a.aggregateID, h.version+int64(i)+1, b.dialect.eventID(r.id), r.name, string(r.data), string(r.metadata), when)
 	}
-	return b.text.insert + first + strings.Repeat(", "+b.text.insertRow, len(rows)-1), args
+	return b.text.numbered.insert + first + strings.Repeat(", "+b.text.numbered.row, len(rows)-1), args
 }
 
 // groupGuarded is insertGuarded for several appends, with one guard for all of them: either all are
@@ -192,15 +192,15 @@ func (b *sqlBackend) guardedGroup(calls []*appendCall, hints []appendHint, wante
 	}
 	args = append([]any{values[0]}, ids...)
 	args = append(args, len(streams))
-	text = b.text.insertGroup + placeholders(len(ids))
+	text = b.text.numbered.group + placeholders(len(ids))
 	if n := len(previous) / 3; n == 0 {
-		text += b.text.groupValues
+		text += b.text.numbered.groupFirst
 	} else {
 		previous = padded(previous, 3, len(rows))
-		text += b.text.groupPrevious + strings.TrimSuffix(strings.Repeat("(?, ?, ?), ", len(previous)/3), ", ") + b.text.groupValuesV
+		text += b.text.numbered.groupPrevious + strings.TrimSuffix(strings.Repeat("(?, ?, ?), ", len(previous)/3), ", ") + b.text.numbered.groupFirstAfter
 		args = append(append(args, previous...), n)
 	}
-	return text + strings.Repeat(", "+b.text.insertRow, len(rows)-1), append(args, values[1:]...), rows
+	return text + strings.Repeat(", "+b.text.numbered.row, len(rows)-1), append(args, values[1:]...), rows
 }
 
 // padded repeats the first n values of a list until it is that of so many rows.

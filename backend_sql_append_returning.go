@@ -21,14 +21,14 @@ func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendCall,
 	low, high := expected.bounds()
 	text, args := b.valuesInsert(rows)
 	if len(rows) > valueRows {
-		text, args = b.text.insertArrays, arrayArgs(rows)
+		text, args = b.text.returning.arrays, arrayArgs(rows)
 	}
 	args = append([]any{a.stream, a.aggregateID, b.timeArg(a.at)}, args...)
 	args = append(args, low, high)
 	if c.tx != nil {
 		// A unique violation would abort the caller's transaction, so conflicts are skipped, and
 		// what was inserted beside them is taken back below.
-		text += b.text.insertShared
+		text += b.text.returning.skipTaken
 	}
 	text += "\nRETURNING position, version, recorded_at, stream_id"
 
@@ -59,10 +59,10 @@ func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendCall,
 
 // insertKnown is insertReturning for one row of a stream whose id is known.
 func (b *sqlBackend) insertKnown(ctx context.Context, c conn, a *appendCall, id int64, r *record, version int64) error {
-	text := b.text.insertKnown
+	text := b.text.returning.known
 	args := []any{id, a.aggregateID, version + 1, b.dialect.eventID(r.id), r.name, string(r.data), string(r.metadata), b.timeArg(a.at), id}
 	if version > 0 {
-		text += b.text.insertKnownV
+		text += b.text.returning.knownPrevious
 		args = append(args, id, a.aggregateID, version)
 	}
 	stored, err := c.row(ctx, []any{(*int64)(&r.position), &r.version, (*dbTime)(&r.recordedAt)}, text+"\nRETURNING position, version, recorded_at", args...)
@@ -79,8 +79,8 @@ func (b *sqlBackend) valuesInsert(rows []record) (string, []any) {
 		r := &rows[i]
 		args = append(args, i+1, b.dialect.eventID(r.id), r.name, string(r.data), string(r.metadata))
 	}
-	list := strings.TrimSuffix(strings.Repeat(b.text.insertRow+", ", len(rows)), ", ")
-	return b.text.insert + list + b.text.insertTail, args
+	list := strings.TrimSuffix(strings.Repeat(b.text.returning.valuesRow+", ", len(rows)), ", ")
+	return b.text.returning.values + list + b.text.returning.valuesTail, args
 }
 
 // arrayArgs returns the rows' columns as arrays.
@@ -150,7 +150,7 @@ func (b *sqlBackend) groupReturning(ctx context.Context, calls []*appendCall) ([
 	text, args := b.arrayGroup(calls, rows)
 	stored, err := b.groupInsert(ctx, text, len(calls), rows, args)
 	if len(rows) == len(calls) && b.dialect.classify(err) == faultTaken {
-		return b.groupInsert(ctx, text+b.text.insertShared, len(calls), rows, args)
+		return b.groupInsert(ctx, text+b.text.returning.skipTaken, len(calls), rows, args)
 	}
 	return stored, err
 }
@@ -211,9 +211,9 @@ func (b *sqlBackend) arrayGroup(calls []*appendCall, rows []groupRow) (text stri
 		highest,
 		at,
 	}
-	text = b.text.insertGroupOfOnes
+	text = b.text.returning.groupOfOnes
 	if len(rows) > len(calls) {
-		text = b.text.insertGroup
+		text = b.text.returning.group
 		args = append(args,
 			ofRows(func(r *groupRow) string { return strconv.Itoa(r.call + 1) }),
 			ofRows(func(r *groupRow) string { return strconv.Itoa(r.i + 1) }))

@@ -18,10 +18,10 @@ func (b *sqlBackend) resolve(ctx context.Context, a *appendCall) (verdict, error
 		}
 		v.actual = h.version
 		lock := ""
-		if c.tx != nil && b.text.lockRead != "" {
+		if c.tx != nil && b.text.read.latest != "" {
 			// The transaction's snapshot may be older than what refused the append.
-			lock = b.text.lockRead
-			if v.taken, err = c.row(ctx, []any{new(int64)}, b.text.versionTaken, a.stream, a.aggregateID, h.version+1); err != nil {
+			lock = b.text.read.latest
+			if v.taken, err = c.row(ctx, []any{new(int64)}, b.text.append.versionTaken, a.stream, a.aggregateID, h.version+1); err != nil {
 				return err
 			}
 		}
@@ -30,8 +30,8 @@ func (b *sqlBackend) resolve(ctx context.Context, a *appendCall) (verdict, error
 			for i := range part {
 				args[i] = b.dialect.eventID(part[i].id)
 			}
-			ids := strings.TrimSuffix(strings.Repeat(b.text.idValue+", ", len(args)), ", ")
-			rows, err := b.records(ctx, c, "SELECT "+b.text.columns+" FROM "+b.text.fromAll+"\nWHERE e.event_id IN ("+ids+")"+lock, args...)
+			ids := strings.TrimSuffix(strings.Repeat(b.text.read.idValue+", ", len(args)), ", ")
+			rows, err := b.records(ctx, c, "SELECT {event} FROM "+b.text.read.fromAll+"\nWHERE e.event_id IN ("+ids+")"+lock, args...)
 			if err != nil {
 				return err
 			}
@@ -46,7 +46,7 @@ func (b *sqlBackend) resolve(ctx context.Context, a *appendCall) (verdict, error
 // lookUp finds out what an append has to know, and remembers what others can use.
 func (b *sqlBackend) lookUp(ctx context.Context, c conn, a *appendCall, h *appendHint) (found bool, err error) {
 	var now time.Time
-	found, err = c.row(ctx, []any{&h.stream, &h.version, (*int64)(&h.position), (*dbTime)(&now), &h.step, &h.mariaDB}, b.text.state, a.aggregateID, a.aggregateID, a.stream)
+	found, err = c.row(ctx, []any{&h.stream, &h.version, (*int64)(&h.position), (*dbTime)(&now), &h.step, &h.mariaDB}, b.text.append.state, a.aggregateID, a.aggregateID, a.stream)
 	if err == nil && found {
 		h.now = now
 		b.hints.learn(a.stream, *h)
@@ -71,7 +71,7 @@ func (b *sqlBackend) dropRows(ctx context.Context, c conn, rows []record) error 
 		for i := range part {
 			args[i] = int64(part[i].position)
 		}
-		if _, err := c.exec(ctx, b.text.dropEvents+placeholders(len(args))+")", args...); err != nil {
+		if _, err := c.exec(ctx, b.text.append.dropEvents+placeholders(len(args))+")", args...); err != nil {
 			return err
 		}
 	}

@@ -54,13 +54,13 @@ func (b *sqlBackend) narrow(w *where, m *Match) {
 	case fieldEventName:
 		b.narrowBy(w, m, "e.name", "?", textArg)
 	case fieldEventID:
-		b.narrowBy(w, m, "e.event_id", b.text.idValue, func(v any) (any, bool) { return b.dialect.eventID(v.(uuid.UUID)), true })
+		b.narrowBy(w, m, "e.event_id", b.text.read.idValue, func(v any) (any, bool) { return b.dialect.eventID(v.(uuid.UUID)), true })
 	case fieldVersion:
 		b.narrowBy(w, m, "e.version", "?", wholeArg)
 	case fieldPosition:
 		b.narrowBy(w, m, "e.position", "?", wholeArg)
 	case fieldRecordedAt:
-		b.narrowBy(w, m, "e.recorded_at", b.text.timeValue, b.instantArg)
+		b.narrowBy(w, m, "e.recorded_at", b.text.read.timeValue, b.instantArg)
 	case fieldMeta:
 		b.narrowMeta(w, m)
 	}
@@ -143,11 +143,11 @@ func (b *sqlBackend) narrowMeta(w *where, m *Match) {
 	}
 	switch {
 	case len(texts) > 0:
-		w.and("("+strings.TrimSuffix(strings.Repeat(b.text.metadataHas+" OR ", len(texts)), " OR ")+")", texts...)
+		w.and("("+strings.TrimSuffix(strings.Repeat(b.text.read.metadataHas+" OR ", len(texts)), " OR ")+")", texts...)
 	case m.op == opIn:
 		w.and("1 = 0")
 	default:
-		w.and(b.text.metadataHas, key)
+		w.and(b.text.read.metadataHas, key)
 	}
 }
 

@@ -13,9 +13,9 @@ import (
 
 // install brings the schema up to date under a lock that any number of processes can wait for.
 func (b *sqlBackend) install(ctx context.Context) error {
-	if b.text.unlockSchema == "" {
+	if b.text.install.unlock == "" {
 		return b.transact(ctx, "install", func(c conn) error {
-			if _, err := c.exec(ctx, b.text.lockSchema, b.lockName()); err != nil {
+			if _, err := c.exec(ctx, b.text.install.lock, b.lockName()); err != nil {
 				return err
 			}
 			if err := b.migrate(ctx, c); err != nil {
@@ -38,7 +38,7 @@ func (b *sqlBackend) installLocked(ctx context.Context) (err error) {
 	defer func() {
 		// Whatever became of the lock, a connection that might still hold it must not go back.
 		var released sql.NullInt64
-		release := dc.QueryRowContext(context.WithoutCancel(ctx), b.dialect.bind(b.prefix, b.text.unlockSchema), b.lockName())
+		release := dc.QueryRowContext(context.WithoutCancel(ctx), b.dialect.bind(b.prefix, b.text.install.unlock), b.lockName())
 		if release.Scan(&released) != nil || released.Int64 != 1 {
 			_ = dc.Raw(func(any) error { return driver.ErrBadConn })
 		}
@@ -47,7 +47,7 @@ func (b *sqlBackend) installLocked(ctx context.Context) (err error) {
 		}
 	}()
 	var got sql.NullInt64
-	if err := dc.QueryRowContext(ctx, b.dialect.bind(b.prefix, b.text.lockSchema), b.lockName()).Scan(&got); err != nil {
+	if err := dc.QueryRowContext(ctx, b.dialect.bind(b.prefix, b.text.install.lock), b.lockName()).Scan(&got); err != nil {
 		return err
 	}
 	if got.Int64 != 1 {
@@ -62,17 +62,17 @@ func (b *sqlBackend) lockName() string { return "eventstore:" + b.prefix }
 func (b *sqlBackend) migrate(ctx context.Context, c conn) error {
 	var encoding string
 	var fits bool
-	if _, err := c.row(ctx, []any{&encoding, &fits}, b.text.encoding); err != nil {
+	if _, err := c.row(ctx, []any{&encoding, &fits}, b.text.install.encoding); err != nil {
 		return err
 	}
 	if !fits {
 		return invalid("the database or the connection keeps text as %s: the store needs UTF-8 (on MySQL charset=utf8mb4)", encoding)
 	}
-	if _, err := c.exec(ctx, b.text.createMeta); err != nil {
+	if _, err := c.exec(ctx, b.text.install.createMeta); err != nil {
 		return err
 	}
 	var have int
-	if _, err := c.row(ctx, []any{&have}, b.text.schemaVersion); err != nil {
+	if _, err := c.row(ctx, []any{&have}, b.text.install.version); err != nil {
 		return err
 	}
 	if latest := len(b.dialect.schema); have > latest {
@@ -84,7 +84,7 @@ func (b *sqlBackend) migrate(ctx context.Context, c conn) error {
 				return err
 			}
 		}
-		if _, err := c.exec(ctx, b.text.setVersion, have+i+1); err != nil {
+		if _, err := c.exec(ctx, b.text.install.setVersion, have+i+1); err != nil {
 			return err
 		}
 	}
@@ -93,11 +93,11 @@ func (b *sqlBackend) migrate(ctx context.Context, c conn) error {
 
 // writeSchema writes what install would do to an empty database.
 func (b *sqlBackend) writeSchema(w io.Writer) error {
-	texts := []string{b.text.createMeta}
+	texts := []string{b.text.install.createMeta}
 	for _, step := range b.dialect.schema {
 		texts = append(texts, step...)
 	}
-	texts = append(texts, strings.ReplaceAll(b.text.setVersion, "?", strconv.Itoa(len(b.dialect.schema))))
+	texts = append(texts, strings.ReplaceAll(b.text.install.setVersion, "?", strconv.Itoa(len(b.dialect.schema))))
 	for _, text := range texts {
 		if _, err := fmt.Fprintf(w, "%s;\n\n", strings.TrimSpace(b.dialect.bind(b.prefix, text))); err != nil {
 			return err

@@ -8,7 +8,7 @@ import (
 
 func (b *sqlBackend) lastPosition(ctx context.Context) (p Position, err error) {
 	err = b.run(ctx, "look for the last event", func(c conn) error {
-		_, err := c.row(ctx, []any{&p}, b.text.lastPosition)
+		_, err := c.row(ctx, []any{&p}, b.text.read.lastPosition)
 		return err
 	})
 	return p, err
@@ -19,7 +19,7 @@ func (b *sqlBackend) createProjection(ctx context.Context, name string) error {
 	// not noticed yet that its projection was deleted must not pass for one of its successor.
 	first := time.Now().UnixNano()
 	return b.run(ctx, "create projection", func(c conn) error {
-		_, err := c.exec(ctx, b.text.createProjection, name, first, first)
+		_, err := c.exec(ctx, b.text.projections.create, name, first, first)
 		return err
 	})
 }
@@ -30,7 +30,7 @@ func (b *sqlBackend) projection(ctx context.Context, name string) (row projectio
 		found, err = c.row(ctx, []any{
 			&row.position, &row.state, &row.status, &row.owner, &row.epoch, &row.generation, &row.held,
 			&row.readModel, &row.retry, &row.problem,
-		}, b.text.projection, name)
+		}, b.text.projections.get, name)
 		return err
 	})
 	return row, found, err
@@ -53,7 +53,7 @@ func (b *sqlBackend) listProjections(ctx context.Context, c conn) (out []Project
 		}
 		out = append(out, p.seen(held))
 		return nil
-	}, b.text.listProjections)
+	}, b.text.projections.list)
 	return out, err
 }
 
@@ -67,27 +67,27 @@ func (b *sqlBackend) change(ctx context.Context, op, text string, args ...any) (
 }
 
 func (b *sqlBackend) takeLease(ctx context.Context, name, owner string, row *projectionRow, readModel bool, term time.Duration) (bool, error) {
-	return b.change(ctx, "take lease", b.text.takeLease, owner, readModel, term.Microseconds(), name, row.epoch, owner)
+	return b.change(ctx, "take lease", b.text.projections.takeLease, owner, readModel, term.Microseconds(), name, row.epoch, owner)
 }
 
 func (b *sqlBackend) renewLease(ctx context.Context, name string, epoch int64, term time.Duration) (bool, error) {
-	return b.change(ctx, "renew lease", b.text.renewLease, term.Microseconds(), name, epoch)
+	return b.change(ctx, "renew lease", b.text.projections.renewLease, term.Microseconds(), name, epoch)
 }
 
 func (b *sqlBackend) releaseLease(ctx context.Context, name, owner string, status ProjectionStatus, problem string) error {
-	_, err := b.change(ctx, "release lease", b.text.releaseLease, problem, string(status), name, owner)
+	_, err := b.change(ctx, "release lease", b.text.projections.releaseLease, problem, string(status), name, owner)
 	return err
 }
 
 func (b *sqlBackend) failedTry(ctx context.Context, name string, epoch int64, problem string) error {
-	_, err := b.change(ctx, "store the error", b.text.failedTry, problem, name, epoch)
+	_, err := b.change(ctx, "store the error", b.text.projections.noteError, problem, name, epoch)
 	return err
 }
 
 func (b *sqlBackend) control(ctx context.Context, name string, c control) (found bool, err error) {
 	text := map[controlKind]string{
-		controlStop: b.text.stopProjection, controlReset: b.text.resetProjection, controlDelete: b.text.deleteProjection,
-		controlRetryParked: b.text.retryParked, controlDropParked: b.text.fenceProjection,
+		controlStop: b.text.projections.stop, controlReset: b.text.projections.reset, controlDelete: b.text.projections.delete,
+		controlRetryParked: b.text.projections.retryParked, controlDropParked: b.text.projections.fence,
 	}[c.kind]
 	if c.kind != controlDropParked {
 		return b.change(ctx, "control projection", text, name)
@@ -96,7 +96,7 @@ func (b *sqlBackend) control(ctx context.Context, name string, c control) (found
 		if found, err = t.changes(ctx, text, name); err != nil || !found {
 			return err
 		}
-		_, err = t.exec(ctx, b.text.unpark, name, int64(c.position))
+		_, err = t.exec(ctx, b.text.projections.unpark, name, int64(c.position))
 		return err
 	})
 	return found, err
@@ -104,11 +104,11 @@ func (b *sqlBackend) control(ctx context.Context, name string, c control) (found
 
 func (b *sqlBackend) removeProjection(ctx context.Context, name string, epoch int64) error {
 	return b.transact(ctx, "remove projection", func(c conn) error {
-		removed, err := c.changes(ctx, b.text.removeProjection, name, epoch)
+		removed, err := c.changes(ctx, b.text.projections.remove, name, epoch)
 		if err != nil || !removed {
 			return err
 		}
-		_, err = c.exec(ctx, b.text.dropParked, name)
+		_, err = c.exec(ctx, b.text.projections.dropParked, name)
 		return err
 	})
 }
@@ -121,7 +121,7 @@ func (b *sqlBackend) parked(ctx context.Context, name string) (out []parkedRow, 
 			err := rows.Scan(&p.position, &p.stream, &p.aggregateID, &p.problem)
 			out = append(out, p)
 			return err
-		}, b.text.listParked, name)
+		}, b.text.projections.listParked, name)
 	})
 	return out, err
 }

@@ -23,7 +23,7 @@ func (b *sqlBackend) readPage(ctx context.Context, q *page) (out []record, more 
 
 func (b *sqlBackend) readAggregate(ctx context.Context, stream, aggregateID string, after int64, limit int) (out []record, err error) {
 	w := b.from(&Source{Stream: stream})
-	w.and(b.text.ofAggregate, aggregateID, after)
+	w.and(b.text.read.ofAggregate, aggregateID, after)
 	w.order("\nORDER BY e.version", limit)
 	expected := 0
 	if limit > firstPage {
@@ -77,7 +77,7 @@ func (b *sqlBackend) pageStatement(q *page) (string, []any) {
 func (b *sqlBackend) from(src *Source) *where {
 	switch {
 	case src.Stream != "":
-		columns := strings.Replace(b.text.columns, "s.name", b.text.streamName, 1)
+		columns := strings.Replace(b.text.read.columns, "s.name", b.text.read.streamName, 1)
 		return &where{
 			text: "SELECT " + columns + " FROM {events} e\nWHERE e.stream_id = (SELECT id FROM {streams} WHERE name = ?)",
 			args: []any{src.Stream, src.Stream},
@@ -85,11 +85,11 @@ func (b *sqlBackend) from(src *Source) *where {
 	case src.Category != "":
 		// What begins with "order-" sorts from "order-" up to, and without, "order.".
 		return &where{
-			text: "SELECT " + b.text.columns + " FROM " + b.text.fromAll + "\nWHERE s.name >= ? AND s.name < ?",
+			text: "SELECT {event} FROM " + b.text.read.fromAll + "\nWHERE s.name >= ? AND s.name < ?",
 			args: []any{src.Category + "-", src.Category + "."},
 		}
 	}
-	return &where{text: "SELECT " + b.text.columns + " FROM " + b.text.fromAll + "\nWHERE e.stream_id > 0"}
+	return &where{text: "SELECT {event} FROM " + b.text.read.fromAll + "\nWHERE e.stream_id > 0"}
 }
 
 // records runs a statement that returns events.

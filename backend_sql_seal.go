@@ -74,12 +74,12 @@ func (b *sqlBackend) sealedInside(ctx context.Context, c conn) (Position, error)
 			p = next
 		}
 		return nil
-	}, b.text.positionsBehind, int64(p), min(int64(b.sealer.sealed-p), sealWindow))
+	}, b.text.seal.positionsAfter, int64(p), min(int64(b.sealer.sealed-p), sealWindow))
 	return p, err
 }
 
 func (b *sqlBackend) readMark(ctx context.Context, c conn) (mark Position, err error) {
-	if _, err := c.row(ctx, []any{&mark}, b.text.sealedMark); err != nil {
+	if _, err := c.row(ctx, []any{&mark}, b.text.seal.mark); err != nil {
 		return 0, err
 	}
 	b.sealer.known = true
@@ -93,7 +93,7 @@ func (b *sqlBackend) look(ctx context.Context, c conn) (settled bool, err error)
 	for {
 		var n, last int64
 		var mark Position
-		if _, err := c.row(ctx, []any{&n, &last, &mark}, limited(b.text.sealSpan, sealWindow), int64(z.sealed)); err != nil {
+		if _, err := c.row(ctx, []any{&n, &last, &mark}, limited(b.text.seal.span, sealWindow), int64(z.sealed)); err != nil {
 			return false, err
 		}
 		// What stands here, or stood behind it and is deleted, may have been sealed by another process.
@@ -200,14 +200,14 @@ func (b *sqlBackend) missing(ctx context.Context, c conn) (missing []Position, f
 		}
 		next = p + 1
 		return nil
-	}, limited(b.text.sealPositions, sealWindow), int64(first))
+	}, limited(b.text.seal.positions, sealWindow), int64(first))
 	return missing, first, err
 }
 
 // writers returns the transactions that have the events table locked for writing, where the
 // database tells.
 func (b *sqlBackend) writers(ctx context.Context, c conn) (out []writer, err error) {
-	if b.text.writers == "" {
+	if b.text.seal.writers == "" {
 		return nil, nil
 	}
 	err = c.query(ctx, func(rows *sql.Rows) error {
@@ -215,14 +215,14 @@ func (b *sqlBackend) writers(ctx context.Context, c conn) (out []writer, err err
 		err := rows.Scan(&w.id, &w.prepared)
 		out = append(out, w)
 		return err
-	}, b.text.writers)
+	}, b.text.seal.writers)
 	return out, err
 }
 
 // notInFlight returns those spans in which no row stands that is not yet committed, where the
 // database answers such a question by a lock. It asks without waiting.
 func (b *sqlBackend) notInFlight(ctx context.Context, c conn, spans []span) ([]span, error) {
-	if b.text.lockedSpans == "" {
+	if b.text.seal.lockSpans == "" {
 		return spans, nil
 	}
 	alive, err := b.inFlight(ctx, c, spans)
@@ -251,8 +251,8 @@ func (b *sqlBackend) inFlight(ctx context.Context, c conn, spans []span) (bool, 
 	for n := len(spans); n > 1 && n < lockedAtOnce; n++ { // two texts for all, which stay prepared
 		args = append(args, args[0], args[1])
 	}
-	list := strings.TrimSuffix(strings.Repeat(b.text.lockedSpan+" OR ", len(args)/2), " OR ")
-	_, err := c.row(ctx, []any{new(int64)}, b.text.lockedSpans+list+b.text.lockedTail, args...)
+	list := strings.TrimSuffix(strings.Repeat(b.text.seal.lockSpan+" OR ", len(args)/2), " OR ")
+	_, err := c.row(ctx, []any{new(int64)}, b.text.seal.lockSpans+list+b.text.seal.lockTail, args...)
 	if b.dialect.classify(err) == faultRepeat {
 		return true, nil
 	}
@@ -270,7 +270,7 @@ func (b *sqlBackend) fill(ctx context.Context, c conn, spans []span) error {
 			if n < most && (p < r.to || i < len(spans)-1) {
 				continue
 			}
-			text := b.text.insertGaps + strings.TrimSuffix(strings.Repeat(b.text.gapRow+", ", n), ", ") + b.text.insertGapsTail
+			text := b.text.seal.insertGaps + strings.TrimSuffix(strings.Repeat(b.text.seal.gapRow+", ", n), ", ") + b.text.seal.insertGapsTail
 			if _, err := c.exec(ctx, text, args...); err != nil {
 				return fmt.Errorf("gap rows up to %d: %w", p, err)
 			}
@@ -286,7 +286,7 @@ func (b *sqlBackend) advance(ctx context.Context, c conn, p Position) error {
 	if z.sealed-z.marked < markEvery {
 		return nil
 	}
-	if _, err := c.exec(ctx, b.text.setSealedMark, int64(z.sealed), int64(z.sealed)); err != nil {
+	if _, err := c.exec(ctx, b.text.seal.setMark, int64(z.sealed), int64(z.sealed)); err != nil {
 		return err
 	}
 	z.marked = z.sealed

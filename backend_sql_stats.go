@@ -23,7 +23,7 @@ func (b *sqlBackend) stats(ctx context.Context) (st Stats, err error) {
 	}
 	err = b.run(ctx, "stats", func(c conn) error {
 		st = Stats{Sealed: sealed, Hole: stalled.at, Waited: stalled.waited}
-		if _, err := c.row(ctx, []any{&st.Last}, b.text.lastPosition); err != nil {
+		if _, err := c.row(ctx, []any{&st.Last}, b.text.read.lastPosition); err != nil {
 			return err
 		}
 		infos, err := b.listProjections(ctx, c)
@@ -90,5 +90,5 @@ func (b *sqlBackend) nextStatement(after []Position, last Position) (string, []a
 	for n := len(after); n&(n-1) != 0; n++ { // few texts for all numbers, which stay prepared
 		args = append(args, args[0], args[1])
 	}
-	return strings.TrimSuffix(strings.Repeat(b.text.nextEvent+"\nUNION ALL\n", len(args)/2), "\nUNION ALL\n"), args
+	return strings.TrimSuffix(strings.Repeat(b.text.read.nextEvent+"\nUNION ALL\n", len(args)/2), "\nUNION ALL\n"), args
 }

@@ -13,7 +13,7 @@ func (b *sqlBackend) createStream(ctx context.Context, name string, metadata []b
 		if err != nil {
 			return err
 		}
-		created, err = c.changes(ctx, b.text.createStream, name, string(metadata), b.timeArg(at))
+		created, err = c.changes(ctx, b.text.streams.create, name, string(metadata), b.timeArg(at))
 		if b.dialect.classify(err) == faultTaken {
 			return nil
 		}
@@ -30,16 +30,16 @@ func (b *sqlBackend) deleteStream(ctx context.Context, name string) (bool, error
 		if err != nil {
 			return err
 		}
-		if found, err = c.row(ctx, []any{&id}, b.text.lockStream, name); err != nil || !found {
+		if found, err = c.row(ctx, []any{&id}, b.text.streams.lock, name); err != nil || !found {
 			return err
 		}
-		for _, text := range []string{b.text.deleteStream, b.text.deleteSealed, b.text.eraseStream, b.text.deleteSnapshots} {
+		for _, text := range []string{b.text.streams.delete, b.text.streams.deleteSealed, b.text.streams.erase, b.text.streams.deleteSnapshots} {
 			if _, err := c.exec(ctx, text, id); err != nil {
 				return err
 			}
 		}
-		if b.tx != nil && b.text.oweErase != "" {
-			_, err = c.exec(ctx, b.text.oweErase, id, id)
+		if b.tx != nil && b.text.streams.queueErase != "" {
+			_, err = c.exec(ctx, b.text.streams.queueErase, id, id)
 		}
 		return err
 	})
@@ -49,18 +49,18 @@ func (b *sqlBackend) deleteStream(ctx context.Context, name string) (bool, error
 // eraseOwed erases what is left of streams that were deleted in transactions which could not see all
 // of it. A caller's transaction leaves that to others.
 func (b *sqlBackend) eraseOwed(ctx context.Context, c conn) error {
-	if b.tx != nil || b.text.oweErase == "" {
+	if b.tx != nil || b.text.streams.queueErase == "" {
 		return nil
 	}
 	var owed []int64
 	if err := c.query(ctx, func(r *sql.Rows) error {
 		owed = append(owed, 0)
 		return r.Scan(&owed[len(owed)-1])
-	}, b.text.owedErases); err != nil {
+	}, b.text.streams.queuedErases); err != nil {
 		return err
 	}
 	for _, id := range owed {
-		for _, text := range []string{b.text.deleteSealed, b.text.eraseStream, b.text.deleteSnapshots, b.text.eraseDone} {
+		for _, text := range []string{b.text.streams.deleteSealed, b.text.streams.erase, b.text.streams.deleteSnapshots, b.text.streams.eraseDone} {
 			if _, err := c.exec(ctx, text, id); err != nil {
 				return err
 			}
@@ -72,7 +72,7 @@ func (b *sqlBackend) eraseOwed(ctx context.Context, c conn) error {
 func (b *sqlBackend) hasStream(ctx context.Context, name string) (bool, error) {
 	var found bool
 	err := b.run(ctx, "look for stream", func(c conn) (err error) {
-		found, err = c.row(ctx, []any{new(int64)}, b.text.hasStream, name)
+		found, err = c.row(ctx, []any{new(int64)}, b.text.streams.exists, name)
 		return err
 	})
 	return found, err
@@ -89,7 +89,7 @@ func (b *sqlBackend) streams(ctx context.Context, prefix string) ([]streamRow, e
 			}
 			out = append(out, row)
 			return nil
-		}, b.text.listStreams, prefix, prefix)
+		}, b.text.streams.list, prefix, prefix)
 	})
 	return out, err
 }
@@ -98,11 +98,11 @@ func (b *sqlBackend) setStreamMetadata(ctx context.Context, name string, metadat
 	var found bool
 	err := b.run(ctx, "set stream metadata", func(c conn) error {
 		var err error
-		if found, err = c.changes(ctx, b.text.setStreamMetadata, string(metadata), name); found || err != nil {
+		if found, err = c.changes(ctx, b.text.streams.setMetadata, string(metadata), name); found || err != nil {
 			return err
 		}
 		// MySQL counts no row when the new value is the old one.
-		found, err = c.row(ctx, []any{new(int64)}, b.text.hasStream, name)
+		found, err = c.row(ctx, []any{new(int64)}, b.text.streams.exists, name)
 		return err
 	})
 	return found, err

@@ -21,7 +21,7 @@ func (u *sqlUnit) sqlTx() (*sql.Tx, error) {
 	}
 	// The checkpoint has to be known before the transaction has the connection: a pool of one
 	// could not prepare it any more.
-	for _, text := range []string{u.b.text.checkpoint, u.b.text.checkpointState} {
+	for _, text := range []string{u.b.text.projections.checkpoint, u.b.text.projections.checkpointState} {
 		st, err := u.b.cache.get(u.ctx, text, true)
 		if err != nil {
 			return nil, u.b.failed("begin", err)
@@ -61,20 +61,20 @@ func (u *sqlUnit) holds(name string, epoch int64) (held bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	held, err = conn{b: u.b, tx: tx}.row(u.ctx, []any{new(int64)}, u.b.text.holdsLease, name, epoch)
+	held, err = conn{b: u.b, tx: tx}.row(u.ctx, []any{new(int64)}, u.b.text.projections.holdsLease, name, epoch)
 	return held, u.b.failed("look at lease", err)
 }
 
 func (u *sqlUnit) park(name string, row parkedRow) error {
-	return u.exec("park", u.b.text.park, name, int64(row.position), row.stream, row.aggregateID, row.problem)
+	return u.exec("park", u.b.text.projections.park, name, int64(row.position), row.stream, row.aggregateID, row.problem)
 }
 
 func (u *sqlUnit) unpark(name string, p Position) error {
-	return u.exec("unpark", u.b.text.unpark, name, int64(p))
+	return u.exec("unpark", u.b.text.projections.unpark, name, int64(p))
 }
 
 func (u *sqlUnit) dropParked(name string) error {
-	return u.exec("drop parked events", u.b.text.dropParked, name)
+	return u.exec("drop parked events", u.b.text.projections.dropParked, name)
 }
 
 func (u *sqlUnit) broken(err error) error {
@@ -105,12 +105,12 @@ func (u *sqlUnit) broken(err error) error {
 func (u *sqlUnit) late(err error) bool { return u.b.dialect.classify(err) == faultAborted }
 
 func (u *sqlUnit) commit(c checkpoint) (bool, error) {
-	text, args := u.b.text.checkpoint, []any{int64(c.position), c.term.Microseconds()}
+	text, args := u.b.text.projections.checkpoint, []any{int64(c.position), c.term.Microseconds()}
 	if c.state != nil {
-		text, args = u.b.text.checkpointState, append(args, string(c.state))
+		text, args = u.b.text.projections.checkpointState, append(args, string(c.state))
 	}
 	if c.resumed {
-		if err := u.exec("projection", u.b.text.resumed, c.name, c.epoch); err != nil {
+		if err := u.exec("projection", u.b.text.projections.resumed, c.name, c.epoch); err != nil {
 			return false, err
 		}
 	}

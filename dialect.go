@@ -14,9 +14,10 @@ import (
 // the meaning of error codes. [Postgres] and [MySQL] are the ones there are; they never change and
 // can be shared by any number of stores.
 //
-// Statements are written with ? for a parameter and {streams}, {events} and so on for the store's
-// tables; they are put into the database's form when first used. Nothing else is ever
-// interpolated, but for the number of rows or values in a list.
+// Statements are written with ? for a parameter, {streams}, {events} and so on for the store's
+// tables, and {columns} and {event} for the columns of an event; they are put into the database's
+// form when first used. Nothing else is ever interpolated, but for the number of rows or values in a
+// list.
 type Dialect struct {
 	name string
 
@@ -45,126 +46,179 @@ type Dialect struct {
 	classify func(err error) fault
 }
 
-// statements are a dialect's texts. A name says what a statement does; backend_sql.go says when.
+// statements are a dialect's texts, by what the store does with them. A comment names a text's
+// parameters in their order, then its rows. A name that says "up to" or "behind" is a part of a
+// statement; every other text is whole.
+//
+// An event's columns stand in eventColumns, which {columns} stands for, and in read.columns. Besides
+// these a new column needs the schema, the texts that make gap rows (seal.gapRow, streams.erase,
+// aggregates.erase), aggregates.load, and rowScanner.
 type statements struct {
-	// Installing.
-	lockSchema    string // parameter: a name; waits for the lock
-	unlockSchema  string // "": with the transaction
-	encoding      string // one row: the text encoding in use, and whether it will do
-	createMeta    string
-	schemaVersion string
-	setVersion    string // parameter: version
+	install     installStatements
+	streams     streamStatements
+	aggregates  aggregateStatements
+	append      appendStatements
+	returning   returningStatements // only where Dialect.returning
+	numbered    numberedStatements  // only where not
+	seal        sealStatements
+	projections projectionStatements
+	read        readStatements
+	tables      tableStatements
+}
 
-	// Streams.
-	createStream      string // name, metadata, time; 0 rows: it exists
-	lockStream        string // name; one row: id
-	streamID          string // name; one row: id
-	deleteStream      string // id
-	deleteSnapshots   string // id
-	deleteSealed      string // id; deletes a stream's events up to the sealed position of which all know
-	eraseStream       string // id; makes a stream's other events gap rows
-	oweErase          string // id, id; notes a stream down of which the transaction may not have seen all; "": it has
-	owedErases        string // rows: id of a stream noted down
-	eraseDone         string // id
-	hasStream         string // name
-	listStreams       string // prefix, prefix
-	setStreamMetadata string // metadata, name
+// eventColumns are the columns of an event that an INSERT fills, in the order of its values. The
+// database numbers positions itself.
+const eventColumns = "stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at"
 
-	// Aggregates.
+// installStatements make the tables and bring them up to date.
+type installStatements struct {
+	lock       string // name; waits for the lock
+	unlock     string // "": with the transaction
+	encoding   string // one row: the text encoding in use, and whether it will do
+	createMeta string
+	version    string
+	setVersion string // version
+}
+
+// streamStatements are about streams as such.
+type streamStatements struct {
+	create          string // name, metadata, time; 0 rows: it exists
+	lock            string // name; one row: id
+	id              string // name; one row: id
+	exists          string // name
+	list            string // prefix, prefix
+	setMetadata     string // metadata, name
+	delete          string // id
+	deleteSnapshots string // id
+	deleteSealed    string // id; deletes a stream's events up to the sealed position of which all know
+	erase           string // id; makes a stream's other events gap rows
+	queueErase      string // id, id; queues a stream of which the transaction may not have seen all events; "": it has
+	queuedErases    string // rows: id of a queued stream
+	eraseDone       string // id
+}
+
+// aggregateStatements are about single aggregates and their snapshots.
+type aggregateStatements struct {
 	lockLast       string // stream id, aggregate id; one row: the last version, locked against appends, or none
 	claimVersion   string // stream id, aggregate id, version, event ID; 0 rows: it is taken; "": lockLast sees the latest, whatever the isolation
-	deleteSealedOf string // stream id, aggregate id; deleteSealed for an aggregate
-	eraseOf        string // stream id, aggregate id; eraseStream for an aggregate
+	deleteSealed   string // stream id, aggregate id; streams.deleteSealed for an aggregate
+	erase          string // stream id, aggregate id; streams.erase for an aggregate
 	claimSnapshot  string // stream id, aggregate id; fails if there is one that deleteSnapshot would not see; "": not needed
 	deleteSnapshot string // stream id, aggregate id
 	saveSnapshot   string // version, schema, state, stream, position, aggregate id, version; leaves alone what is later
-	loadSnapshot   string // aggregate id, schema, stream, aggregate id, schema, aggregate id, stream; the snapshot and up to {limit} events, in any order
+	load           string // aggregate id, schema, stream, aggregate id, schema, aggregate id, stream; the snapshot and up to {limit} events, in any order
+}
 
-	// Appending.
+// appendStatements go with every append, whatever the strategy.
+type appendStatements struct {
+	state        string // aggregate id, aggregate id, name; one row: stream id, version, its position, the database's time, step between positions, whether it is MariaDB
+	versionTaken string // name, aggregate id, version; at the latest, whatever the isolation
+	positionOf   string // event ID; only where not Dialect.returning
+	dropEvents   string // up to the list of positions
+}
+
+// returningStatements append where an INSERT returns what it has stored.
+type returningStatements struct {
+	values        string // up to the rows: name, aggregate id, time
+	valuesRow     string // one row: number, event ID, name, data, metadata
+	valuesTail    string // behind the rows: lowest and highest version to go on from
+	arrays        string // name, aggregate id, time, arrays of the rows' event IDs, names, data, metadata, lowest and highest version
+	known         string // one row: stream id, aggregate id, version, event ID, name, data, metadata, time, stream id
+	knownPrevious string // behind it if the version has one before it: stream id, aggregate id, that version
+	skipTaken     string // behind any of these: conflicts of unique keys skip the row instead of failing the statement
+
+	// Several appends, as arrays. Of each append: stream id, aggregate id, lowest and highest version to
+	// go on from (NULL: the same), time (NULL: the database's); of each row: number of the append,
+	// number within it, event ID, name, data, metadata.
+	group       string
+	groupOfOnes string // the same without the two numbers, where each append has one row
+}
+
+// numberedStatements append where the store numbers versions, and positions follow from the first.
+type numberedStatements struct {
 	insert    string // up to the rows
-	insertRow string // one row of VALUES
-	// Only where !returning, the first row of VALUES.
-	insertOne   string // if it is the only one: id
-	insertOneV  string // the same: id, id, aggregate id, version
-	insertOneP  string // the same: id, position, id, aggregate id, version
-	insertMany  string // otherwise: id, id
-	insertManyV string // the same: id, id, id, aggregate id, version
-	insertManyP string // the same: id, id, position, id, aggregate id, version
-	// Only where !returning, and only for MariaDB: put before the statement, which then fails where
-	// it would wait for a lock; and behind it, which then returns positions.
-	insertNoWait    string
-	insertReturning string
-	insertTail      string // behind the rows
-	insertArrays    string // the whole statement for many rows, which come as arrays; "": there is none
-	insertKnown     string // one row: stream id, aggregate id, version, event ID, name, data, metadata, time, stream id; "": there is none
-	insertKnownV    string // put behind it if the version has one before it: stream id, aggregate id, that version
-	// Several appends. Where returning, rows come as arrays, of each append: stream id, aggregate id,
-	// lowest and highest version to go on from (NULL: the same), time (NULL: the database's); of each
-	// row: number of the append, number within it, event ID, name, data, metadata. Elsewhere it is id,
-	// then up to the list of ids.
-	insertGroup       string
-	insertGroupOfOnes string // the same without the two numbers, where each append has one row; only where returning
-	groupPrevious     string // Only where !returning, behind the ids: how many, then up to the list of id, aggregate id, version
-	groupValues       string // behind the last of the lists: how many, and the first row without its id
-	groupValuesV      string // the same behind groupPrevious
-	insertShared      string // put behind the statement inside a caller's transaction
-	state             string // aggregate id, aggregate id, name; one row: stream id, version, its position, the database's time, step between positions, whether it is MariaDB
-	positionOf        string // event ID; only where !returning
-	versionTaken      string // name, aggregate id, version; at the latest, whatever the isolation
-	dropEvents        string // up to the list of positions
+	row       string // one row but the first
+	one       guardedRow
+	many      guardedRow
+	noWait    string // before a statement, which then fails where it would wait for a lock; only on MariaDB
+	positions string // behind a statement, which then returns positions; only on MariaDB
 
-	// Sealing.
-	sealedMark      string // one row: the sealed position that the database was told, or none
-	setSealedMark   string // position, position; never back
-	sealSpan        string // position; one row: how many of the next {limit} positions there are, the last of them, and what sealedMark is
-	sealPositions   string // position; the next {limit} positions
-	positionsBehind string // the same: position, limit
-	writers         string // the transactions that write events, and whether they are prepared; "": the database can't tell
-	lockedSpans     string // up to the spans; fails if an uncommitted row is in one of them; "": not needed
-	lockedSpan      string // from, to
-	lockedTail      string // behind the spans
-	insertGaps      string // up to the rows
-	gapRow          string // position, minus position, event ID
-	insertGapsTail  string // leaves alone what exists
+	// Several appends, up to the list of stream ids: id of the first row; then up to the list of (id,
+	// aggregate id, version), or behind the last list: how many, and the first row without its id.
+	group           string
+	groupPrevious   string // behind the ids: how many, up to the list of previous versions; "": there is none
+	groupFirst      string // behind the ids, where no append has a version before it
+	groupFirstAfter string // behind the list of previous versions
+}
 
-	// Projections.
-	lastPosition     string // one row: the highest position that exists, or 0
-	createProjection string // name, epoch, generation; leaves alone what exists
-	projection       string // name
-	listProjections  string
-	nextEvent        string // position, last position; one row: the first event between them, microseconds since it was recorded; in brackets
-	takeLease        string // owner, has a read model, microseconds, name, epoch, owner; 0 rows: somebody else has it
-	renewLease       string // microseconds, name, epoch; 0 rows: it is lost
-	holdsLease       string // name, epoch; no row: it is lost
-	releaseLease     string // error, status, name, owner
-	failedTry        string // error, name, epoch
-	checkpoint       string // position, microseconds, name, epoch; clears the error; 0 rows: the lease is lost
-	checkpointState  string // position, microseconds, state, name, epoch
-	stopProjection   string // name; ends all of its runs
-	resetProjection  string // name; the next to take the lease has to empty what it has written; 0 rows: it has been deleted
-	resumed          string // name, epoch; what was asked for has been done
-	deleteProjection string // name; ends all of its runs
-	removeProjection string // name, epoch
-	retryParked      string // name; the next to take the lease has to try parked events again; 0 rows: it has been deleted
-	fenceProjection  string // name; whoever has the lease has to take it, and all that belongs to it, anew; 0 rows: it has been deleted
-	park             string // projection, position, stream, aggregate id, error
-	unpark           string // projection, position
-	dropParked       string // projection
-	listParked       string // projection
+// guardedRow is the first row of an INSERT, which fails the statement if the stream, or the version
+// that the append goes on from, is missing.
+type guardedRow struct {
+	first         string // the aggregate's first version: id, and id once more where there are many rows
+	afterVersion  string // then: id, aggregate id, version
+	afterPosition string // then, where that version's position is known: position, id, aggregate id, version
+}
 
-	// Tables of read models.
+// sealStatements move the sealed position.
+type sealStatements struct {
+	mark           string // one row: the sealed position that the database was told, or none
+	setMark        string // position, position; never back
+	span           string // position; one row: how many of the next {limit} positions there are, the last of them, and what mark is
+	positions      string // position; the next {limit} positions
+	positionsAfter string // the same: position, limit
+	writers        string // the transactions that write events, and whether they are prepared; "": the database can't tell
+	lockSpans      string // up to the spans; fails if an uncommitted row is in one of them; "": not needed
+	lockSpan       string // from, to
+	lockTail       string // behind the spans
+	insertGaps     string // up to the rows
+	gapRow         string // position, minus position, event ID
+	insertGapsTail string // behind the rows: leaves alone what exists
+}
+
+// projectionStatements keep leases, checkpoints and parked events.
+type projectionStatements struct {
+	create          string // name, epoch, generation; leaves alone what exists
+	get             string // name
+	list            string
+	takeLease       string // owner, has a read model, microseconds, name, epoch, owner; 0 rows: another owner has it
+	renewLease      string // microseconds, name, epoch; 0 rows: it is lost
+	holdsLease      string // name, epoch; no row: it is lost
+	releaseLease    string // error, status, name, owner
+	noteError       string // error, name, epoch
+	checkpoint      string // position, microseconds, name, epoch; clears the error; 0 rows: the lease is lost
+	checkpointState string // position, microseconds, state, name, epoch
+	stop            string // name; ends all of its runs
+	reset           string // name; the next to take the lease has to empty what it has written; 0 rows: it has been deleted
+	resumed         string // name, epoch; what was asked for has been done
+	delete          string // name; ends all of its runs
+	remove          string // name, epoch
+	retryParked     string // name; the next to take the lease has to try parked events again; 0 rows: it has been deleted
+	fence           string // name; the holder of the lease has to take it, and all that belongs to it, anew; 0 rows: it has been deleted
+	park            string // projection, position, stream, aggregate id, error
+	unpark          string // projection, position
+	dropParked      string // projection
+	listParked      string // projection
+}
+
+// readStatements are parts of reads, which are put together from what a Selection asks for, and
+// statements of statistics.
+type readStatements struct {
+	columns      string // of an event e in a stream s, as rowScanner scans them; {event} stands for them
+	streamName   string // a parameter in place of the stream's name among the columns
+	fromAll      string // e and s, driven by e
+	ofAggregate  string // a condition: aggregate id, version; e is one of its events behind that
+	latest       string // behind a read: it sees the latest, whatever the isolation; "": not needed
+	metadataHas  string // a condition: e's metadata hold a text
+	timeValue    string // a time as a parameter
+	idValue      string // an event ID as a parameter
+	lastPosition string // one row: the highest position that exists, or 0
+	nextEvent    string // position, last position; one row: the first event between them, microseconds since it was recorded; in brackets
+}
+
+// tableStatements write the tables of read models.
+type tableStatements struct {
 	upsert      string // behind an INSERT of a row, up to the assignments; {key}: the key's columns
 	upsertValue string // the row's value of {column}
-
-	// Reading.
-	columns     string // of an event e in a stream s
-	streamName  string // a parameter in place of the stream's name among the columns
-	fromAll     string // e and s, driven by e
-	ofAggregate string // a condition: aggregate id, version; e is one of its events behind that
-	lockRead    string // put behind a read to see the latest, whatever the isolation; "": not needed
-	metadataHas string // a condition: e's metadata hold a text
-	timeValue   string // a time as a parameter
-	idValue     string // an event ID as a parameter
 }
 
 // fault is what an error means to the store.
@@ -200,7 +254,7 @@ var tables = []string{"meta", "streams", "events", "snapshots", "projections", "
 
 // bind puts a statement into the form in which the database takes it.
 func (d *Dialect) bind(prefix, text string) string {
-	pairs := make([]string, 0, 2*len(tables))
+	pairs := []string{"{columns}", eventColumns, "{event}", d.statements.read.columns}
 	for _, table := range tables {
 		pairs = append(pairs, "{"+table+"}", prefix+table)
 	}

@@ -12,6 +12,12 @@ import (
 // default.
 var MySQL = &mysqlDialect
 
+// mysqlErase makes gap rows of events, up to the condition.
+const mysqlErase = `
+UPDATE {events}
+SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
+    event_id = UNHEX(CONCAT('e5e5000000000000', LPAD(HEX(position), 16, '0')))`
+
 var mysqlDialect = Dialect{
 	name:       "mysql",
 	prepares:   true,
@@ -20,48 +26,49 @@ var mysqlDialect = Dialect{
 	classify:   classifyMySQL,
 	eventID:    func(id [16]byte) any { return id[:] },
 	statements: statements{
-		lockSchema:   `SELECT GET_LOCK(CONCAT(CRC32(DATABASE()), ':', ?), 3600)`,
-		unlockSchema: `SELECT RELEASE_LOCK(CONCAT(CRC32(DATABASE()), ':', ?))`,
-		encoding: `
+		install: installStatements{
+			lock:   `SELECT GET_LOCK(CONCAT(CRC32(DATABASE()), ':', ?), 3600)`,
+			unlock: `SELECT RELEASE_LOCK(CONCAT(CRC32(DATABASE()), ':', ?))`,
+			encoding: `
 SELECT @@character_set_connection, @@character_set_connection = 'utf8mb4' AND @@character_set_client = 'utf8mb4'`,
-		createMeta: `
+			createMeta: `
 CREATE TABLE IF NOT EXISTS {meta} (
     name  VARBINARY(64) NOT NULL PRIMARY KEY,
     value BIGINT        NOT NULL
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`,
-		schemaVersion: `SELECT value FROM {meta} WHERE name = 'schema'`,
-		setVersion:    `REPLACE INTO {meta} (name, value) VALUES ('schema', ?)`,
-
-		createStream: `
+			version:    `SELECT value FROM {meta} WHERE name = 'schema'`,
+			setVersion: `REPLACE INTO {meta} (name, value) VALUES ('schema', ?)`,
+		},
+		streams: streamStatements{
+			create: `
 INSERT INTO {streams} (name, metadata, created_at)
 VALUES (?, ?, COALESCE(?, UTC_TIMESTAMP(6)))`,
-		lockStream:      `SELECT id FROM {streams} WHERE name = ? FOR UPDATE`,
-		streamID:        `SELECT id FROM {streams} WHERE name = ?`,
-		deleteStream:    `DELETE FROM {streams} WHERE id = ?`,
-		deleteSnapshots: `DELETE FROM {snapshots} WHERE stream_id = ?`,
-		deleteSealed: `
+			lock:            `SELECT id FROM {streams} WHERE name = ? FOR UPDATE`,
+			id:              `SELECT id FROM {streams} WHERE name = ?`,
+			delete:          `DELETE FROM {streams} WHERE id = ?`,
+			deleteSnapshots: `DELETE FROM {snapshots} WHERE stream_id = ?`,
+			deleteSealed: `
 DELETE FROM {events}
 WHERE stream_id = ? AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
-		eraseStream: `
-UPDATE {events}
-SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
-    event_id = UNHEX(CONCAT('e5e5000000000000', LPAD(HEX(position), 16, '0')))
+			erase: mysqlErase + `
 WHERE stream_id = ?`,
-		lockLast: `
+			exists:      `SELECT 1 FROM {streams} WHERE name = ?`,
+			list:        `SELECT name, metadata, CAST(created_at AS CHAR) FROM {streams} WHERE LEFT(name, LENGTH(?)) = ? ORDER BY name`,
+			setMetadata: `UPDATE {streams} SET metadata = ? WHERE name = ?`,
+		},
+		aggregates: aggregateStatements{
+			lockLast: `
 SELECT version FROM {events} WHERE stream_id = ? AND aggregate_id = ?
 ORDER BY version DESC LIMIT 1 FOR UPDATE`,
-		deleteSealedOf: `
+			deleteSealed: `
 DELETE FROM {events}
 WHERE stream_id = ? AND aggregate_id = ? AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
-		eraseOf: `
-UPDATE {events}
-SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
-    event_id = UNHEX(CONCAT('e5e5000000000000', LPAD(HEX(position), 16, '0')))
+			erase: mysqlErase + `
 WHERE stream_id = ? AND aggregate_id = ?`,
-		deleteSnapshot: `DELETE FROM {snapshots} WHERE stream_id = ? AND aggregate_id = ?`,
-		// The event is locked, so that a delete of the aggregate waits for this, or this sees that
-		// it is gone. Assignments run from left to right: the position comes last.
-		saveSnapshot: `
+			deleteSnapshot: `DELETE FROM {snapshots} WHERE stream_id = ? AND aggregate_id = ?`,
+			// The event is locked, so that a delete of the aggregate waits for this, or this sees that
+			// it is gone. Assignments run from left to right: the position comes last.
+			saveSnapshot: `
 INSERT INTO {snapshots} (version, schema_no, state, stream_id, aggregate_id, position)
 SELECT ?, ?, ?, e.stream_id, e.aggregate_id, e.position
 FROM {events} e
@@ -73,205 +80,214 @@ ON DUPLICATE KEY UPDATE
     schema_no = IF(VALUES(position) >= {snapshots}.position, VALUES(schema_no), {snapshots}.schema_no),
     state = IF(VALUES(position) >= {snapshots}.position, VALUES(state), {snapshots}.state),
     position = GREATEST({snapshots}.position, VALUES(position))`,
-		// All but the last table are read by one value of a unique key each, before the statement is
-		// planned: the version that the last begins behind is a constant by then. With a subquery in
-		// its place MariaDB reads the whole aggregate. The whole is left unsorted, because MariaDB would
-		// put it into a table on disk for that, as it does with rows that hold a LONGTEXT: a millisecond.
-		loadSnapshot: `
+			// All but the last table are read by one value of a unique key each, before the statement is
+			// planned: the version that the last begins behind is a constant by then. With a subquery in
+			// its place MariaDB reads the whole aggregate. The whole is left unsorted, because MariaDB would
+			// put it into a table on disk for that, as it does with rows that hold a LONGTEXT: a millisecond.
+			load: `
 (SELECT p.position, '' AS stream, p.aggregate_id, p.version, p.event_id, '' AS name, sn.state AS data, '{}' AS metadata,
         CAST(p.recorded_at AS CHAR) AS recorded_at
  FROM {snapshots} sn
- JOIN {streams} st ON st.id = sn.stream_id
+ JOIN {streams} s ON s.id = sn.stream_id
  JOIN {events} p ON p.position = sn.position AND p.stream_id = sn.stream_id
      AND p.aggregate_id = sn.aggregate_id AND p.version = sn.version
- WHERE sn.aggregate_id = ? AND sn.schema_no = ? AND st.name = ?)
+ WHERE sn.aggregate_id = ? AND sn.schema_no = ? AND s.name = ?)
 UNION ALL
-(SELECT e.position, st.name, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, CAST(e.recorded_at AS CHAR)
- FROM {streams} st
- LEFT JOIN {snapshots} sn ON sn.stream_id = st.id AND sn.aggregate_id = ? AND sn.schema_no = ?
+(SELECT {event}
+ FROM {streams} s
+ LEFT JOIN {snapshots} sn ON sn.stream_id = s.id AND sn.aggregate_id = ? AND sn.schema_no = ?
  LEFT JOIN {events} p ON p.position = sn.position AND p.stream_id = sn.stream_id
      AND p.aggregate_id = sn.aggregate_id AND p.version = sn.version
- JOIN {events} e ON e.stream_id = st.id AND e.aggregate_id = ? AND e.version > COALESCE(p.version, 0)
- WHERE st.name = ?
+ JOIN {events} e ON e.stream_id = s.id AND e.aggregate_id = ? AND e.version > COALESCE(p.version, 0)
+ WHERE s.name = ?
  ORDER BY e.version LIMIT {limit})`,
-		hasStream:         `SELECT 1 FROM {streams} WHERE name = ?`,
-		listStreams:       `SELECT name, metadata, CAST(created_at AS CHAR) FROM {streams} WHERE LEFT(name, LENGTH(?)) = ? ORDER BY name`,
-		setStreamMetadata: `UPDATE {streams} SET metadata = ? WHERE name = ?`,
-
-		insert: `
-INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
-VALUES `,
-		insertRow: `(?, ?, ?, ?, ?, ?, ?, ?)`,
-		// The first row has the guard of all. Both tables are looked at for one value of a unique key and so
-		// lock a record, MySQL without a gap. The lock of the event is asked for, and not left to what an
-		// INSERT takes by itself at one isolation or another: an aggregate that is being deleted meanwhile
-		// would be left with a version and none before it. The previous event can't stand for the stream:
-		// who deletes that reads all its rows, by another index, before changing any, and would miss the
-		// new one. The guard reads through a derived table with LIMIT, because an INSERT can't name its own
-		// table directly.
-		//
-		// Where something is missing the row's stream is NULL, which is an error in every SQL mode if it is
-		// the only row.
-		insertOne: `((SELECT id FROM {streams} WHERE id = ?), ?, ?, ?, ?, ?, ?, ?)`,
-		insertOneV: `((SELECT id FROM (
-  SELECT s.id FROM {streams} s JOIN {events} e
-  WHERE s.id = ? AND e.stream_id = ? AND e.aggregate_id = ? AND e.version = ?
-  LIMIT 1 LOCK IN SHARE MODE) guard), ?, ?, ?, ?, ?, ?, ?)`,
-		// The same, where the previous event's position is known: MariaDB locks the gap before a
-		// record that it finds by a unique key which is not the primary one, and so, until a
-		// caller's transaction ends, the neighbours' appends.
-		insertOneP: `((SELECT id FROM (
-  SELECT s.id FROM {streams} s JOIN {events} e FORCE INDEX (PRIMARY)
-  WHERE s.id = ? AND e.position = ? AND e.stream_id = ? AND e.aggregate_id = ? AND e.version = ?
-  LIMIT 1 LOCK IN SHARE MODE) guard), ?, ?, ?, ?, ?, ?, ?)`,
-		// With several rows the NULL would become 0 if strict mode is off. Here the guard returns two rows
-		// where one may be, which is an error in every mode, and takes longer.
-		insertMany: `((SELECT CAST(? AS SIGNED) UNION ALL
-  SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {streams} WHERE id = ?)), ?, ?, ?, ?, ?, ?, ?)`,
-		insertManyV: `((SELECT CAST(? AS SIGNED) UNION ALL
-  SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {streams} WHERE id = ?)
-  UNION ALL
-  SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM (
-    SELECT 1 FROM {events} WHERE stream_id = ? AND aggregate_id = ? AND version = ? LIMIT 1 LOCK IN SHARE MODE) previous)), ?, ?, ?, ?, ?, ?, ?)`,
-		insertManyP: `((SELECT CAST(? AS SIGNED) UNION ALL
-  SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {streams} WHERE id = ?)
-  UNION ALL
-  SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM (
-    SELECT 1 FROM {events} FORCE INDEX (PRIMARY)
-    WHERE position = ? AND stream_id = ? AND aggregate_id = ? AND version = ? LIMIT 1 LOCK IN SHARE MODE) previous)), ?, ?, ?, ?, ?, ?, ?)`,
-		// MariaDB has a way to run a statement that fails at once where it would have to wait for a
-		// lock; MySQL has none for a single statement. The indexes are forced, because a scan of a
-		// small table would meet the locks of others.
-		insertNoWait: `SET STATEMENT innodb_lock_wait_timeout = 0 FOR`,
-		insertReturning: `
-RETURNING position`,
-		positionOf: `SELECT position FROM {events} WHERE event_id = ?`,
-		insertGroup: `
-SET STATEMENT innodb_lock_wait_timeout = 0 FOR
-INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
-VALUES ((SELECT CAST(? AS SIGNED) UNION ALL
-  SELECT 0 FROM DUAL WHERE (SELECT COUNT(*) FROM {streams} FORCE INDEX (PRIMARY) WHERE id IN (`,
-		groupPrevious: `)) <> ?
-  UNION ALL
-  SELECT 0 FROM DUAL WHERE (SELECT COUNT(*) FROM (
-    SELECT 1 FROM {events} FORCE INDEX (stream_id) WHERE (stream_id, aggregate_id, version) IN (`,
-		groupValues:  `)) <> ?), ?, ?, ?, ?, ?, ?, ?)`,
-		groupValuesV: `) LOCK IN SHARE MODE) previous) <> ?), ?, ?, ?, ?, ?, ?, ?)`,
-		state: `
+		},
+		append: appendStatements{
+			positionOf: `SELECT position FROM {events} WHERE event_id = ?`,
+			state: `
 SELECT s.id,
        (SELECT COALESCE(MAX(version), 0) FROM {events} WHERE stream_id = s.id AND aggregate_id = ?),
        COALESCE((SELECT position FROM {events} WHERE stream_id = s.id AND aggregate_id = ? ORDER BY version DESC LIMIT 1), 0),
        CAST(UTC_TIMESTAMP(6) AS CHAR), @@auto_increment_increment, VERSION() LIKE '%MariaDB%'
 FROM {streams} s WHERE s.name = ?`,
-		versionTaken: `
+			versionTaken: `
 SELECT 1 FROM {events}
 WHERE stream_id = (SELECT id FROM {streams} WHERE name = ?) AND aggregate_id = ? AND version = ?
 LOCK IN SHARE MODE`,
-		dropEvents: `DELETE FROM {events} WHERE position IN (`,
-
-		sealedMark: `SELECT value FROM {meta} WHERE name = 'sealed'`,
-		setSealedMark: `
+			dropEvents: `DELETE FROM {events} WHERE position IN (`,
+		},
+		numbered: numberedStatements{
+			insert: `
+INSERT INTO {events} ({columns})
+VALUES `,
+			row: `(?, ?, ?, ?, ?, ?, ?, ?)`,
+			// MariaDB has a way to run a statement that fails at once where it would have to wait for a
+			// lock; MySQL has none for a single statement. The indexes are forced, because a scan of a
+			// small table would meet the locks of others.
+			noWait: `SET STATEMENT innodb_lock_wait_timeout = 0 FOR`,
+			positions: `
+RETURNING position`,
+			group: `
+SET STATEMENT innodb_lock_wait_timeout = 0 FOR
+INSERT INTO {events} ({columns})
+VALUES ((SELECT CAST(? AS SIGNED) UNION ALL
+  SELECT 0 FROM DUAL WHERE (SELECT COUNT(*) FROM {streams} FORCE INDEX (PRIMARY) WHERE id IN (`,
+			groupPrevious: `)) <> ?
+  UNION ALL
+  SELECT 0 FROM DUAL WHERE (SELECT COUNT(*) FROM (
+    SELECT 1 FROM {events} FORCE INDEX (stream_id) WHERE (stream_id, aggregate_id, version) IN (`,
+			groupFirst:      `)) <> ?), ?, ?, ?, ?, ?, ?, ?)`,
+			groupFirstAfter: `) LOCK IN SHARE MODE) previous) <> ?), ?, ?, ?, ?, ?, ?, ?)`,
+			one: guardedRow{
+				// The first row has the guard of all. Both tables are looked at for one value of a unique key and so
+				// lock a record, MySQL without a gap. The lock of the event is asked for, and not left to what an
+				// INSERT takes by itself at one isolation or another: an aggregate that is being deleted meanwhile
+				// would be left with a version and none before it. The previous event can't stand for the stream:
+				// who deletes that reads all its rows, by another index, before changing any, and would miss the
+				// new one. The guard reads through a derived table with LIMIT, because an INSERT can't name its own
+				// table directly.
+				//
+				// Where something is missing the row's stream is NULL, which is an error in every SQL mode if it is
+				// the only row.
+				first: `((SELECT id FROM {streams} WHERE id = ?), ?, ?, ?, ?, ?, ?, ?)`,
+				afterVersion: `((SELECT id FROM (
+  SELECT s.id FROM {streams} s JOIN {events} e
+  WHERE s.id = ? AND e.stream_id = ? AND e.aggregate_id = ? AND e.version = ?
+  LIMIT 1 LOCK IN SHARE MODE) guard), ?, ?, ?, ?, ?, ?, ?)`,
+				// The same, where the previous event's position is known: MariaDB locks the gap before a
+				// record that it finds by a unique key which is not the primary one, and so, until a
+				// caller's transaction ends, the neighbours' appends.
+				afterPosition: `((SELECT id FROM (
+  SELECT s.id FROM {streams} s JOIN {events} e FORCE INDEX (PRIMARY)
+  WHERE s.id = ? AND e.position = ? AND e.stream_id = ? AND e.aggregate_id = ? AND e.version = ?
+  LIMIT 1 LOCK IN SHARE MODE) guard), ?, ?, ?, ?, ?, ?, ?)`,
+			},
+			many: guardedRow{
+				// With several rows the NULL would become 0 if strict mode is off. Here the guard returns two rows
+				// where one may be, which is an error in every mode, and takes longer.
+				first: `((SELECT CAST(? AS SIGNED) UNION ALL
+  SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {streams} WHERE id = ?)), ?, ?, ?, ?, ?, ?, ?)`,
+				afterVersion: `((SELECT CAST(? AS SIGNED) UNION ALL
+  SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {streams} WHERE id = ?)
+  UNION ALL
+  SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM (
+    SELECT 1 FROM {events} WHERE stream_id = ? AND aggregate_id = ? AND version = ? LIMIT 1 LOCK IN SHARE MODE) previous)), ?, ?, ?, ?, ?, ?, ?)`,
+				afterPosition: `((SELECT CAST(? AS SIGNED) UNION ALL
+  SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {streams} WHERE id = ?)
+  UNION ALL
+  SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM (
+    SELECT 1 FROM {events} FORCE INDEX (PRIMARY)
+    WHERE position = ? AND stream_id = ? AND aggregate_id = ? AND version = ? LIMIT 1 LOCK IN SHARE MODE) previous)), ?, ?, ?, ?, ?, ?, ?)`,
+			},
+		},
+		seal: sealStatements{
+			mark: `SELECT value FROM {meta} WHERE name = 'sealed'`,
+			setMark: `
 INSERT INTO {meta} (name, value) VALUES ('sealed', ?)
 ON DUPLICATE KEY UPDATE value = GREATEST(value, ?)`,
-		sealSpan: `
+			span: `
 SELECT COUNT(*), COALESCE(MAX(position), 0), COALESCE((SELECT value FROM {meta} WHERE name = 'sealed'), 0)
 FROM (SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT {limit}) w`,
-		sealPositions:   `SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT {limit}`,
-		positionsBehind: `SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT ?`,
-		// FOR UPDATE is the one locking read that both MySQL and MariaDB know with NOWAIT.
-		// It has to look at every row of the spans, and by the primary key, or it would meet others'.
-		lockedSpans: `
+			positions:      `SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT {limit}`,
+			positionsAfter: `SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT ?`,
+			// FOR UPDATE is the one locking read that both MySQL and MariaDB know with NOWAIT.
+			// It has to look at every row of the spans, and by the primary key, or it would meet others'.
+			lockSpans: `
 SELECT COUNT(*) FROM {events} FORCE INDEX (PRIMARY)
 WHERE `,
-		lockedSpan: `position BETWEEN ? AND ?`,
-		lockedTail: `
+			lockSpan: `position BETWEEN ? AND ?`,
+			lockTail: `
 FOR UPDATE NOWAIT`,
-		insertGaps: `
-INSERT INTO {events} (position, stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
+			insertGaps: `
+INSERT INTO {events} (position, {columns})
 VALUES `,
-		gapRow: `(?, 0, '', ?, ?, '', 'null', '{}', UTC_TIMESTAMP(6))`,
-		insertGapsTail: `
+			gapRow: `(?, 0, '', ?, ?, '', 'null', '{}', UTC_TIMESTAMP(6))`,
+			insertGapsTail: `
 ON DUPLICATE KEY UPDATE position = {events}.position`,
-
-		lastPosition: `SELECT COALESCE(MAX(position), 0) FROM {events}`,
-		createProjection: `
+		},
+		projections: projectionStatements{
+			create: `
 INSERT INTO {projections} (name, position, status, owner, epoch, generation, lease_until, read_model, retry, error)
 VALUES (?, 0, 'idle', '', ?, ?, UTC_TIMESTAMP(6), FALSE, FALSE, '')
 ON DUPLICATE KEY UPDATE name = {projections}.name`,
-		projection: `
+			get: `
 SELECT position, state, status, owner, epoch, generation, lease_until > UTC_TIMESTAMP(6), read_model, retry, error
 FROM {projections} WHERE name = ?`,
-		listProjections: `
+			list: `
 SELECT p.name, p.position, p.status, p.owner, p.lease_until > UTC_TIMESTAMP(6), p.error,
        (SELECT COUNT(*) FROM {parked} WHERE projection = p.name)
 FROM {projections} p ORDER BY p.name`,
-		nextEvent: `
-(SELECT position, TIMESTAMPDIFF(MICROSECOND, recorded_at, UTC_TIMESTAMP(6))
- FROM {events} FORCE INDEX (PRIMARY) WHERE position > ? AND position <= ? AND stream_id > 0
- ORDER BY position LIMIT 1)`,
-		takeLease: `
+			takeLease: `
 UPDATE {projections}
 SET owner = ?, epoch = epoch + 1, read_model = ?, error = '',
     lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND,
     status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE 'running' END
 WHERE name = ? AND epoch = ?
 AND (lease_until <= UTC_TIMESTAMP(6) OR owner = ? OR status IN ('idle', 'failed', 'stopping'))`,
-		renewLease: `
+			renewLease: `
 UPDATE {projections} SET lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
 WHERE name = ? AND epoch = ?`,
-		holdsLease: `SELECT 1 FROM {projections} WHERE name = ? AND epoch = ?`,
-		releaseLease: `
+			holdsLease: `SELECT 1 FROM {projections} WHERE name = ? AND epoch = ?`,
+			releaseLease: `
 UPDATE {projections}
 SET owner = '', epoch = epoch + 1, lease_until = UTC_TIMESTAMP(6), error = ?,
     status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE ? END
 WHERE name = ? AND owner = ?`,
-		failedTry: `UPDATE {projections} SET error = ? WHERE name = ? AND epoch = ?`,
-		checkpoint: `
+			noteError: `UPDATE {projections} SET error = ? WHERE name = ? AND epoch = ?`,
+			checkpoint: `
 UPDATE {projections}
 SET position = ?, error = '', lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
 WHERE name = ? AND epoch = ?`,
-		checkpointState: `
+			checkpointState: `
 UPDATE {projections}
 SET position = ?, error = '', lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND, state = ?
 WHERE name = ? AND epoch = ?`,
-		stopProjection: `
+			stop: `
 UPDATE {projections}
 SET epoch = epoch + 1, generation = generation + 1,
     status = CASE WHEN status <> 'running' THEN status
                   WHEN lease_until > UTC_TIMESTAMP(6) THEN 'stopping' ELSE 'idle' END
 WHERE name = ?`,
-		resetProjection: `
+			reset: `
 UPDATE {projections}
 SET epoch = epoch + 1, status = 'resetting', position = 0, state = NULL, retry = FALSE, error = '',
     lease_until = UTC_TIMESTAMP(6)
 WHERE name = ? AND status <> 'deleting'`,
-		resumed:    `UPDATE {projections} SET status = 'running', retry = FALSE WHERE name = ? AND epoch = ?`,
-		dropParked: `DELETE FROM {parked} WHERE projection = ?`,
-		deleteProjection: `
+			resumed:    `UPDATE {projections} SET status = 'running', retry = FALSE WHERE name = ? AND epoch = ?`,
+			dropParked: `DELETE FROM {parked} WHERE projection = ?`,
+			delete: `
 UPDATE {projections}
 SET epoch = epoch + 1, generation = generation + 1, status = 'deleting', lease_until = UTC_TIMESTAMP(6)
 WHERE name = ?`,
-		removeProjection: `DELETE FROM {projections} WHERE name = ? AND epoch = ?`,
-		retryParked:      `UPDATE {projections} SET epoch = epoch + 1, retry = TRUE WHERE name = ? AND status <> 'deleting'`,
-		fenceProjection:  `UPDATE {projections} SET epoch = epoch + 1 WHERE name = ? AND status <> 'deleting'`,
-		park: `
+			remove:      `DELETE FROM {projections} WHERE name = ? AND epoch = ?`,
+			retryParked: `UPDATE {projections} SET epoch = epoch + 1, retry = TRUE WHERE name = ? AND status <> 'deleting'`,
+			fence:       `UPDATE {projections} SET epoch = epoch + 1 WHERE name = ? AND status <> 'deleting'`,
+			park: `
 INSERT INTO {parked} (projection, position, stream, aggregate_id, error)
 VALUES (?, ?, ?, ?, ?)
 ON DUPLICATE KEY UPDATE error = VALUES(error)`,
-		unpark:     `DELETE FROM {parked} WHERE projection = ? AND position = ?`,
-		listParked: `SELECT position, stream, aggregate_id, error FROM {parked} WHERE projection = ? ORDER BY position`,
-
-		upsert:      ` ON DUPLICATE KEY UPDATE `,
-		upsertValue: `VALUES({column})`,
-
-		columns:     `e.position, s.name AS stream, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, CAST(e.recorded_at AS CHAR) AS recorded_at`,
-		streamName:  `CAST(? AS BINARY)`, // MariaDB strips the spaces behind a text parameter in a UNION
-		fromAll:     `{events} e STRAIGHT_JOIN {streams} s ON s.id = e.stream_id`,
-		ofAggregate: `e.aggregate_id = ? AND e.version > ?`,
-		lockRead:    ` LOCK IN SHARE MODE`,
-		metadataHas: `LOCATE(?, e.metadata) > 0`,
-		timeValue:   `CAST(? AS DATETIME(6))`,
-		idValue:     `?`,
+			unpark:     `DELETE FROM {parked} WHERE projection = ? AND position = ?`,
+			listParked: `SELECT position, stream, aggregate_id, error FROM {parked} WHERE projection = ? ORDER BY position`,
+		},
+		read: readStatements{
+			lastPosition: `SELECT COALESCE(MAX(position), 0) FROM {events}`,
+			nextEvent: `
+(SELECT position, TIMESTAMPDIFF(MICROSECOND, recorded_at, UTC_TIMESTAMP(6))
+ FROM {events} FORCE INDEX (PRIMARY) WHERE position > ? AND position <= ? AND stream_id > 0
+ ORDER BY position LIMIT 1)`,
+			columns:     `e.position, s.name AS stream, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, CAST(e.recorded_at AS CHAR) AS recorded_at`,
+			streamName:  `CAST(? AS BINARY)`, // MariaDB strips the spaces behind a text parameter in a UNION
+			fromAll:     `{events} e STRAIGHT_JOIN {streams} s ON s.id = e.stream_id`,
+			ofAggregate: `e.aggregate_id = ? AND e.version > ?`,
+			latest:      ` LOCK IN SHARE MODE`,
+			metadataHas: `LOCATE(?, e.metadata) > 0`,
+			timeValue:   `CAST(? AS DATETIME(6))`,
+			idValue:     `?`,
+		},
+		tables: tableStatements{
+			upsert:      ` ON DUPLICATE KEY UPDATE `,
+			upsertValue: `VALUES({column})`,
+		},
 	},
 }
 

@@ -22,6 +22,12 @@ const postgresGuarded = `
         ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true
     WHERE COALESCE(p.version, 0) BETWEEN c.low AND COALESCE(c.high, c.low)`
 
+// postgresErase makes gap rows of events, up to the condition.
+const postgresErase = `
+UPDATE {events}
+SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
+    event_id = ('e5e5000000000000' || lpad(to_hex(position), 16, '0'))::uuid`
+
 var postgresDialect = Dialect{
 	name:       "postgres",
 	numbered:   true,
@@ -32,69 +38,70 @@ var postgresDialect = Dialect{
 	classify:   classifyPostgres,
 	eventID:    func(id [16]byte) any { return hex.EncodeToString(id[:]) },
 	statements: statements{
-		lockSchema: `SELECT pg_advisory_xact_lock(hashtext(?::text))`,
-		encoding: `
+		install: installStatements{
+			lock: `SELECT pg_advisory_xact_lock(hashtext(?::text))`,
+			encoding: `
 SELECT current_setting('server_encoding'), current_setting('server_encoding') = 'UTF8'`,
-		createMeta: `
+			createMeta: `
 CREATE TABLE IF NOT EXISTS {meta} (
     name  text   COLLATE "C" PRIMARY KEY,
     value bigint NOT NULL
 )`,
-		schemaVersion: `SELECT value FROM {meta} WHERE name = 'schema'`,
-		setVersion: `
+			version: `SELECT value FROM {meta} WHERE name = 'schema'`,
+			setVersion: `
 INSERT INTO {meta} (name, value) VALUES ('schema', ?::bigint)
 ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value`,
-
-		createStream: `
+		},
+		streams: streamStatements{
+			create: `
 INSERT INTO {streams} (name, metadata, created_at)
 VALUES (?::text, ?::json, COALESCE(?::timestamptz, statement_timestamp()))
 ON CONFLICT (name) DO NOTHING`,
-		lockStream:      `SELECT id FROM {streams} WHERE name = ?::text FOR UPDATE`,
-		streamID:        `SELECT id FROM {streams} WHERE name = ?::text`,
-		deleteStream:    `DELETE FROM {streams} WHERE id = ?::bigint`,
-		deleteSnapshots: `DELETE FROM {snapshots} WHERE stream_id = ?::bigint`,
-		deleteSealed: `
+			lock:            `SELECT id FROM {streams} WHERE name = ?::text FOR UPDATE`,
+			id:              `SELECT id FROM {streams} WHERE name = ?::text`,
+			delete:          `DELETE FROM {streams} WHERE id = ?::bigint`,
+			deleteSnapshots: `DELETE FROM {snapshots} WHERE stream_id = ?::bigint`,
+			deleteSealed: `
 DELETE FROM {events}
 WHERE stream_id = ?::bigint AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
-		eraseStream: `
-UPDATE {events}
-SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
-    event_id = ('e5e5000000000000' || lpad(to_hex(position), 16, '0'))::uuid
+			erase: postgresErase + `
 WHERE stream_id = ?::bigint`,
-		// Above read committed an UPDATE or DELETE does not find what was stored since the transaction's
-		// snapshot, and nothing says that there is anything. A stream that lives has its id back, after a
-		// restore of some tables, say: its events are not what was owed.
-		oweErase: `
+			// Above read committed an UPDATE or DELETE does not find what was stored since the transaction's
+			// snapshot, and nothing says that there is anything. A stream that lives has its id back, after a
+			// restore of some tables, say: its events are not what was owed.
+			queueErase: `
 INSERT INTO {meta} (name, value)
 SELECT 'erase ' || ?::bigint, ?::bigint WHERE current_setting('transaction_isolation') IN ('repeatable read', 'serializable')`,
-		owedErases: `SELECT value FROM {meta} WHERE name LIKE 'erase %' AND value NOT IN (SELECT id FROM {streams}) ORDER BY value`,
-		eraseDone:  `DELETE FROM {meta} WHERE name = 'erase ' || ?::bigint`,
-		lockLast: `
+			queuedErases: `SELECT value FROM {meta} WHERE name LIKE 'erase %' AND value NOT IN (SELECT id FROM {streams}) ORDER BY value`,
+			eraseDone:    `DELETE FROM {meta} WHERE name = 'erase ' || ?::bigint`,
+			exists:       `SELECT 1 FROM {streams} WHERE name = ?::text`,
+			list:         `SELECT name, metadata, created_at FROM {streams} WHERE left(name, length(?::text)) = ?::text ORDER BY name`,
+			setMetadata:  `UPDATE {streams} SET metadata = ?::json WHERE name = ?::text`,
+		},
+		aggregates: aggregateStatements{
+			lockLast: `
 SELECT version FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text
 ORDER BY version DESC LIMIT 1 FOR UPDATE`,
-		claimVersion: `
-INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
+			claimVersion: `
+INSERT INTO {events} ({columns})
 VALUES (?::bigint, ?::text, ?::bigint, ?::uuid, '', 'null', '{}', statement_timestamp())
 ON CONFLICT DO NOTHING`,
-		deleteSealedOf: `
+			deleteSealed: `
 DELETE FROM {events}
 WHERE stream_id = ?::bigint AND aggregate_id = ?::text
 AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
-		eraseOf: `
-UPDATE {events}
-SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
-    event_id = ('e5e5000000000000' || lpad(to_hex(position), 16, '0'))::uuid
+			erase: postgresErase + `
 WHERE stream_id = ?::bigint AND aggregate_id = ?::text`,
-		// A DELETE does not find a row stored since the snapshot of the caller's transaction; this is a
-		// serialisation failure then.
-		claimSnapshot: `
+			// A DELETE does not find a row stored since the snapshot of the caller's transaction; this is a
+			// serialisation failure then.
+			claimSnapshot: `
 INSERT INTO {snapshots} (stream_id, aggregate_id, version, position, schema_no, state)
 VALUES (?::bigint, ?::text, 0, 0, 0, 'null')
 ON CONFLICT (stream_id, aggregate_id) DO UPDATE SET state = 'null'`,
-		deleteSnapshot: `DELETE FROM {snapshots} WHERE stream_id = ?::bigint AND aggregate_id = ?::text`,
-		// The event is locked, so that a delete of the aggregate waits for this, or this sees that
-		// it is gone.
-		saveSnapshot: `
+			deleteSnapshot: `DELETE FROM {snapshots} WHERE stream_id = ?::bigint AND aggregate_id = ?::text`,
+			// The event is locked, so that a delete of the aggregate waits for this, or this sees that
+			// it is gone.
+			saveSnapshot: `
 INSERT INTO {snapshots} AS sn (stream_id, aggregate_id, version, position, schema_no, state)
 SELECT e.stream_id, e.aggregate_id, ?::bigint, e.position, ?::bigint, ?::json
 FROM {events} e
@@ -104,35 +111,42 @@ FOR SHARE OF e
 ON CONFLICT (stream_id, aggregate_id) DO UPDATE
 SET version = EXCLUDED.version, position = EXCLUDED.position, schema_no = EXCLUDED.schema_no, state = EXCLUDED.state
 WHERE sn.position < EXCLUDED.position OR sn.position = EXCLUDED.position AND sn.schema_no <> EXCLUDED.schema_no`,
-		loadSnapshot: `
+			load: `
 (SELECT p.position, '' AS stream, p.aggregate_id, p.version, p.event_id, '' AS name, sn.state AS data, '{}'::json AS metadata, p.recorded_at
  FROM {snapshots} sn
- JOIN {streams} st ON st.id = sn.stream_id
+ JOIN {streams} s ON s.id = sn.stream_id
  JOIN {events} p ON p.position = sn.position AND p.stream_id = sn.stream_id
      AND p.aggregate_id = sn.aggregate_id AND p.version = sn.version
- WHERE sn.aggregate_id = ?::text AND sn.schema_no = ?::bigint AND st.name = ?::text)
+ WHERE sn.aggregate_id = ?::text AND sn.schema_no = ?::bigint AND s.name = ?::text)
 UNION ALL
-(SELECT e.position, st.name, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, e.recorded_at
- FROM {streams} st
- LEFT JOIN {snapshots} sn ON sn.stream_id = st.id AND sn.aggregate_id = ?::text AND sn.schema_no = ?::bigint
+(SELECT {event}
+ FROM {streams} s
+ LEFT JOIN {snapshots} sn ON sn.stream_id = s.id AND sn.aggregate_id = ?::text AND sn.schema_no = ?::bigint
  LEFT JOIN {events} p ON p.position = sn.position AND p.stream_id = sn.stream_id
      AND p.aggregate_id = sn.aggregate_id AND p.version = sn.version
  CROSS JOIN LATERAL (
      SELECT * FROM {events} e
-     WHERE e.stream_id = st.id AND e.aggregate_id = ?::text AND e.version > COALESCE(p.version, 0)
+     WHERE e.stream_id = s.id AND e.aggregate_id = ?::text AND e.version > COALESCE(p.version, 0)
      ORDER BY e.version LIMIT {limit}) e
- WHERE st.name = ?::text)`,
-		hasStream:         `SELECT 1 FROM {streams} WHERE name = ?::text`,
-		listStreams:       `SELECT name, metadata, created_at FROM {streams} WHERE left(name, length(?::text)) = ?::text ORDER BY name`,
-		setStreamMetadata: `UPDATE {streams} SET metadata = ?::json WHERE name = ?::text`,
-
-		// Materialised, or the version would be looked up again for every row, past all the rows
-		// that the statement has inserted before it. The event of that version is locked against
-		// its deletion, which appends to the same aggregate do not mind: or else one that was under
-		// way while the aggregate was deleted would leave a version without those before it. The
-		// stream is locked as a foreign key would, so that its deletion leaves no event behind; and
-		// first, as the deletion has it.
-		insert: `
+ WHERE s.name = ?::text)`,
+		},
+		append: appendStatements{
+			state: `
+SELECT s.id,
+       (SELECT COALESCE(max(version), 0) FROM {events} WHERE stream_id = s.id AND aggregate_id = ?::text),
+       COALESCE((SELECT position FROM {events} WHERE stream_id = s.id AND aggregate_id = ?::text ORDER BY version DESC LIMIT 1), 0),
+       statement_timestamp(), 1, false
+FROM {streams} s WHERE s.name = ?::text`,
+			dropEvents: `DELETE FROM {events} WHERE position IN (`,
+		},
+		returning: returningStatements{
+			// Materialised, or the version would be looked up again for every row, past all the rows
+			// that the statement has inserted before it. The event of that version is locked against
+			// its deletion, which appends to the same aggregate do not mind: or else one that was under
+			// way while the aggregate was deleted would leave a version without those before it. The
+			// stream is locked as a foreign key would, so that its deletion leaves no event behind; and
+			// first, as the deletion has it.
+			values: `
 WITH stream AS MATERIALIZED (SELECT id FROM {streams} WHERE name = ?::text FOR KEY SHARE),
 s AS MATERIALIZED (
     SELECT stream.id, a.aggregate_id, COALESCE(p.version, 0) AS version
@@ -140,15 +154,15 @@ s AS MATERIALIZED (
     LEFT JOIN LATERAL (
         SELECT version FROM {events} WHERE stream_id = stream.id AND aggregate_id = a.aggregate_id
         ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true)
-INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
+INSERT INTO {events} ({columns})
 SELECT s.id, s.aggregate_id, s.version + v.n, v.event_id, v.name, v.data, v.metadata,
        COALESCE(?::timestamptz, statement_timestamp())
 FROM s CROSS JOIN (VALUES `,
-		insertRow: `(?::bigint, ?::uuid, ?::text, ?::json, ?::json)`,
-		insertTail: `) v (n, event_id, name, data, metadata)
+			valuesRow: `(?::bigint, ?::uuid, ?::text, ?::json, ?::json)`,
+			valuesTail: `) v (n, event_id, name, data, metadata)
 WHERE s.version BETWEEN ?::bigint AND ?::bigint
 ORDER BY v.n`,
-		insertArrays: `
+			arrays: `
 WITH stream AS MATERIALIZED (SELECT id FROM {streams} WHERE name = ?::text FOR KEY SHARE),
 s AS MATERIALIZED (
     SELECT stream.id, a.aggregate_id, COALESCE(p.version, 0) AS version
@@ -156,28 +170,28 @@ s AS MATERIALIZED (
     LEFT JOIN LATERAL (
         SELECT version FROM {events} WHERE stream_id = stream.id AND aggregate_id = a.aggregate_id
         ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true)
-INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
+INSERT INTO {events} ({columns})
 SELECT s.id, s.aggregate_id, s.version + v.n, v.event_id, v.name, v.data::json, v.metadata::json,
        COALESCE(?::timestamptz, statement_timestamp())
 FROM s CROSS JOIN unnest(?::text::uuid[], ?::text::text[], ?::text::text[], ?::text::text[])
            WITH ORDINALITY v (event_id, name, data, metadata, n)
 WHERE s.version BETWEEN ?::bigint AND ?::bigint
 ORDER BY v.n`,
-		// For a stream whose id is known. It takes the same locks in the same order, stores nothing
-		// where one of the two rows is missing, and is the cheapest that does: each WITH and each
-		// join costs the executor some microseconds.
-		insertKnown: `
-INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
+			// For a stream whose id is known. It takes the same locks in the same order, stores nothing
+			// where one of the two rows is missing, and is the cheapest that does: each WITH and each
+			// join costs the executor some microseconds.
+			known: `
+INSERT INTO {events} ({columns})
 SELECT ?::bigint, ?::text, ?::bigint, ?::uuid, ?::text, ?::json, ?::json, COALESCE(?::timestamptz, statement_timestamp())
 WHERE (SELECT 1 FROM {streams} WHERE id = ?::bigint FOR KEY SHARE) = 1`,
-		insertKnownV: `
+			knownPrevious: `
 AND (SELECT 1 FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text AND version = ?::bigint FOR KEY SHARE) = 1`,
-		// For appends to streams whose ids are known. It takes the same locks in the same order, and
-		// takes aggregates in the order in which they are given. It waits for none of them for
-		// longer than lock_timeout says, which is set before anything is locked, and ends with the
-		// statement: the rows of "given" come after it. Each append is looked at once, and then
-		// stored or not with all of its rows. An array that is NULL makes a column of NULLs.
-		insertGroup: `
+			// For appends to streams whose ids are known. It takes the same locks in the same order, and
+			// takes aggregates in the order in which they are given. It waits for none of them for
+			// longer than lock_timeout says, which is set before anything is locked, and ends with the
+			// statement: the rows of "given" come after it. Each append is looked at once, and then
+			// stored or not with all of its rows. An array that is NULL makes a column of NULLs.
+			group: `
 WITH given AS MATERIALIZED (
     SELECT c.*
     FROM (SELECT set_config('lock_timeout', '10ms', true) AS timeout OFFSET 0) w
@@ -187,14 +201,14 @@ WITH given AS MATERIALIZED (
 s AS MATERIALIZED (
     SELECT c.n, stream.id, c.aggregate_id, COALESCE(p.version, 0) AS version,
            COALESCE(c.at, statement_timestamp()) AS at` + postgresGuarded + `)
-INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
+INSERT INTO {events} ({columns})
 SELECT s.id, s.aggregate_id, s.version + v.i, v.event_id, v.name, v.data::json, v.metadata::json, s.at
 FROM s JOIN unnest(?::text::bigint[], ?::text::bigint[], ?::text::uuid[], ?::text::text[], ?::text::text[], ?::text::text[])
          WITH ORDINALITY v (call, i, event_id, name, data, metadata, n) ON v.call = s.n
 ORDER BY v.n`,
-		// The same where each append has one row. Rows come out in the order of "given", since the
-		// locks have them looked up one by one.
-		insertGroupOfOnes: `
+			// The same where each append has one row. Rows come out in the order of "given", since the
+			// locks have them looked up one by one.
+			groupOfOnes: `
 WITH given AS MATERIALIZED (
     SELECT c.*
     FROM (SELECT set_config('lock_timeout', '10ms', true) AS timeout OFFSET 0) w
@@ -202,124 +216,122 @@ WITH given AS MATERIALIZED (
                       ?::text::uuid[], ?::text::text[], ?::text::text[], ?::text::text[])
         c (stream_id, aggregate_id, low, high, at, event_id, name, data, metadata)
     WHERE w.timeout <> '')
-INSERT INTO {events} (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
+INSERT INTO {events} ({columns})
 SELECT stream.id, c.aggregate_id, COALESCE(p.version, 0) + 1, c.event_id, c.name, c.data::json, c.metadata::json,
        COALESCE(c.at, statement_timestamp())` + postgresGuarded,
-		insertShared: `
+			skipTaken: `
 ON CONFLICT DO NOTHING`,
-		state: `
-SELECT s.id,
-       (SELECT COALESCE(max(version), 0) FROM {events} WHERE stream_id = s.id AND aggregate_id = ?::text),
-       COALESCE((SELECT position FROM {events} WHERE stream_id = s.id AND aggregate_id = ?::text ORDER BY version DESC LIMIT 1), 0),
-       statement_timestamp(), 1, false
-FROM {streams} s WHERE s.name = ?::text`,
-		dropEvents: `DELETE FROM {events} WHERE position IN (`,
-
-		sealedMark: `SELECT value FROM {meta} WHERE name = 'sealed'`,
-		setSealedMark: `
+		},
+		seal: sealStatements{
+			mark: `SELECT value FROM {meta} WHERE name = 'sealed'`,
+			setMark: `
 INSERT INTO {meta} (name, value) VALUES ('sealed', ?::bigint)
 ON CONFLICT (name) DO UPDATE SET value = GREATEST({meta}.value, ?::bigint)`,
-		// In brackets the position is nothing that a plan could be made for: near the end of a long log
-		// one seems so much better that it would be made anew for each look.
-		sealSpan: `
+			// In brackets the position is nothing that a plan could be made for: near the end of a long log
+			// one seems so much better that it would be made anew for each look.
+			span: `
 SELECT count(*), COALESCE(max(position), 0), COALESCE((SELECT value FROM {meta} WHERE name = 'sealed'), 0)
 FROM (SELECT position FROM {events} WHERE position > (SELECT ?::bigint) ORDER BY position LIMIT {limit}) w`,
-		sealPositions:   `SELECT position FROM {events} WHERE position > (SELECT ?::bigint) ORDER BY position LIMIT {limit}`,
-		positionsBehind: `SELECT position FROM {events} WHERE position > ?::bigint ORDER BY position LIMIT ?::int`,
-		// A prepared transaction that has outlived its server goes on under another virtual
-		// transaction, of no backend; before 13.5 and 14.1 it did so from when it was prepared.
-		writers: `
+			positions:      `SELECT position FROM {events} WHERE position > (SELECT ?::bigint) ORDER BY position LIMIT {limit}`,
+			positionsAfter: `SELECT position FROM {events} WHERE position > ?::bigint ORDER BY position LIMIT ?::int`,
+			// A prepared transaction that has outlived its server goes on under another virtual
+			// transaction, of no backend; before 13.5 and 14.1 it did so from when it was prepared.
+			writers: `
 SELECT DISTINCT virtualtransaction, virtualtransaction LIKE '-1/%' FROM pg_locks
 WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted
 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 AND relation = '{events}'::regclass`,
-		insertGaps: `
-INSERT INTO {events} (position, stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
+			insertGaps: `
+INSERT INTO {events} (position, {columns})
 VALUES `,
-		gapRow: `(?::bigint, 0, '', ?::bigint, ?::uuid, '', 'null', '{}', statement_timestamp())`,
-		insertGapsTail: `
+			gapRow: `(?::bigint, 0, '', ?::bigint, ?::uuid, '', 'null', '{}', statement_timestamp())`,
+			insertGapsTail: `
 ON CONFLICT DO NOTHING`,
-
-		lastPosition: `SELECT COALESCE(max(position), 0) FROM {events}`,
-		createProjection: `
+		},
+		projections: projectionStatements{
+			create: `
 INSERT INTO {projections} (name, position, status, owner, epoch, generation, lease_until, read_model, retry, error)
 VALUES (?::text, 0, 'idle', '', ?::bigint, ?::bigint, clock_timestamp(), false, false, '')
 ON CONFLICT (name) DO NOTHING`,
-		projection: `
+			get: `
 SELECT position, state, status, owner, epoch, generation, lease_until > clock_timestamp(), read_model, retry, error
 FROM {projections} WHERE name = ?::text`,
-		listProjections: `
+			list: `
 SELECT p.name, p.position, p.status, p.owner, p.lease_until > clock_timestamp(), p.error,
        (SELECT count(*) FROM {parked} WHERE projection = p.name)
 FROM {projections} p ORDER BY p.name`,
-		nextEvent: `
-(SELECT position, (EXTRACT(EPOCH FROM clock_timestamp() - recorded_at) * 1000000)::bigint
- FROM {events} WHERE position > ?::bigint AND position <= ?::bigint AND stream_id > 0
- ORDER BY position LIMIT 1)`,
-		takeLease: `
+			takeLease: `
 UPDATE {projections}
 SET owner = ?::text, epoch = epoch + 1, read_model = ?::boolean, error = '',
     lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond',
     status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE 'running' END
 WHERE name = ?::text AND epoch = ?::bigint
 AND (lease_until <= clock_timestamp() OR owner = ?::text OR status IN ('idle', 'failed', 'stopping'))`,
-		renewLease: `
+			renewLease: `
 UPDATE {projections} SET lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond'
 WHERE name = ?::text AND epoch = ?::bigint`,
-		holdsLease: `SELECT 1 FROM {projections} WHERE name = ?::text AND epoch = ?::bigint`,
-		releaseLease: `
+			holdsLease: `SELECT 1 FROM {projections} WHERE name = ?::text AND epoch = ?::bigint`,
+			releaseLease: `
 UPDATE {projections}
 SET owner = '', epoch = epoch + 1, lease_until = clock_timestamp(), error = ?::text,
     status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE ?::text END
 WHERE name = ?::text AND owner = ?::text`,
-		failedTry: `UPDATE {projections} SET error = ?::text WHERE name = ?::text AND epoch = ?::bigint`,
-		checkpoint: `
+			noteError: `UPDATE {projections} SET error = ?::text WHERE name = ?::text AND epoch = ?::bigint`,
+			checkpoint: `
 UPDATE {projections}
 SET position = ?::bigint, error = '', lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond'
 WHERE name = ?::text AND epoch = ?::bigint`,
-		checkpointState: `
+			checkpointState: `
 UPDATE {projections}
 SET position = ?::bigint, error = '', lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond', state = ?::json
 WHERE name = ?::text AND epoch = ?::bigint`,
-		stopProjection: `
+			stop: `
 UPDATE {projections}
 SET epoch = epoch + 1, generation = generation + 1,
     status = CASE WHEN status <> 'running' THEN status
                   WHEN lease_until > clock_timestamp() THEN 'stopping' ELSE 'idle' END
 WHERE name = ?::text`,
-		resetProjection: `
+			reset: `
 UPDATE {projections}
 SET epoch = epoch + 1, status = 'resetting', position = 0, state = NULL, retry = false, error = '',
     lease_until = clock_timestamp()
 WHERE name = ?::text AND status <> 'deleting'`,
-		resumed:    `UPDATE {projections} SET status = 'running', retry = false WHERE name = ?::text AND epoch = ?::bigint`,
-		dropParked: `DELETE FROM {parked} WHERE projection = ?::text`,
-		deleteProjection: `
+			resumed:    `UPDATE {projections} SET status = 'running', retry = false WHERE name = ?::text AND epoch = ?::bigint`,
+			dropParked: `DELETE FROM {parked} WHERE projection = ?::text`,
+			delete: `
 UPDATE {projections}
 SET epoch = epoch + 1, generation = generation + 1, status = 'deleting', lease_until = clock_timestamp()
 WHERE name = ?::text`,
-		removeProjection: `DELETE FROM {projections} WHERE name = ?::text AND epoch = ?::bigint`,
-		retryParked:      `UPDATE {projections} SET epoch = epoch + 1, retry = true WHERE name = ?::text AND status <> 'deleting'`,
-		fenceProjection:  `UPDATE {projections} SET epoch = epoch + 1 WHERE name = ?::text AND status <> 'deleting'`,
-		park: `
+			remove:      `DELETE FROM {projections} WHERE name = ?::text AND epoch = ?::bigint`,
+			retryParked: `UPDATE {projections} SET epoch = epoch + 1, retry = true WHERE name = ?::text AND status <> 'deleting'`,
+			fence:       `UPDATE {projections} SET epoch = epoch + 1 WHERE name = ?::text AND status <> 'deleting'`,
+			park: `
 INSERT INTO {parked} (projection, position, stream, aggregate_id, error)
 VALUES (?::text, ?::bigint, ?::text, ?::text, ?::text)
 ON CONFLICT (projection, position) DO UPDATE SET error = EXCLUDED.error`,
-		unpark:     `DELETE FROM {parked} WHERE projection = ?::text AND position = ?::bigint`,
-		listParked: `SELECT position, stream, aggregate_id, error FROM {parked} WHERE projection = ?::text ORDER BY position`,
-
-		upsert:      ` ON CONFLICT ({key}) DO UPDATE SET `,
-		upsertValue: `EXCLUDED.{column}`,
-
-		columns:    `e.position, s.name AS stream, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, e.recorded_at`,
-		streamName: `?::text`,
-		fromAll:    `{events} e JOIN {streams} s ON s.id = e.stream_id`,
-		// Hidden from the planner, which would plan anew, at the price of a short read, wherever what
-		// it knows of these values makes that seem better: one index serves them all.
-		ofAggregate: `e.aggregate_id = (SELECT ?::text COLLATE "C") AND e.version > (SELECT ?::bigint)`,
-		metadataHas: `strpos(e.metadata::text, ?::text) > 0`,
-		timeValue:   `?::timestamptz`,
-		idValue:     `?::uuid`,
+			unpark:     `DELETE FROM {parked} WHERE projection = ?::text AND position = ?::bigint`,
+			listParked: `SELECT position, stream, aggregate_id, error FROM {parked} WHERE projection = ?::text ORDER BY position`,
+		},
+		read: readStatements{
+			lastPosition: `SELECT COALESCE(max(position), 0) FROM {events}`,
+			nextEvent: `
+(SELECT position, (EXTRACT(EPOCH FROM clock_timestamp() - recorded_at) * 1000000)::bigint
+ FROM {events} WHERE position > ?::bigint AND position <= ?::bigint AND stream_id > 0
+ ORDER BY position LIMIT 1)`,
+			columns:    `e.position, s.name AS stream, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, e.recorded_at`,
+			streamName: `?::text`,
+			fromAll:    `{events} e JOIN {streams} s ON s.id = e.stream_id`,
+			// Hidden from the planner, which would plan anew, at the price of a short read, wherever what
+			// it knows of these values makes that seem better: one index serves them all.
+			ofAggregate: `e.aggregate_id = (SELECT ?::text COLLATE "C") AND e.version > (SELECT ?::bigint)`,
+			metadataHas: `strpos(e.metadata::text, ?::text) > 0`,
+			timeValue:   `?::timestamptz`,
+			idValue:     `?::uuid`,
+		},
+		tables: tableStatements{
+			upsert:      ` ON CONFLICT ({key}) DO UPDATE SET `,
+			upsertValue: `EXCLUDED.{column}`,
+		},
 	},
 }
 

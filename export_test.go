@@ -42,8 +42,8 @@ func Statements(s *Store) map[string]Statement {
 	if b.dialect.returning {
 		text, args := b.valuesInsert(a.rows)
 		add("append", text, append(append([]any{a.stream, a.aggregateID, nil}, args...), 0, 1<<40)...)
-		add("append of many", b.text.insertArrays, append(append([]any{a.stream, a.aggregateID, nil}, arrayArgs(row(20))...), 0, 1<<40)...)
-		add("append to a known stream", b.text.insertKnown+b.text.insertKnownV, 1, "big", 50_001, b.dialect.eventID(a.rows[0].id), "n", "{}", "{}", nil, 1, 1, "big", 50_000)
+		add("append of many", b.text.returning.arrays, append(append([]any{a.stream, a.aggregateID, nil}, arrayArgs(row(20))...), 0, 1<<40)...)
+		add("append to a known stream", b.text.returning.known+b.text.returning.knownPrevious, 1, "big", 50_001, b.dialect.eventID(a.rows[0].id), "n", "{}", "{}", nil, 1, 1, "big", 50_000)
 		text, args = b.arrayGroup(others, groupRows(others))
 		add("several appends", text, args...)
 		others[1].rows = row(1)
@@ -62,15 +62,15 @@ func Statements(s *Store) map[string]Statement {
 			add(what+" in a transaction", text, args...)
 		}
 	}
-	add("state", b.text.state, "big", "big", "accounts")
-	add("seal span", limited(b.text.sealSpan, sealWindow), 49_000)
-	add("positions behind", b.text.positionsBehind, 49_000, 100)
-	add("seal positions", limited(b.text.sealPositions, sealWindow), 49_000)
-	add("last position", b.text.lastPosition)
+	add("state", b.text.append.state, "big", "big", "accounts")
+	add("seal span", limited(b.text.seal.span, sealWindow), 49_000)
+	add("positions behind", b.text.seal.positionsAfter, 49_000, 100)
+	add("seal positions", limited(b.text.seal.positions, sealWindow), 49_000)
+	add("last position", b.text.read.lastPosition)
 	text, args := b.nextStatement([]Position{0, 25_000, 49_000}, 50_000)
 	add("next events", text, args...)
-	add("last event", b.text.lockLast, 1, "big")
-	add("snapshot", limited(b.text.loadSnapshot, firstPage), "big", 1, "accounts", "big", 1, "big", "accounts")
+	add("last event", b.text.aggregates.lockLast, 1, "big")
+	add("snapshot", limited(b.text.aggregates.load, firstPage), "big", 1, "accounts", "big", 1, "big", "accounts")
 	for what, q := range map[string]*page{
 		"read":                     {from: FromAll(), after: 25_000, limit: 100},
 		"read backward":            {from: FromAll(), before: 25_000, limit: 100, backward: true},
@@ -83,7 +83,7 @@ func Statements(s *Store) map[string]Statement {
 		add(what, text, args...)
 	}
 	w := b.from(&Source{Stream: "accounts"})
-	w.and(b.text.ofAggregate, "big", int64(100))
+	w.and(b.text.read.ofAggregate, "big", int64(100))
 	w.order(" ORDER BY e.version", firstPage)
 	add("read of an aggregate", w.text, w.args...)
 	return out

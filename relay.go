@@ -69,4 +69,4 @@ func (f *publisher) handle(ctx context.Context, _ *work, rows []record) (int, er
 }
 
 func (*publisher) decide(context.Context, *record, error, int) ErrorAction { return Retry }
-func (*publisher) fatal(_ *record, err error) error                     { return err }
+func (*publisher) fatal(_ *record, err error) error                        { return err }
