@@ -191,8 +191,8 @@ type projectionBackend interface {
 	removeProjection(ctx context.Context, name string, epoch int64) error
 	parked(ctx context.Context, name string) ([]parkedRow, error)
 
-	// unit begins what a runner does for one batch. The context ends it.
-	unit(context.Context) unit
+	// begin begins what a runner does for one batch. The context ends it.
+	begin(context.Context) backendTx
 }
 
 // projectionRow is what is stored of a projection.
@@ -293,22 +293,22 @@ type checkpoint struct {
 	resumed  bool // what had been asked for has been done
 }
 
-// unit is what commits together with a checkpoint.
-type unit interface {
+// backendTx is what commits together with a checkpoint.
+type backendTx interface {
 	// sqlTx returns the transaction, which begins when it is first asked for.
 	sqlTx() (*sql.Tx, error)
-	// store is a backend whose calls are part of the unit.
-	store() (backend, error)
+	// backend is a backend whose calls are part of the unit.
+	backend() (backend, error)
 	// holds says whether the epoch is still this.
 	holds(name string, epoch int64) (bool, error)
 	park(name string, row parkedRow) error
 	unpark(name string, p Position) error
 	dropParked(name string) error
-	// broken returns an error of kind errRepeat or errLost if err, which a handler has returned, or
+	// databaseFault returns an error of kind errRepeat or errLost if err, which a handler has returned, or
 	// the state of the unit, is due to the database and not to what the handler did.
-	broken(err error) error
-	// late says that err only says that something before it has failed.
-	late(err error) bool
+	databaseFault(err error) error
+	// isAftermath says that err only says that something before it has failed.
+	isAftermath(err error) bool
 	// commit stores all of it, if the epoch is still the checkpoint's.
 	commit(c checkpoint) (held bool, err error)
 	// rollback undoes a unit that has not been committed; behind a commit it does nothing.
@@ -399,4 +399,4 @@ func (b *brokenBackend) removeProjection(context.Context, string, int64) error {
 
 func (b *brokenBackend) parked(context.Context, string) ([]parkedRow, error) { return nil, b.err }
 
-func (b *brokenBackend) unit(context.Context) unit { return nil }
+func (b *brokenBackend) begin(context.Context) backendTx { return nil }

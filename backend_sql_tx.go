@@ -5,17 +5,17 @@ import (
 	"database/sql"
 )
 
-// sqlUnit is a transaction that begins when it is first needed: a batch that changes nothing but
+// sqlBatchTx is a transaction that begins when it is first needed: a batch that changes nothing but
 // its checkpoint is a statement.
-type sqlUnit struct {
+type sqlBatchTx struct {
 	b   *sqlBackend
 	ctx context.Context
 	tx  *sql.Tx
 }
 
-func (b *sqlBackend) unit(ctx context.Context) unit { return &sqlUnit{b: b, ctx: ctx} }
+func (b *sqlBackend) begin(ctx context.Context) backendTx { return &sqlBatchTx{b: b, ctx: ctx} }
 
-func (u *sqlUnit) sqlTx() (*sql.Tx, error) {
+func (u *sqlBatchTx) sqlTx() (*sql.Tx, error) {
 	if u.tx != nil {
 		return u.tx, nil
 	}
@@ -38,7 +38,7 @@ func (u *sqlUnit) sqlTx() (*sql.Tx, error) {
 	return tx, nil
 }
 
-func (u *sqlUnit) store() (backend, error) {
+func (u *sqlBatchTx) backend() (backend, error) {
 	tx, err := u.sqlTx()
 	if err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func (u *sqlUnit) store() (backend, error) {
 }
 
 // exec runs a statement in the transaction.
-func (u *sqlUnit) exec(op, text string, args ...any) error {
+func (u *sqlBatchTx) exec(op, text string, args ...any) error {
 	tx, err := u.sqlTx()
 	if err != nil {
 		return err
@@ -56,7 +56,7 @@ func (u *sqlUnit) exec(op, text string, args ...any) error {
 	return u.b.failed(op, err)
 }
 
-func (u *sqlUnit) holds(name string, epoch int64) (held bool, err error) {
+func (u *sqlBatchTx) holds(name string, epoch int64) (held bool, err error) {
 	tx, err := u.sqlTx()
 	if err != nil {
 		return false, err
@@ -65,19 +65,19 @@ func (u *sqlUnit) holds(name string, epoch int64) (held bool, err error) {
 	return held, u.b.failed("look at lease", err)
 }
 
-func (u *sqlUnit) park(name string, row parkedRow) error {
+func (u *sqlBatchTx) park(name string, row parkedRow) error {
 	return u.exec("park", u.b.text.projections.park, name, int64(row.position), row.stream, row.aggregateID, row.problem)
 }
 
-func (u *sqlUnit) unpark(name string, p Position) error {
+func (u *sqlBatchTx) unpark(name string, p Position) error {
 	return u.exec("unpark", u.b.text.projections.unpark, name, int64(p))
 }
 
-func (u *sqlUnit) dropParked(name string) error {
+func (u *sqlBatchTx) dropParked(name string) error {
 	return u.exec("drop parked events", u.b.text.projections.dropParked, name)
 }
 
-func (u *sqlUnit) broken(err error) error {
+func (u *sqlBatchTx) databaseFault(err error) error {
 	var ask interface {
 		QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 	}
@@ -102,9 +102,9 @@ func (u *sqlUnit) broken(err error) error {
 	return nil
 }
 
-func (u *sqlUnit) late(err error) bool { return u.b.dialect.classify(err) == faultAborted }
+func (u *sqlBatchTx) isAftermath(err error) bool { return u.b.dialect.classify(err) == faultAborted }
 
-func (u *sqlUnit) commit(c checkpoint) (bool, error) {
+func (u *sqlBatchTx) commit(c checkpoint) (bool, error) {
 	text, args := u.b.text.projections.checkpoint, []any{int64(c.position), c.term.Microseconds()}
 	if c.state != nil {
 		text, args = u.b.text.projections.checkpointState, append(args, string(c.state))
@@ -122,7 +122,7 @@ func (u *sqlUnit) commit(c checkpoint) (bool, error) {
 	return held && err == nil, u.b.failed("checkpoint", err)
 }
 
-func (u *sqlUnit) rollback() {
+func (u *sqlBatchTx) rollback() {
 	if u.tx != nil {
 		// A rollback fails only behind a commit or with a connection that is gone.
 		_ = u.tx.Rollback()

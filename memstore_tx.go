@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// memUnit keeps what a batch does until it is committed, as a whole. Its events get their
+// memTx keeps what a batch does until it is committed, as a whole. Its events get their
 // positions then: until that they have none.
-type memUnit struct {
+type memTx struct {
 	m       *memBackend
 	ctx     context.Context
 	changes []func() // on m, under its lock
@@ -21,45 +21,45 @@ type memUnit struct {
 	parks   []func(*memProjection)
 }
 
-func (m *memBackend) unit(ctx context.Context) unit {
-	return &memUnit{m: m, ctx: ctx, created: map[string]bool{}}
+func (m *memBackend) begin(ctx context.Context) backendTx {
+	return &memTx{m: m, ctx: ctx, created: map[string]bool{}}
 }
 
-func (u *memUnit) sqlTx() (*sql.Tx, error) {
+func (u *memTx) sqlTx() (*sql.Tx, error) {
 	return nil, fmt.Errorf("eventstore: a memory store has no transactions: %w", errors.ErrUnsupported)
 }
 
-func (u *memUnit) store() (backend, error) {
-	return &memUnitBackend{brokenBackend{err: fmt.Errorf("eventstore: not within a projection on a memory store: %w", errors.ErrUnsupported)}, u}, nil
+func (u *memTx) backend() (backend, error) {
+	return &memTxBackend{brokenBackend{err: fmt.Errorf("eventstore: not within a projection on a memory store: %w", errors.ErrUnsupported)}, u}, nil
 }
 
-func (u *memUnit) holds(name string, epoch int64) (bool, error) {
+func (u *memTx) holds(name string, epoch int64) (bool, error) {
 	row, found, err := u.m.projection(u.ctx, name)
 	return found && row.epoch == epoch, err
 }
 
-func (u *memUnit) park(_ string, row parkedRow) error {
+func (u *memTx) park(_ string, row parkedRow) error {
 	u.parks = append(u.parks, func(p *memProjection) { p.parked[row.position] = row })
 	return nil
 }
 
-func (u *memUnit) unpark(_ string, at Position) error {
+func (u *memTx) unpark(_ string, at Position) error {
 	u.parks = append(u.parks, func(p *memProjection) { delete(p.parked, at) })
 	return nil
 }
 
-func (u *memUnit) dropParked(string) error {
+func (u *memTx) dropParked(string) error {
 	u.parks = append(u.parks, func(p *memProjection) { clear(p.parked) })
 	return nil
 }
 
-func (u *memUnit) broken(error) error { return nil }
+func (u *memTx) databaseFault(error) error { return nil }
 
-func (u *memUnit) late(error) bool { return false }
+func (u *memTx) isAftermath(error) bool { return false }
 
-func (u *memUnit) rollback() {}
+func (u *memTx) rollback() {}
 
-func (u *memUnit) commit(c checkpoint) (bool, error) {
+func (u *memTx) commit(c checkpoint) (bool, error) {
 	u.m.mu.Lock()
 	defer u.m.mu.Unlock()
 	if err := u.ctx.Err(); err != nil {
@@ -89,53 +89,53 @@ func (u *memUnit) commit(c checkpoint) (bool, error) {
 	return true, nil
 }
 
-// memUnitBackend is the backend for what is appended within a unit.
-type memUnitBackend struct {
+// memTxBackend is the backend for what is appended within a unit.
+type memTxBackend struct {
 	brokenBackend
-	u *memUnit
+	tx *memTx
 }
 
-func (b *memUnitBackend) install(context.Context) error { return b.err }
+func (b *memTxBackend) install(context.Context) error { return b.err }
 
-func (b *memUnitBackend) writeSchema(io.Writer) error { return b.err }
+func (b *memTxBackend) writeSchema(io.Writer) error { return b.err }
 
-func (b *memUnitBackend) createStream(ctx context.Context, name string, metadata []byte, at time.Time) (bool, error) {
+func (b *memTxBackend) createStream(ctx context.Context, name string, metadata []byte, at time.Time) (bool, error) {
 	if has, err := b.hasStream(ctx, name); has || err != nil {
 		return false, err
 	}
-	b.u.created[name] = true
-	b.u.changes = append(b.u.changes, func() { b.u.m.create(name, metadata, at) })
+	b.tx.created[name] = true
+	b.tx.changes = append(b.tx.changes, func() { b.tx.m.create(name, metadata, at) })
 	return true, nil
 }
 
-func (b *memUnitBackend) deleteStream(ctx context.Context, name string) (bool, error) {
+func (b *memTxBackend) deleteStream(ctx context.Context, name string) (bool, error) {
 	has, err := b.hasStream(ctx, name)
-	b.u.changes = append(b.u.changes, func() { b.u.m.drop(name) })
+	b.tx.changes = append(b.tx.changes, func() { b.tx.m.drop(name) })
 	return has, err
 }
 
-func (b *memUnitBackend) hasStream(ctx context.Context, name string) (bool, error) {
-	has, err := b.u.m.hasStream(ctx, name)
-	return has || b.u.created[name], err
+func (b *memTxBackend) hasStream(ctx context.Context, name string) (bool, error) {
+	has, err := b.tx.m.hasStream(ctx, name)
+	return has || b.tx.created[name], err
 }
 
-func (b *memUnitBackend) append(ctx context.Context, a *appendCall) error {
+func (b *memTxBackend) append(ctx context.Context, a *appendCall) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	b.u.m.mu.RLock()
-	defer b.u.m.mu.RUnlock()
-	if !b.u.admits(a, b.u.appends) || b.u.taken(a) {
+	b.tx.m.mu.RLock()
+	defer b.tx.m.mu.RUnlock()
+	if !b.tx.admits(a, b.tx.appends) || b.tx.taken(a) {
 		return errVersion
 	}
 	kept := &appendCall{stream: a.stream, aggregateID: a.aggregateID, expected: a.expected, at: a.at, rows: slices.Clone(a.rows)}
-	b.u.appends = append(b.u.appends, kept)
-	b.u.changes = append(b.u.changes, func() { b.u.m.insert(kept) })
+	b.tx.appends = append(b.tx.appends, kept)
+	b.tx.changes = append(b.tx.changes, func() { b.tx.m.insert(kept) })
 	return nil
 }
 
 // fits says whether everything that the unit appends can still be stored.
-func (u *memUnit) fits() bool {
+func (u *memTx) fits() bool {
 	for i, a := range u.appends {
 		if !u.admits(a, u.appends[:i]) {
 			return false
@@ -144,8 +144,8 @@ func (u *memUnit) fits() bool {
 	return true
 }
 
-// admits says whether the store takes an append behind earlier ones of the unit.
-func (u *memUnit) admits(a *appendCall, earlier []*appendCall) bool {
+// admits says whether the store takes an append behind earlier ones of the transaction.
+func (u *memTx) admits(a *appendCall, earlier []*appendCall) bool {
 	st := u.m.byName[a.stream]
 	if st == nil && !u.created[a.stream] || u.m.taken(a) {
 		return false
@@ -163,7 +163,7 @@ func (u *memUnit) admits(a *appendCall, earlier []*appendCall) bool {
 }
 
 // taken says whether the unit holds one of an append's events already.
-func (u *memUnit) taken(a *appendCall) bool {
+func (u *memTx) taken(a *appendCall) bool {
 	for _, earlier := range u.appends {
 		for i := range earlier.rows {
 			if slices.ContainsFunc(a.rows, func(r record) bool { return r.id == earlier.rows[i].id }) {
@@ -174,14 +174,14 @@ func (u *memUnit) taken(a *appendCall) bool {
 	return false
 }
 
-func (b *memUnitBackend) resolve(ctx context.Context, a *appendCall) (verdict, error) {
-	v, err := b.u.m.resolve(ctx, a)
-	v.found = v.found || b.u.created[a.stream]
+func (b *memTxBackend) resolve(ctx context.Context, a *appendCall) (verdict, error) {
+	v, err := b.tx.m.resolve(ctx, a)
+	v.found = v.found || b.tx.created[a.stream]
 	if len(v.stored) > 0 || err != nil {
 		return v, err
 	}
 	// What the unit itself is about to store counts as stored, in its order.
-	for _, earlier := range b.u.appends {
+	for _, earlier := range b.tx.appends {
 		for i := range earlier.rows {
 			r := earlier.rows[i]
 			if slices.ContainsFunc(a.rows, func(w record) bool { return w.id == r.id }) {

@@ -72,7 +72,7 @@ type Step[S any] struct {
 	State *S    // the projection's, with the events before; changes are stored with the position
 	Event Event // as it is stored; [Do] has it decoded
 
-	work   *work
+	tx     *batchTx
 	record *record
 }
 
@@ -82,7 +82,7 @@ type Step[S any] struct {
 // not expect: on MySQL a deadlock undoes the whole transaction, with what earlier steps have done.
 // If another runner has taken over: [ErrLeaseLost], as far as this one can know; what it has not
 // noticed, its commit does. On a memory store: [errors.ErrUnsupported].
-func (st *Step[S]) Tx() (*sql.Tx, error) { return st.work.tx() }
+func (st *Step[S]) Tx() (*sql.Tx, error) { return st.tx.sqlTx() }
 
 // Emit appends events, together with state and position, to the stream named as the projection,
 // which is made if it is not there, and to the aggregate there that has the ID of the step's own.
@@ -92,8 +92,8 @@ func (st *Step[S]) Emit(ctx context.Context, events ...NewEvent) error {
 	if len(events) == 0 {
 		return nil
 	}
-	b := Batch{Stream: st.work.name, AggregateID: st.record.aggregateID, Expected: AnyVersion, Events: events}
-	return st.work.append(ctx, b, true)
+	b := Batch{Stream: st.tx.name, AggregateID: st.record.aggregateID, Expected: AnyVersion, Events: events}
+	return st.tx.append(ctx, b, true)
 }
 
 // LinkTo puts the step's event into another stream too, which is made if it is not there: with the
@@ -104,7 +104,7 @@ func (st *Step[S]) Emit(ctx context.Context, events ...NewEvent) error {
 func (st *Step[S]) LinkTo(ctx context.Context, stream string) error {
 	r := st.record
 	if stream == r.stream {
-		return st.work.alive()
+		return st.tx.ensureHeld()
 	}
 	md, err := decodeMetadata(r.metadata)
 	if err != nil {
@@ -112,9 +112,9 @@ func (st *Step[S]) LinkTo(ctx context.Context, stream string) error {
 	}
 	md["$link.stream"], md["$link.position"] = r.stream, int64(r.position)
 	link := NewEvent{ID: linkID(r.id, stream), Payload: storedPayload{r.name, r.data}, Metadata: md}
-	return st.work.append(ctx, Batch{Stream: stream, AggregateID: r.aggregateID, Expected: AnyVersion, Events: []NewEvent{link}}, false)
+	return st.tx.append(ctx, Batch{Stream: stream, AggregateID: r.aggregateID, Expected: AnyVersion, Events: []NewEvent{link}}, false)
 }
 
 // Stop ends the run after this event, which still counts: Run returns nil, and CatchUp how far the
 // projection has come.
-func (st *Step[S]) Stop() { st.work.stopped = true }
+func (st *Step[S]) Stop() { st.tx.stopped = true }

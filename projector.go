@@ -53,26 +53,26 @@ func (f *projector[S]) encode() ([]byte, error) {
 	return state, nil
 }
 
-func (f *projector[S]) handle(ctx context.Context, w *work, rows []record) (done int, err error) {
-	dispatcher := f.store.dispatcher(func(d *delivery) error { return f.deliver(ctx, w, d) })
+func (f *projector[S]) handle(ctx context.Context, tx *batchTx, rows []record) (done int, err error) {
+	dispatcher := f.store.dispatcher(func(d *delivery) error { return f.deliver(ctx, tx, d) })
 	for i := range rows {
 		err := dispatcher.dispatch(ctx, &rows[i])
 		if err == nil {
 			// A handler may have hidden it. At once, because on MySQL a deadlock has ended the
 			// transaction, and what other handlers did behind it would be stored by itself.
-			err = cmp.Or(w.fault, ctx.Err())
+			err = cmp.Or(tx.fault, ctx.Err())
 		}
 		if err != nil {
 			return i, err
 		}
-		if w.stopped {
+		if tx.stopped {
 			return i + 1, nil
 		}
 	}
 	return len(rows), nil
 }
 
-func (f *projector[S]) deliver(ctx context.Context, w *work, d *delivery) error {
+func (f *projector[S]) deliver(ctx context.Context, tx *batchTx, d *delivery) error {
 	var step *Step[S] // of all the event's effects
 	for _, e := range f.handlers.entries(d.payload.name) {
 		f.touched = true
@@ -81,7 +81,7 @@ func (f *projector[S]) deliver(ctx context.Context, w *work, d *delivery) error 
 			err = e.fold(&f.state, d)
 		} else {
 			if step == nil {
-				step = &Step[S]{State: &f.state, work: w, record: d.record}
+				step = &Step[S]{State: &f.state, tx: tx, record: d.record}
 			}
 			err = e.effect(ctx, step, d)
 		}

@@ -54,7 +54,7 @@ type publisher struct {
 func (*publisher) restore([]byte) error    { return nil }
 func (*publisher) encode() ([]byte, error) { return nil, nil }
 
-func (f *publisher) handle(ctx context.Context, _ *work, rows []record) (int, error) {
+func (f *publisher) handle(ctx context.Context, _ *batchTx, rows []record) (int, error) {
 	events := make([]Event, len(rows))
 	for i := range rows {
 		var err error

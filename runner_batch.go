@@ -230,8 +230,8 @@ func (b *batcher) process(ctx context.Context, rows []record, upTo Position) err
 	}
 }
 
-func (b *batcher) begin(ctx context.Context) *work {
-	return &work{unit: b.store.backend.unit(ctx), store: b.store, lease: b.lease, name: b.name}
+func (b *batcher) begin(ctx context.Context) *batchTx {
+	return &batchTx{inner: b.store.backend.begin(ctx), store: b.store, lease: b.lease, name: b.name}
 }
 
 // unknown is how many events went well when it turned out only at the commit that one did not: a
@@ -242,46 +242,46 @@ const unknown = -1
 // attempt handles events and commits, or does neither. A failure is a handler's; done is how many
 // events went well before it, or unknown.
 func (b *batcher) attempt(ctx context.Context, rows []record, upTo Position) (done int, failure, err error) {
-	w := b.begin(ctx)
-	defer w.unit.rollback()
+	tx := b.begin(ctx)
+	defer tx.inner.rollback()
 	if len(rows) > 0 {
-		if done, failure = b.handle(ctx, w, rows); failure != nil {
-			return b.undo(ctx, w, done, failure)
+		if done, failure = b.handle(ctx, tx, rows); failure != nil {
+			return b.undo(ctx, tx, done, failure)
 		}
-		if w.stopped && done > 0 {
+		if tx.stopped && done > 0 {
 			upTo = rows[done-1].position
 		}
 	}
-	switch err := b.finish(w, upTo); {
-	case err == nil && w.stopped:
+	switch err := b.finish(tx, upTo); {
+	case err == nil && tx.stopped:
 		return done, nil, errStopped
 	case err == nil:
 		return done, nil, nil
 	case passing(err) || errors.Is(err, ErrLeaseLost) || len(rows) == 0:
 		return 0, nil, err
 	case len(rows) == 1:
-		return b.undo(ctx, w, 0, err)
+		return b.undo(ctx, tx, 0, err)
 	default:
-		return b.undo(ctx, w, unknown, err)
+		return b.undo(ctx, tx, unknown, err)
 	}
 }
 
 // handle has the consumer take in events, and sets those aside that stand behind a parked one of
 // their aggregate.
-func (b *batcher) handle(ctx context.Context, w *work, rows []record) (done int, err error) {
+func (b *batcher) handle(ctx context.Context, tx *batchTx, rows []record) (done int, err error) {
 	for done < len(rows) {
 		next := done
 		for next < len(rows) && !b.waits(&rows[next]) {
 			next++
 		}
 		if next > done {
-			n, err := b.consumer.handle(ctx, w, rows[done:next])
-			if done += n; err != nil || w.stopped {
+			n, err := b.consumer.handle(ctx, tx, rows[done:next])
+			if done += n; err != nil || tx.stopped {
 				return done, err
 			}
 		}
 		if next < len(rows) {
-			if err := w.park(&rows[next], ""); err != nil {
+			if err := tx.park(&rows[next], ""); err != nil {
 				return done, err
 			}
 			done++
@@ -296,12 +296,12 @@ func (b *batcher) waits(r *record) bool {
 }
 
 // undo takes back what handlers have done, and says whether the failure was theirs.
-func (b *batcher) undo(ctx context.Context, w *work, done int, failure error) (int, error, error) {
-	broken := w.unit.broken(failure)
-	if w.fault != nil {
-		broken = w.fault
+func (b *batcher) undo(ctx context.Context, tx *batchTx, done int, failure error) (int, error, error) {
+	broken := tx.inner.databaseFault(failure)
+	if tx.fault != nil {
+		broken = tx.fault
 	}
-	w.unit.rollback()
+	tx.inner.rollback()
 	if ctx.Err() != nil {
 		return 0, nil, context.Cause(ctx)
 	}
@@ -312,36 +312,36 @@ func (b *batcher) undo(ctx context.Context, w *work, done int, failure error) (i
 	if err := b.restore(b.state); err != nil {
 		return 0, nil, err
 	}
-	if done > 0 && w.unit.late(failure) {
+	if done > 0 && tx.inner.isAftermath(failure) {
 		done = unknown
 	}
 	return done, failure, nil
 }
 
-// finish commits work together with the checkpoint behind it.
-func (b *batcher) finish(w *work, upTo Position) error {
+// finish commits a transaction together with the checkpoint behind it.
+func (b *batcher) finish(tx *batchTx, upTo Position) error {
 	state, err := b.consumer.encode()
 	if err != nil {
 		return fmt.Errorf("eventstore: state of projection %q: %w", b.name, err)
 	}
-	if err := b.commit(w, checkpoint{position: upTo, state: state}); err != nil {
+	if err := b.commit(tx, checkpoint{position: upTo, state: state}); err != nil {
 		return err
 	}
 	b.position, b.failures = upTo, 0
 	if state != nil {
 		b.state = state
 	}
-	if w.wrote {
+	if tx.wrote {
 		b.store.news.publish()
 	}
 	b.store.moves.publish()
 	return nil
 }
 
-// commit commits work, if the lease is still this runner's.
-func (b *batcher) commit(w *work, c checkpoint) error {
+// commit commits a transaction, if the lease is still this runner's.
+func (b *batcher) commit(tx *batchTx, c checkpoint) error {
 	c.name, c.epoch, c.term = b.name, b.lease.epoch, b.term
-	held, err := w.unit.commit(c)
+	held, err := tx.inner.commit(c)
 	switch {
 	case err != nil:
 		return err

@@ -55,7 +55,7 @@ type consumer interface {
 	// restore sets the state to one that was stored; nil: to the one before the first event.
 	restore(state []byte) error
 	// handle takes in events, as part of w, and returns how many of them went well.
-	handle(ctx context.Context, w *work, rows []record) (done int, err error)
+	handle(ctx context.Context, w *batchTx, rows []record) (done int, err error)
 	// encode returns the state as it is to be stored, or nil if there is none or it has not changed.
 	encode() ([]byte, error)
 	// decide says what becomes of an event on which handle has failed.

@@ -24,33 +24,33 @@ func (r *runner) prepare(ctx context.Context, row *projectionRow) error {
 // makeReadModel creates the read model in a transaction of its own: on MySQL creating a table ends
 // whatever transaction it is in.
 func (r *runner) makeReadModel(ctx context.Context, row *projectionRow) error {
-	u := r.store.backend.unit(ctx)
-	defer u.rollback()
-	tx, err := u.sqlTx()
+	tx := r.store.backend.begin(ctx)
+	defer tx.rollback()
+	sqlTx, err := tx.sqlTx()
 	if err == nil {
-		err = r.readModel.Init(ctx, tx)
+		err = r.readModel.Init(ctx, sqlTx)
 	}
 	if err != nil {
-		return r.readModelFailed(u, "initialise", err)
+		return r.readModelFailed(tx, "initialise", err)
 	}
-	return r.commitReadModel(u, row)
+	return r.commitReadModel(tx, row)
 }
 
 // commitReadModel commits what has been done to a read model, if the lease that row tells of is still
 // held: whoever has taken over may have gone on by now.
-func (r *runner) commitReadModel(u unit, row *projectionRow) error {
-	held, err := u.commit(checkpoint{name: r.name, epoch: row.epoch, position: row.position, term: r.term})
+func (r *runner) commitReadModel(tx backendTx, row *projectionRow) error {
+	held, err := tx.commit(checkpoint{name: r.name, epoch: row.epoch, position: row.position, term: r.term})
 	if err == nil && !held {
 		err = ErrLeaseLost
 	}
 	return err
 }
 
-func (r *runner) readModelFailed(u unit, op string, err error) error {
+func (r *runner) readModelFailed(tx backendTx, op string, err error) error {
 	if passing(err) {
 		return err
 	}
-	if broken := u.broken(err); broken != nil {
+	if broken := tx.databaseFault(err); broken != nil {
 		return broken
 	}
 	return fmt.Errorf("eventstore: projection %q: %s read model: %w", r.name, op, err)
@@ -58,28 +58,28 @@ func (r *runner) readModelFailed(u unit, op string, err error) error {
 
 // finishReset empties what the projection has written, and begins at the beginning.
 func (r *runner) finishReset(ctx context.Context, row *projectionRow) error {
-	u := r.store.backend.unit(ctx)
-	defer u.rollback()
+	tx := r.store.backend.begin(ctx)
+	defer tx.rollback()
 	if r.readModel != nil {
-		tx, err := u.sqlTx()
+		sqlTx, err := tx.sqlTx()
 		if err == nil {
-			err = r.readModel.Reset(ctx, tx)
+			err = r.readModel.Reset(ctx, sqlTx)
 		}
 		if err != nil {
-			return r.readModelFailed(u, "reset", err)
+			return r.readModelFailed(tx, "reset", err)
 		}
 	}
-	inside, err := u.store()
+	inside, err := tx.backend()
 	if err == nil {
 		_, err = inside.deleteStream(ctx, r.name)
 	}
 	if err == nil {
-		err = u.dropParked(r.name)
+		err = tx.dropParked(r.name)
 	}
 	if err != nil {
 		return err
 	}
-	held, err := u.commit(checkpoint{name: r.name, epoch: row.epoch, term: r.term, resumed: true})
+	held, err := tx.commit(checkpoint{name: r.name, epoch: row.epoch, term: r.term, resumed: true})
 	if err == nil && !held {
 		err = ErrLeaseLost
 	}
@@ -109,16 +109,16 @@ func (r *runner) alone(ctx context.Context, row *projectionRow, fn func(context.
 // finishDelete drops what belongs to a projection that has been deleted.
 func (r *runner) finishDelete(ctx context.Context, row *projectionRow) error {
 	if r.readModel != nil {
-		u := r.store.backend.unit(ctx)
-		defer u.rollback()
-		tx, err := u.sqlTx()
+		tx := r.store.backend.begin(ctx)
+		defer tx.rollback()
+		sqlTx, err := tx.sqlTx()
 		if err == nil {
-			err = r.readModel.Delete(ctx, tx)
+			err = r.readModel.Delete(ctx, sqlTx)
 		}
 		if err != nil {
-			return r.readModelFailed(u, "delete", err)
+			return r.readModelFailed(tx, "delete", err)
 		}
-		if err := r.commitReadModel(u, row); err != nil {
+		if err := r.commitReadModel(tx, row); err != nil {
 			return err
 		}
 		r.made = false

@@ -34,12 +34,12 @@ func (b *batcher) settle(ctx context.Context, one []record, failure error) error
 		case Skip:
 			return b.finish(b.begin(ctx), ev.position)
 		case Park:
-			w := b.begin(ctx)
-			defer w.unit.rollback()
-			if err := w.park(ev, problemText(failure)); err != nil {
+			tx := b.begin(ctx)
+			defer tx.inner.rollback()
+			if err := tx.park(ev, problemText(failure)); err != nil {
 				return err
 			}
-			if err := b.finish(w, ev.position); err != nil {
+			if err := b.finish(tx, ev.position); err != nil {
 				return err
 			}
 			b.parked[aggregateKey{ev.stream, ev.aggregateID}] = true
@@ -78,9 +78,9 @@ func (b *batcher) retryParked(ctx context.Context, waiting []parkedRow) error {
 			}
 		}
 	}
-	w := b.begin(ctx)
-	defer w.unit.rollback()
-	return b.commit(w, checkpoint{position: b.position, resumed: true})
+	tx := b.begin(ctx)
+	defer tx.inner.rollback()
+	return b.commit(tx, checkpoint{position: b.position, resumed: true})
 }
 
 func (b *batcher) retryOne(ctx context.Context, p *parkedRow) error {
@@ -88,28 +88,28 @@ func (b *batcher) retryOne(ctx context.Context, p *parkedRow) error {
 	if err != nil {
 		return err
 	}
-	w := b.begin(ctx)
-	defer func() { w.unit.rollback() }()
+	tx := b.begin(ctx)
+	defer func() { tx.inner.rollback() }()
 	if len(rows) > 0 { // or else it has been deleted
-		if _, failure := b.consumer.handle(ctx, w, rows); failure != nil {
-			if _, failure, err = b.undo(ctx, w, 0, failure); err != nil {
+		if _, failure := b.consumer.handle(ctx, tx, rows); failure != nil {
+			if _, failure, err = b.undo(ctx, tx, 0, failure); err != nil {
 				return err
 			}
 			b.parked[aggregateKey{p.stream, p.aggregateID}] = true
-			w = b.begin(ctx)
-			if err := w.park(&rows[0], problemText(failure)); err != nil {
+			tx = b.begin(ctx)
+			if err := tx.park(&rows[0], problemText(failure)); err != nil {
 				return err
 			}
-			return b.finish(w, b.position)
+			return b.finish(tx, b.position)
 		}
 	}
-	if err := w.unit.unpark(b.name, p.position); err != nil {
+	if err := tx.inner.unpark(b.name, p.position); err != nil {
 		return err
 	}
-	if err := b.finish(w, b.position); err != nil {
+	if err := b.finish(tx, b.position); err != nil {
 		return err
 	}
-	if w.stopped {
+	if tx.stopped {
 		return errStopped
 	}
 	return nil

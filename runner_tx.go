@@ -9,41 +9,41 @@ import (
 	"github.com/google/uuid"
 )
 
-// work is one batch of a projection on its way: what its handlers do, and how far they are.
-type work struct {
-	unit    unit
-	lease   *lease
-	store   *Store
-	name    string
-	stopped bool
-	wrote   bool  // events
-	fault   error // what has ended the unit, if it was not the handler
+// batchTx is the transaction of one batch: what its handlers do, and how far they are.
+type batchTx struct {
+	inner backendTx
+	lease     *lease
+	store     *Store
+	name      string
+	stopped   bool
+	wrote     bool  // events
+	fault     error // what has ended the unit, if it was not the handler
 }
 
-func (w *work) tx() (*sql.Tx, error) {
-	if err := w.alive(); err != nil {
+func (w *batchTx) sqlTx() (*sql.Tx, error) {
+	if err := w.ensureHeld(); err != nil {
 		return nil, err
 	}
-	tx, err := w.unit.sqlTx()
-	w.blame(err)
+	tx, err := w.inner.sqlTx()
+	w.noteFault(err)
 	return tx, err
 }
 
-// blame keeps what has kept the unit from beginning, which is not the handler's failure.
-func (w *work) blame(err error) {
+// noteFault keeps what has kept the unit from beginning, which is not the handler's failure.
+func (w *batchTx) noteFault(err error) {
 	if passing(err) {
 		w.fault = err
 	}
 }
 
-// alive says whether the work can still be committed: as far as is known here, or, if that was a
+// ensureHeld says whether the transaction can still be committed: as far as is known here, or, if that was a
 // while ago, as far as the database knows.
-func (w *work) alive() error {
+func (w *batchTx) ensureHeld() error {
 	if !w.lease.lost() && w.lease.ctx.Err() == nil && w.lease.stale() {
-		held, err := w.unit.holds(w.name, w.lease.epoch)
+		held, err := w.inner.holds(w.name, w.lease.epoch)
 		switch {
 		case err != nil:
-			w.blame(err)
+			w.noteFault(err)
 			return err
 		case held:
 			w.lease.confirm()
@@ -60,14 +60,14 @@ func (w *work) alive() error {
 	return context.Cause(w.lease.ctx)
 }
 
-// append stores events in a stream, which it makes if it is not there, as part of the work.
-func (w *work) append(ctx context.Context, b Batch, complete bool) error {
-	if err := w.alive(); err != nil {
+// append stores events in a stream, which it makes if it is not there, as part of the transaction.
+func (w *batchTx) append(ctx context.Context, b Batch, complete bool) error {
+	if err := w.ensureHeld(); err != nil {
 		return err
 	}
-	inside, err := w.unit.store()
+	inside, err := w.inner.backend()
 	if err != nil {
-		w.blame(err)
+		w.noteFault(err)
 		return err
 	}
 	s := *w.store
@@ -100,7 +100,7 @@ func (s *Store) appendBatch(ctx context.Context, b Batch, complete bool) error {
 }
 
 // raced says whether a conflict is one of versions only, which another try gets past.
-func (w *work) raced(ctx context.Context, s *Store, b Batch) bool {
+func (w *batchTx) raced(ctx context.Context, s *Store, b Batch) bool {
 	a := &appendCall{stream: b.Stream, aggregateID: b.AggregateID, rows: make([]record, len(b.Events))}
 	for i := range b.Events {
 		a.rows[i].id = b.Events[i].ID
@@ -110,9 +110,9 @@ func (w *work) raced(ctx context.Context, s *Store, b Batch) bool {
 }
 
 // park sets an event aside; without a problem it waits behind another of its aggregate.
-func (w *work) park(r *record, problem string) error {
-	err := w.unit.park(w.name, parkedRow{r.position, r.stream, r.aggregateID, problem})
-	w.blame(err)
+func (w *batchTx) park(r *record, problem string) error {
+	err := w.inner.park(w.name, parkedRow{r.position, r.stream, r.aggregateID, problem})
+	w.noteFault(err)
 	return err
 }
 
