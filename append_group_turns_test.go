@@ -16,7 +16,7 @@ import (
 
 // groupTurns is an appendGroups over statements that a test ends as it likes, within a bubble of synctest.
 type groupTurns struct {
-	appendGroups
+	groupCommit
 	t *testing.T
 
 	mu         sync.Mutex
@@ -38,7 +38,7 @@ type turnAnswer struct {
 }
 
 func newTurns(t *testing.T) *groupTurns {
-	ts := &groupTurns{appendGroups: appendGroups{inTurns: true}, t: t, returned: map[string]error{}}
+	ts := &groupTurns{groupCommit: groupCommit{twoGroups: true}, t: t, returned: map[string]error{}}
 	ask := func(ctx context.Context, calls []*appendCall, group bool) ([]bool, error) {
 		st := &turnStatement{group: group, ctx: ctx, answer: make(chan turnAnswer, 1)}
 		for _, a := range calls {
@@ -54,11 +54,11 @@ func newTurns(t *testing.T) *groupTurns {
 			return nil, fmt.Errorf("eventstore: append: %w", ctx.Err())
 		}
 	}
-	ts.alone = func(ctx context.Context, a *appendCall) error {
+	ts.insertAlone = func(ctx context.Context, a *appendCall) error {
 		_, err := ask(ctx, []*appendCall{a}, false)
 		return err
 	}
-	ts.together = func(ctx context.Context, calls []*appendCall) ([]bool, error) { return ask(ctx, calls, true) }
+	ts.insertGroup = func(ctx context.Context, calls []*appendCall) ([]bool, error) { return ask(ctx, calls, true) }
 	return ts
 }
 
@@ -150,11 +150,11 @@ func (ts *groupTurns) wantReturned(id string, want error) {
 func (ts *groupTurns) wantAtRest() {
 	ts.t.Helper()
 	synctest.Wait()
-	ts.appendGroups.mu.Lock()
-	if len(ts.turns)+len(ts.waiting)+len(ts.keys)+len(ts.apart)+ts.rows+ts.bytes > 0 || ts.dispatching {
-		ts.t.Errorf("left over: turns %v, waiting %v, %v, apart %v", ts.turns, ts.waiting, ts.keys, ts.apart)
+	ts.groupCommit.mu.Lock()
+	if len(ts.inFlight)+len(ts.waiting)+len(ts.keys)+len(ts.solo)+ts.rows+ts.bytes > 0 || ts.dispatching {
+		ts.t.Errorf("left over: turns %v, waiting %v, %v, apart %v", ts.inFlight, ts.waiting, ts.keys, ts.solo)
 	}
-	ts.appendGroups.mu.Unlock()
+	ts.groupCommit.mu.Unlock()
 	n := len(ts.statements)
 	began := time.Now()
 	ts.start(ts.t.Context(), "last")
@@ -256,14 +256,14 @@ func TestAppendTurns(t *testing.T) {
 		ts.wantAtRest()
 	})
 	inTurns(t, "a driver that panics holds up nobody", func(t *testing.T, ts *groupTurns) {
-		ask := ts.alone
-		ts.alone = func(context.Context, *appendCall) error { panic("driver") }
+		ask := ts.insertAlone
+		ts.insertAlone = func(context.Context, *appendCall) error { panic("driver") }
 		func() {
 			defer func() { _ = recover() }()
 			_ = ts.append(t.Context(), &appendCall{stream: "s", aggregateID: "a", rows: make([]record, 1)})
 			t.Error("the panic did not get through")
 		}()
-		ts.alone = ask
+		ts.insertAlone = ask
 		ts.wantAtRest()
 	})
 	inTurns(t, "many go in two groups", func(t *testing.T, ts *groupTurns) {
@@ -289,17 +289,17 @@ func TestAppendTurns(t *testing.T) {
 	})
 	inTurns(t, "a full group goes without waiting", func(t *testing.T, ts *groupTurns) {
 		ts.startMany("a", twoGroupsRows)
-		ts.startMany("b", maxGroupCalls+2-(twoGroupsRows/2-1))
-		ts.wantSizes("beside two", 1, twoGroupsRows/2, maxGroupCalls)
+		ts.startMany("b", maxGroupAppends+2-(twoGroupsRows/2-1))
+		ts.wantSizes("beside two", 1, twoGroupsRows/2, maxGroupAppends)
 		ts.endAll(2)
 		ts.endAll(1)
 		ts.end(0, nil)
-		ts.wantSizes("those that did not fit in", 1, twoGroupsRows/2, maxGroupCalls, 2)
+		ts.wantSizes("those that did not fit in", 1, twoGroupsRows/2, maxGroupAppends, 2)
 		ts.endAll(3)
 		ts.wantAtRest()
 	})
 	inTurns(t, "a group is bounded in rows and bytes", func(t *testing.T, ts *groupTurns) {
-		ts.inTurns = false
+		ts.twoGroups = false
 		ts.start(t.Context(), "0")
 		for i := range maxGroupRows/maxSharedRows - 1 {
 			ts.startRows(t.Context(), fmt.Sprintf("a%03d", i), maxSharedRows, 1)
@@ -460,7 +460,7 @@ func TestAppendTurnsCancelled(t *testing.T) {
 func TestAppendTurnsRandom(t *testing.T) {
 	failed := errors.New("eventstore: append: failed")
 	var n, gone, groups atomic.Int64
-	g := &appendGroups{inTurns: true}
+	g := &groupCommit{twoGroups: true}
 	pause := func(ctx context.Context, n int64) error {
 		select {
 		case <-ctx.Done():
@@ -469,7 +469,7 @@ func TestAppendTurnsRandom(t *testing.T) {
 			return nil
 		}
 	}
-	g.alone = func(ctx context.Context, a *appendCall) error {
+	g.insertAlone = func(ctx context.Context, a *appendCall) error {
 		if err := pause(ctx, n.Add(1)); err != nil {
 			return err
 		}
@@ -479,7 +479,7 @@ func TestAppendTurnsRandom(t *testing.T) {
 		a.rows[0].version++
 		return nil
 	}
-	g.together = func(ctx context.Context, calls []*appendCall) ([]bool, error) {
+	g.insertGroup = func(ctx context.Context, calls []*appendCall) ([]bool, error) {
 		groups.Add(1)
 		if err := pause(ctx, n.Add(1)); err != nil {
 			return nil, err
@@ -535,7 +535,7 @@ func TestAppendTurnsRandom(t *testing.T) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.turns)+len(g.waiting)+len(g.keys)+len(g.apart)+g.rows+g.bytes > 0 {
-		t.Errorf("left over: turns %v, waiting %v, %v, apart %v", g.turns, g.waiting, g.keys, g.apart)
+	if len(g.inFlight)+len(g.waiting)+len(g.keys)+len(g.solo)+g.rows+g.bytes > 0 {
+		t.Errorf("left over: turns %v, waiting %v, %v, apart %v", g.inFlight, g.waiting, g.keys, g.solo)
 	}
 }

@@ -20,15 +20,15 @@ type sqlBackend struct {
 
 // sqlShared is what the backends of a store and of its WithTx copies have in common.
 type sqlShared struct {
-	db      *sql.DB
-	dialect *Dialect
-	prefix  string
-	text    *statements
-	cache   *statementCache
-	hints   appendHints
-	groups  *appendGroups
-	sealer  *sealer
-	log     *slog.Logger
+	db          *sql.DB
+	dialect     *Dialect
+	prefix      string
+	text        *statements
+	cache       *statementCache
+	hints       appendHints
+	groupCommit *groupCommit
+	sealer      *sealer
+	log         *slog.Logger
 }
 
 func newSQLBackend(db *sql.DB, dialect *Dialect, prefix string, log *slog.Logger) *sqlBackend {
@@ -38,7 +38,7 @@ func newSQLBackend(db *sql.DB, dialect *Dialect, prefix string, log *slog.Logger
 	// long as the caller keeps the pool.
 	runtime.AddCleanup(shared, func(c *statementCache) { c.close() }, shared.cache)
 	b := &sqlBackend{sqlShared: shared}
-	shared.groups = &appendGroups{alone: b.appendAlone, together: b.insertGroup, inTurns: b.dialect.twoGroups}
+	shared.groupCommit = &groupCommit{insertAlone: b.appendAlone, insertGroup: b.insertGroup, twoGroups: b.dialect.twoGroups}
 	return b
 }
 

@@ -19,7 +19,7 @@ const (
 // append stores an append's rows, alone or together with those of others.
 func (b *sqlBackend) append(ctx context.Context, a *appendCall) error {
 	if b.shares(a) {
-		return b.groups.append(ctx, a)
+		return b.groupCommit.append(ctx, a)
 	}
 	return b.appendAlone(ctx, a)
 }

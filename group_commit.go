@@ -11,40 +11,39 @@ import (
 	"time"
 )
 
-// appendGroups has small appends that come to a store while a statement of another is under way go
-// out together, as one statement. What a database does for each statement (a round trip, a plan, a
-// commit) it then does once for all of them. An append that comes when nothing is under way goes at
-// once and alone, so nobody ever waits for company. Where there are many, and the database can do with
-// it, they go in two groups of about the same size in turns, so that the server has one of them to
-// work on while the other's answer is on its way.
+// groupCommit implements group commit: appends that arrive while a statement is in flight share the
+// next one. What a database does for each statement (a round trip, a plan, a commit) it then does once
+// for all of them. An append that arrives when nothing is in flight goes at once and alone, so none
+// ever waits for company. Where there are many, and the database can do with it, two groups of about
+// the same size are in flight in turns: the server works on one while the other's answer is on its way.
 //
-// Nobody waits for an append that can't go on, either. A statement is waited for only a moment; a
-// group's statement gives up after a moment, if it meets a lock; and from then on the appends that
-// were in it, and those to the same aggregates that come while these are under way, go alone.
-type appendGroups struct {
-	// alone stores one append with a statement of its own.
-	alone func(ctx context.Context, a *appendCall) error
-	// together stores with one statement those of the appends that it can, and says which. An error
-	// says that nobody can know.
-	together func(ctx context.Context, calls []*appendCall) (stored []bool, err error)
-	// inTurns says that two groups may be under way.
-	inTurns bool
+// An append that can't go on holds up no other. A statement is waited for only a moment. A group's
+// statement gives up after a moment if it meets a lock, and then its appends go solo: each with a
+// statement of its own. So do appends to the same aggregates that arrive while these are in flight.
+type groupCommit struct {
+	// insertAlone stores one append with a statement of its own.
+	insertAlone func(ctx context.Context, a *appendCall) error
+	// insertGroup stores with one statement those of the appends that it can, and returns which. After
+	// an error that is not known.
+	insertGroup func(ctx context.Context, calls []*appendCall) (stored []bool, err error)
+	// twoGroups says that two groups may be in flight.
+	twoGroups bool
 
-	mu          sync.Mutex
-	turns       []*appendTurn             // the statements to be waited for
-	crowded     bool                      // the last statement was a group's
-	apart       map[aggregateKey]int      // aggregates with appends under way alone, and how many
-	waiting     []*appendMember           // in the order in which they came
-	keys        map[aggregateKey]struct{} // of those who wait
-	rows, bytes int                       // of those who wait
-	dispatching bool                      // a goroutine is at it, as long as somebody waits
-	wake        chan struct{}             // tells it that there may be something to do
+	mu           sync.Mutex
+	inFlight     []*inFlightStatement      // the statements to be waited for
+	lastWasGroup bool                      // the last statement was a group's
+	solo         map[aggregateKey]int      // aggregates with solo appends in flight, and how many
+	waiting      []*groupMember            // in the order in which they came
+	keys         map[aggregateKey]struct{} // of those that wait
+	rows, bytes  int                       // of those that wait
+	dispatching  bool                      // a goroutine sends those that wait
+	wake         chan struct{}             // tells that goroutine that there may be something to do
 }
 
 const (
-	maxGroupCalls = 64
-	maxGroupRows  = 256
-	maxGroupBytes = 1 << 20
+	maxGroupAppends = 64
+	maxGroupRows    = 256
+	maxGroupBytes   = 1 << 20
 	// maxSharedRows and maxSharedBytes bound an append that may share a statement. A larger one
 	// has little to gain, and would hold up the others.
 	maxSharedRows  = 16
@@ -56,62 +55,62 @@ const (
 	groupPatience = 5 * time.Millisecond
 )
 
-// appendTurn is a statement that is under way.
-type appendTurn struct {
-	began time.Time
-	rows  int
-	of    map[aggregateKey]struct{} // a group's aggregates; those that go alone are in apart
+// inFlightStatement is a statement whose answer is still to come.
+type inFlightStatement struct {
+	began      time.Time
+	rows       int
+	aggregates map[aggregateKey]struct{} // of a group; those of solo appends are in groupCommit.solo
 }
 
-// appendGroup is the appends of one statement. The lock of appendGroups guards how many wait.
-type appendGroup struct {
-	turn    *appendTurn
-	members []*appendMember
-	ctx     context.Context // of the statement, which is everybody's: it ends early only when all have gone
-	cancel  context.CancelFunc
-	waiting int // members that wait for the outcome
-	ended   chan struct{}
+// commitGroup is the appends of one statement. The lock of groupCommit guards how many wait.
+type commitGroup struct {
+	statement *inFlightStatement
+	members   []*groupMember
+	ctx       context.Context // of the statement, which all share: it ends early only when all members have gone
+	cancel    context.CancelFunc
+	waiting   int // members that wait for the outcome
+	ended     chan struct{}
 }
 
-// appendMember is one append that goes with others.
-type appendMember struct {
+// groupMember is one append that goes with others.
+type groupMember struct {
 	ctx     context.Context
-	call    *appendCall
+	request *appendCall
 	key     aggregateKey
 	bytes   int
-	group   *appendGroup // nil: it waits for its turn
+	group   *commitGroup // nil: it waits for a statement
 	outcome chan error
 	gone    bool // its context has ended
-	apart   bool // it counts among those that go alone
+	solo    bool // it counts among the solo appends
 }
 
-// errApart is the outcome of an append that has to be decided alone.
-var errApart = errors.New("eventstore: not stored together with others")
+// errGoSolo is the outcome of an append that has to go solo.
+var errGoSolo = errors.New("eventstore: not stored together with others")
 
-// append stores a in its turn.
-func (g *appendGroups) append(ctx context.Context, a *appendCall) error {
+// append stores a, alone or with a group.
+func (g *groupCommit) append(ctx context.Context, a *appendCall) error {
 	key := aggregateKey{a.stream, a.aggregateID}
 	g.mu.Lock()
 	_, twin := g.keys[key]
 	switch {
-	case twin || g.apart[key] > 0:
+	case twin || g.solo[key] > 0:
 		// Two appends to one aggregate race, or one waits for what the other waits for.
-		g.setApart(key)
+		g.addSolo(key)
 		g.mu.Unlock()
-		return g.goApart(ctx, a, key)
-	case len(g.turns) == 0 && len(g.waiting) == 0 && !g.crowded:
-		turn := &appendTurn{began: time.Now(), rows: len(a.rows)}
-		g.turns = append(g.turns, turn)
-		g.setApart(key)
+		return g.goSolo(ctx, a, key)
+	case len(g.inFlight) == 0 && len(g.waiting) == 0 && !g.lastWasGroup:
+		statement := &inFlightStatement{began: time.Now(), rows: len(a.rows)}
+		g.inFlight = append(g.inFlight, statement)
+		g.addSolo(key)
 		g.mu.Unlock()
 		defer func() {
 			g.mu.Lock()
-			g.over(turn)
+			g.finished(statement)
 			g.mu.Unlock()
 		}()
-		return g.goApart(ctx, a, key)
+		return g.goSolo(ctx, a, key)
 	}
-	m := &appendMember{ctx: ctx, call: a, key: key, bytes: a.size(), outcome: make(chan error, 1)}
+	m := &groupMember{ctx: ctx, request: a, key: key, bytes: a.size(), outcome: make(chan error, 1)}
 	g.add(m)
 	g.mu.Unlock()
 
@@ -122,37 +121,37 @@ func (g *appendGroups) append(ctx context.Context, a *appendCall) error {
 		g.leave(m)
 		return fmt.Errorf("%sappend: %w", prefix, ctx.Err())
 	}
-	if errors.Is(err, errApart) {
-		return g.goApart(ctx, a, key)
+	if errors.Is(err, errGoSolo) {
+		return g.goSolo(ctx, a, key)
 	}
 	return err
 }
 
-func (g *appendGroups) setApart(key aggregateKey) {
-	if g.apart == nil {
-		g.apart = map[aggregateKey]int{}
+func (g *groupCommit) addSolo(key aggregateKey) {
+	if g.solo == nil {
+		g.solo = map[aggregateKey]int{}
 	}
-	g.apart[key]++
+	g.solo[key]++
 }
 
-func (g *appendGroups) unsetApart(key aggregateKey) {
-	if g.apart[key]--; g.apart[key] == 0 {
-		delete(g.apart, key)
+func (g *groupCommit) removeSolo(key aggregateKey) {
+	if g.solo[key]--; g.solo[key] == 0 {
+		delete(g.solo, key)
 	}
 }
 
-// goApart stores an append alone; its aggregate counts as apart by now.
-func (g *appendGroups) goApart(ctx context.Context, a *appendCall, key aggregateKey) error {
+// goSolo stores an append with a statement of its own; its aggregate counts among solo by now.
+func (g *groupCommit) goSolo(ctx context.Context, a *appendCall, key aggregateKey) error {
 	defer func() { // a panic of the driver may be the caller's to recover
 		g.mu.Lock()
-		g.unsetApart(key)
+		g.removeSolo(key)
 		g.mu.Unlock()
 	}()
-	return g.alone(ctx, a)
+	return g.insertAlone(ctx, a)
 }
 
-// add has m wait for its turn.
-func (g *appendGroups) add(m *appendMember) {
+// add has m wait for a statement.
+func (g *groupCommit) add(m *groupMember) {
 	if g.keys == nil {
 		g.keys, g.wake = map[aggregateKey]struct{}{}, make(chan struct{}, 1)
 	}
@@ -161,14 +160,14 @@ func (g *appendGroups) add(m *appendMember) {
 	if !g.dispatching {
 		g.dispatching = true
 		go g.dispatch()
-	} else if g.due() {
+	} else if g.ready() {
 		g.wakeUp()
 	}
 }
 
-// count counts m among those who wait, or with -1 no longer.
-func (g *appendGroups) count(m *appendMember, sign int) {
-	g.rows += sign * len(m.call.rows)
+// count counts m among those that wait, or with -1 no longer.
+func (g *groupCommit) count(m *groupMember, sign int) {
+	g.rows += sign * len(m.request.rows)
 	g.bytes += sign * m.bytes
 	if sign > 0 {
 		g.keys[m.key] = struct{}{}
@@ -177,34 +176,34 @@ func (g *appendGroups) count(m *appendMember, sign int) {
 	}
 }
 
-func (g *appendGroups) wakeUp() {
+func (g *groupCommit) wakeUp() {
 	select {
 	case g.wake <- struct{}{}:
 	default:
 	}
 }
 
-// over ends a turn.
-func (g *appendGroups) over(t *appendTurn) {
-	g.turns = slices.DeleteFunc(g.turns, func(other *appendTurn) bool { return other == t })
+// finished takes a statement out of those in flight.
+func (g *groupCommit) finished(t *inFlightStatement) {
+	g.inFlight = slices.DeleteFunc(g.inFlight, func(other *inFlightStatement) bool { return other == t })
 	if g.dispatching {
 		g.wakeUp()
 	}
 }
 
 // leave is for a member whose context has ended. The last one to go ends its group.
-func (g *appendGroups) leave(m *appendMember) {
+func (g *groupCommit) leave(m *groupMember) {
 	g.mu.Lock()
 	m.gone = true
-	if m.apart {
-		g.unsetApart(m.key)
+	if m.solo {
+		g.removeSolo(m.key)
 	}
 	group, last := m.group, false
 	if group != nil {
 		group.waiting--
 		last = group.waiting == 0
 	} else {
-		g.waiting = slices.DeleteFunc(g.waiting, func(other *appendMember) bool { return other == m })
+		g.waiting = slices.DeleteFunc(g.waiting, func(other *groupMember) bool { return other == m })
 		g.count(m, -1)
 		g.wakeUp()
 	}
@@ -215,14 +214,14 @@ func (g *appendGroups) leave(m *appendMember) {
 	}
 }
 
-// dispatch sends those who wait, until there is nobody left.
-func (g *appendGroups) dispatch() {
+// dispatch sends those that wait, until none is left.
+func (g *groupCommit) dispatch() {
 	patience := time.NewTimer(groupPatience)
 	defer patience.Stop()
 	for {
 		g.mu.Lock()
-		g.forget()
-		if g.due() {
+		g.dropSlow()
+		if g.ready() {
 			g.gather()
 		}
 		if len(g.waiting) == 0 {
@@ -230,8 +229,8 @@ func (g *appendGroups) dispatch() {
 			g.mu.Unlock()
 			return
 		}
-		if g.due() {
-			group := g.take()
+		if g.ready() {
+			group := g.nextGroup()
 			g.mu.Unlock()
 			go g.send(group)
 			continue
@@ -245,58 +244,58 @@ func (g *appendGroups) dispatch() {
 	}
 }
 
-// forget drops the statements that take so long that they must be waiting themselves.
-func (g *appendGroups) forget() {
-	g.turns = slices.DeleteFunc(g.turns, func(t *appendTurn) bool { return time.Since(t.began) >= groupPatience })
+// dropSlow no longer waits for statements that take so long that they must be waiting themselves.
+func (g *groupCommit) dropSlow() {
+	g.inFlight = slices.DeleteFunc(g.inFlight, func(t *inFlightStatement) bool { return time.Since(t.began) >= groupPatience })
 }
 
-// patience returns how long it takes until there is a statement to be forgotten.
-func (g *appendGroups) patience() time.Duration {
+// patience returns how long it takes until there is a statement for dropSlow.
+func (g *groupCommit) patience() time.Duration {
 	d := groupPatience
-	for _, t := range g.turns {
+	for _, t := range g.inFlight {
 		d = min(d, groupPatience-time.Since(t.began))
 	}
 	return d
 }
 
-// due says whether somebody who waits may go: when nothing is under way; beside one statement, if
-// those who wait are enough to be one of two groups; or when they are enough for a full statement.
-func (g *appendGroups) due() bool {
-	if len(g.turns) == 0 {
+// ready reports whether the next group may go: when nothing is in flight; beside one statement, if
+// those that wait are enough to be one of two groups; or when they are enough for a full statement.
+func (g *groupCommit) ready() bool {
+	if len(g.inFlight) == 0 {
 		return len(g.waiting) > 0
 	}
 	enough := maxGroupRows
-	if half, two := g.inTwo(); two && len(g.turns) == 1 {
+	if half, two := g.halves(); two && len(g.inFlight) == 1 {
 		enough = half * 3 / 4
 	}
-	if g.rows < enough && len(g.waiting) < maxGroupCalls && g.bytes < maxGroupBytes {
+	if g.rows < enough && len(g.waiting) < maxGroupAppends && g.bytes < maxGroupBytes {
 		return false
 	}
-	return slices.ContainsFunc(g.waiting, func(m *appendMember) bool { return !g.underWay(m.key) })
+	return slices.ContainsFunc(g.waiting, func(m *groupMember) bool { return !g.isInFlight(m.key) })
 }
 
-// inTwo says whether the rows that wait and those under way should be two groups, and how many rows
-// each should have.
-func (g *appendGroups) inTwo() (half int, two bool) {
+// halves reports whether the rows that wait and those in flight should be two groups, and how many
+// rows each should have.
+func (g *groupCommit) halves() (half int, two bool) {
 	rows := g.rows
-	for _, t := range g.turns {
+	for _, t := range g.inFlight {
 		rows += t.rows
 	}
-	return (rows + 1) / 2, g.inTurns && len(g.turns) < 2 && rows >= twoGroupsRows
+	return (rows + 1) / 2, g.twoGroups && len(g.inFlight) < 2 && rows >= twoGroupsRows
 }
 
-// underWay says whether a group that is under way appends to an aggregate.
-func (g *appendGroups) underWay(key aggregateKey) bool {
-	return slices.ContainsFunc(g.turns, func(t *appendTurn) bool {
-		_, ok := t.of[key]
+// isInFlight reports whether a group in flight appends to an aggregate.
+func (g *groupCommit) isInFlight(key aggregateKey) bool {
+	return slices.ContainsFunc(g.inFlight, func(t *inFlightStatement) bool {
+		_, ok := t.aggregates[key]
 		return ok
 	})
 }
 
-// gather lets those run first who are about to come, most of them because a statement has just
-// released them, for as long as that brings anybody, and until there are enough for two statements.
-func (g *appendGroups) gather() {
-	for n := 0; len(g.waiting) != n && len(g.waiting) < 2*maxGroupCalls; {
+// gather lets goroutines run that are about to append, most of them because a statement has just
+// released them: for as long as that brings any, and until there are enough for two statements.
+func (g *groupCommit) gather() {
+	for n := 0; len(g.waiting) != n && len(g.waiting) < 2*maxGroupAppends; {
 		n = len(g.waiting)
 		g.mu.Unlock()
 		runtime.Gosched()
@@ -304,29 +303,29 @@ func (g *appendGroups) gather() {
 	}
 }
 
-// take makes a group of those who go now, and begins its turn.
-func (g *appendGroups) take() *appendGroup {
+// nextGroup makes a group of those that go now, and counts it among those in flight.
+func (g *groupCommit) nextGroup() *commitGroup {
 	most := maxGroupRows
-	if half, two := g.inTwo(); two {
+	if half, two := g.halves(); two {
 		most = min(most, half)
 	}
-	n := min(len(g.waiting), maxGroupCalls)
-	group := &appendGroup{turn: &appendTurn{began: time.Now(), of: make(map[aggregateKey]struct{}, n)}, members: make([]*appendMember, 0, n), ended: make(chan struct{})}
+	n := min(len(g.waiting), maxGroupAppends)
+	group := &commitGroup{statement: &inFlightStatement{began: time.Now(), aggregates: make(map[aggregateKey]struct{}, n)}, members: make([]*groupMember, 0, n), ended: make(chan struct{})}
 	bytes, seen := 0, 0
-	var later []*appendMember // came before the last to go
+	var later []*groupMember // came before the last to go
 	for _, m := range g.waiting {
-		if group.turn.rows > 0 && (len(group.members) == maxGroupCalls || group.turn.rows+len(m.call.rows) > most || bytes+m.bytes > maxGroupBytes) {
+		if group.statement.rows > 0 && (len(group.members) == maxGroupAppends || group.statement.rows+len(m.request.rows) > most || bytes+m.bytes > maxGroupBytes) {
 			break
 		}
 		seen++
-		if g.underWay(m.key) {
+		if g.isInFlight(m.key) {
 			later = append(later, m)
 			continue
 		}
 		m.group = group
 		group.members = append(group.members, m)
-		group.turn.of[m.key] = struct{}{}
-		group.turn.rows += len(m.call.rows)
+		group.statement.aggregates[m.key] = struct{}{}
+		group.statement.rows += len(m.request.rows)
 		bytes += m.bytes
 		g.count(m, -1)
 	}
@@ -337,30 +336,30 @@ func (g *appendGroups) take() *appendGroup {
 	g.waiting = rest
 	group.waiting = len(group.members)
 	group.ctx, group.cancel = context.WithCancel(context.WithoutCancel(group.members[0].ctx))
-	g.turns = append(g.turns, group.turn)
-	g.crowded = len(group.members) > 1
+	g.inFlight = append(g.inFlight, group.statement)
+	g.lastWasGroup = len(group.members) > 1
 	return group
 }
 
 // send stores a group's appends and tells each what has become of it.
-func (g *appendGroups) send(group *appendGroup) {
+func (g *groupCommit) send(group *commitGroup) {
 	defer close(group.ended)
 	defer group.cancel()
 	// In one order, or two stores' groups could each wait for what the other has inserted.
 	members := group.members
-	slices.SortFunc(members, func(x, y *appendMember) int {
+	slices.SortFunc(members, func(x, y *groupMember) int {
 		return cmp.Or(cmp.Compare(x.key.stream, y.key.stream), cmp.Compare(x.key.id, y.key.id))
 	})
 	calls := make([]*appendCall, len(members))
 	for i, m := range members {
-		calls[i] = m.call
+		calls[i] = m.request
 	}
 	var stored []bool
 	var err error
 	if len(calls) == 1 {
-		stored, err = []bool{true}, g.alone(group.ctx, calls[0])
+		stored, err = []bool{true}, g.insertAlone(group.ctx, calls[0])
 	} else {
-		stored, err = g.together(group.ctx, calls)
+		stored, err = g.insertGroup(group.ctx, calls)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -368,12 +367,12 @@ func (g *appendGroups) send(group *appendGroup) {
 		switch {
 		case m.gone:
 		case err == nil && !stored[i]:
-			m.apart = true
-			g.setApart(m.key)
-			m.outcome <- errApart
+			m.solo = true
+			g.addSolo(m.key)
+			m.outcome <- errGoSolo
 		default:
 			m.outcome <- err
 		}
 	}
-	g.over(group.turn)
+	g.finished(group.statement)
 }

@@ -11,13 +11,13 @@ import (
 
 // batchTx is the transaction of one batch: what its handlers do, and how far they are.
 type batchTx struct {
-	inner backendTx
-	lease     *lease
-	store     *Store
-	name      string
-	stopped   bool
-	wrote     bool  // events
-	fault     error // what has ended the unit, if it was not the handler
+	inner   backendTx
+	lease   *lease
+	store   *Store
+	name    string
+	stopped bool
+	wrote   bool  // events
+	fault   error // what has ended the unit, if it was not the handler
 }
 
 func (w *batchTx) sqlTx() (*sql.Tx, error) {
