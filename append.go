@@ -82,7 +82,7 @@ func (s *Store) appendThrough(ctx context.Context, mw []Middleware, b Batch) ([]
 	if err != nil {
 		return nil, err
 	}
-	s.news.publish()
+	s.appended.publish()
 	return s.stored(ctx, stored, len(stored) > 0 && &stored[0] != &a.rows[0])
 }
 

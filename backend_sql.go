@@ -192,7 +192,7 @@ func (c conn) row(ctx context.Context, dest []any, text string, args ...any) (fo
 }
 
 // changes is exec for a statement of which it matters whether it found its row. Outside a transaction
-// it holds the connection until it knows, or asks aside: see ask.
+// it holds the connection until it knows, or asks aside: see async.
 func (c conn) changes(ctx context.Context, text string, args ...any) (changed bool, err error) {
 	switch {
 	case c.tx != nil || c.one != nil:
@@ -204,7 +204,7 @@ func (c conn) changes(ctx context.Context, text string, args ...any) (changed bo
 			return false, err
 		}
 		select {
-		case n := <-ask(res.RowsAffected):
+		case n := <-async(res.RowsAffected):
 			return n.value > 0, n.err
 		case <-ctx.Done():
 			return false, ctx.Err()
@@ -233,20 +233,20 @@ func (c conn) changesHere(ctx context.Context, text string, args []any) (bool, e
 	return n > 0, err
 }
 
-// told is what a result has told.
-type told struct {
+// asyncResult is what a result has told.
+type asyncResult struct {
 	value int64
 	err   error
 }
 
-// ask asks a result from beside the caller, who may have better things to do than wait: outside a
+// async asks a result from beside the caller, who may have better things to do than wait: outside a
 // transaction database/sql has given the connection back by now, and lets the result wait for the
 // statement of whoever has got it, however long that takes.
-func ask(result func() (int64, error)) <-chan told {
-	answer := make(chan told, 1)
+func async(result func() (int64, error)) <-chan asyncResult {
+	answer := make(chan asyncResult, 1)
 	go func() {
 		n, err := result()
-		answer <- told{n, err}
+		answer <- asyncResult{n, err}
 	}()
 	return answer
 }

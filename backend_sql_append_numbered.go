@@ -85,7 +85,7 @@ func (b *sqlBackend) lastInsertID(ctx context.Context, c conn, res sql.Result, f
 	if c.tx != nil {
 		return res.LastInsertId()
 	}
-	answer := ask(res.LastInsertId)
+	answer := async(res.LastInsertId)
 	t := time.NewTimer(resultPatience)
 	defer t.Stop()
 	select {

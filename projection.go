@@ -131,13 +131,13 @@ func (p *Projection[S]) Wait(ctx context.Context, s *Store, at Position) error {
 	if err := checkName("Projection.Name", p.Name); err != nil {
 		return err
 	}
-	poll := p.Poll
-	if poll == 0 {
-		poll = defaultPoll
+	longest := p.Poll
+	if longest == 0 {
+		longest = defaultPoll
 	}
-	wait := newWaiter(s.moves, poll)
+	poll := newPoller(s.progress, longest)
 	for {
-		wait.listen()
+		poll.listen()
 		row, found, err := s.backend.projection(ctx, p.Name)
 		switch {
 		case err != nil && !passing(err):
@@ -145,7 +145,7 @@ func (p *Projection[S]) Wait(ctx context.Context, s *Store, at Position) error {
 		case err == nil && found && row.position >= at && row.status != StatusResetting && row.status != StatusDeleting:
 			return nil
 		}
-		if err := wait.wait(ctx, true); err != nil {
+		if err := poll.wait(ctx, true); err != nil {
 			return err
 		}
 	}

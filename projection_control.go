@@ -121,7 +121,7 @@ func (s *Store) controlProjection(ctx context.Context, name string, c control) e
 		return notFound(name)
 	}
 	s.leases.revoke(name)
-	s.moves.publish()
+	s.progress.publish()
 	return nil
 }
 
@@ -168,7 +168,7 @@ func (s *Store) carryOut(ctx context.Context, r *runner, status ProjectionStatus
 		case row.free(r.owner):
 			err = r.alone(ctx, &row, fn)
 		}
-		s.moves.publish()
+		s.progress.publish()
 		if err != nil && !errors.Is(err, errRepeat) && !errors.Is(err, ErrLeaseLost) || attempt == maxRepeats {
 			return err
 		}

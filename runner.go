@@ -109,14 +109,14 @@ func (r *runner) release(ctx context.Context, status ProjectionStatus, problem s
 	if err := r.store.backend.releaseLease(ctx, r.name, r.owner, status, problem); err != nil {
 		r.store.opts.Logger.WarnContext(ctx, "lease not released", "projection", r.name, "owner", r.owner, "error", err)
 	}
-	r.store.moves.publish()
+	r.store.progress.publish()
 }
 
 // acquire waits until it has the lease and returns what is stored under it.
 func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
-	wait := newWaiter(r.store.moves, min(r.poll, r.term/4))
+	poll := newPoller(r.store.progress, min(r.poll, r.term/4))
 	for {
-		wait.listen()
+		poll.listen()
 		row, found, err := r.store.backend.projection(ctx, r.name)
 		switch {
 		case err != nil:
@@ -139,7 +139,7 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 		}
 		if row.status == StatusDeleting && !r.begun {
 			// This run was not there when the delete was asked for, and begins behind it.
-			if err := wait.wait(ctx, true); err != nil {
+			if err := poll.wait(ctx, true); err != nil {
 				return row, err
 			}
 			continue
@@ -169,7 +169,7 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 			}
 			continue
 		}
-		if err := wait.wait(ctx, true); err != nil {
+		if err := poll.wait(ctx, true); err != nil {
 			return row, err
 		}
 	}

@@ -72,7 +72,7 @@ func (b *batcher) resume(ctx context.Context, row *projectionRow) error {
 // follow takes in one batch after the other, and reads the next one meanwhile if it is there. It ends
 // with errStopped at a target, unless that is noTarget.
 func (b *batcher) follow(ctx context.Context, target Position) error {
-	wait := newWaiter(b.store.news, b.poll)
+	poll := newPoller(b.store.appended, b.poll)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var ahead chan batch
@@ -88,7 +88,7 @@ func (b *batcher) follow(ctx context.Context, target Position) error {
 			return errStopped
 		}
 		if ahead == nil {
-			ahead = b.fetch(ctx, wait, b.position)
+			ahead = b.fetch(ctx, poll, b.position)
 		}
 		next := <-ahead
 		ahead = nil
@@ -96,9 +96,9 @@ func (b *batcher) follow(ctx context.Context, target Position) error {
 			return next.err
 		}
 		if next.upTo > b.position {
-			wait.found()
+			poll.found()
 			if next.more && (target == noTarget || next.upTo < target) {
-				ahead = b.fetch(ctx, wait, next.upTo)
+				ahead = b.fetch(ctx, poll, next.upTo)
 			}
 			if err := b.process(ctx, next.rows, next.upTo); err != nil {
 				return err
@@ -110,7 +110,7 @@ func (b *batcher) follow(ctx context.Context, target Position) error {
 			}
 			continue
 		}
-		if err := wait.wait(ctx, next.settled); err != nil {
+		if err := poll.wait(ctx, next.settled); err != nil {
 			return err
 		}
 		if time.Since(checked) >= b.poll {
@@ -130,7 +130,7 @@ func (b *batcher) pace(ctx context.Context, began time.Time) error {
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
-	case <-b.store.moves.awaited():
+	case <-b.store.progress.awaited():
 	case <-t.C:
 	}
 	return ctx.Err()
@@ -146,18 +146,18 @@ func (b *batcher) check(ctx context.Context) error {
 }
 
 // fetch looks for sealed events after a position, beside the caller.
-func (b *batcher) fetch(ctx context.Context, wait *waiter, after Position) chan batch {
+func (b *batcher) fetch(ctx context.Context, poll *poller, after Position) chan batch {
 	out := make(chan batch, 1)
 	go func() {
 		var next batch
-		next.err = b.look(ctx, wait, after, &next)
+		next.err = b.look(ctx, poll, after, &next)
 		out <- next
 	}()
 	return out
 }
 
-func (b *batcher) look(ctx context.Context, wait *waiter, after Position, next *batch) error {
-	wait.listen()
+func (b *batcher) look(ctx context.Context, poll *poller, after Position, next *batch) error {
+	poll.listen()
 	next.began, next.settled = time.Now(), true
 	// What was sealed stays so. A runner far behind still seals now and then, for those who look at
 	// Stats while no other does.
@@ -332,9 +332,9 @@ func (b *batcher) finish(tx *batchTx, upTo Position) error {
 		b.state = state
 	}
 	if tx.wrote {
-		b.store.news.publish()
+		b.store.appended.publish()
 	}
-	b.store.moves.publish()
+	b.store.progress.publish()
 	return nil
 }
 

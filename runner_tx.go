@@ -71,7 +71,7 @@ func (w *batchTx) append(ctx context.Context, b Batch, complete bool) error {
 		return err
 	}
 	s := *w.store
-	s.backend, s.inTx, s.news = inside, true, newNews()
+	s.backend, s.inTx, s.appended = inside, true, newBroadcast()
 	w.wrote = true
 	err = s.appendBatch(ctx, b, complete)
 	if errors.Is(err, ErrStreamNotFound) {

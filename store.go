@@ -19,16 +19,16 @@ import (
 // Errors of a database come back wrapped. A context that ends ends every call with its error; an
 // append whose context ends while it is under way may or may not have been stored.
 type Store struct {
-	backend backend
-	codec   *payloadCodec
-	opts    Options
-	news    *news // of events
-	moves   *news // of projections
-	leases  *leases
-	inTx    bool
-	shares  bool // the backend keeps the bytes that it hands out
-	loads   bool // there is Middleware.Load
-	plain   bool // there is no Middleware.Append
+	backend  backend
+	codec    *payloadCodec
+	opts     Options
+	appended *broadcast // of events
+	progress *broadcast // of projections
+	leases   *leases
+	inTx     bool
+	shares   bool // the backend keeps the bytes that it hands out
+	loads    bool // there is Middleware.Load
+	plain    bool // there is no Middleware.Append
 }
 
 // Options configure a store. The zero value, or nil, is the default.
@@ -119,14 +119,14 @@ func Open(db *sql.DB, dialect *Dialect, opts *Options) (*Store, error) {
 func NewMemStore(opts *Options) *Store {
 	s, err := newStore(opts)
 	if err != nil {
-		return &Store{backend: &brokenBackend{err: err}, codec: defaultCodec, news: newNews(), moves: newNews(), leases: newLeases()}
+		return &Store{backend: &brokenBackend{err: err}, codec: defaultCodec, appended: newBroadcast(), progress: newBroadcast(), leases: newLeases()}
 	}
 	s.backend, s.shares = newMemBackend(), true
 	return s
 }
 
 func newStore(opts *Options) (*Store, error) {
-	s := &Store{news: newNews(), moves: newNews(), leases: newLeases()}
+	s := &Store{appended: newBroadcast(), progress: newBroadcast(), leases: newLeases()}
 	if opts != nil {
 		s.opts = *opts
 	}

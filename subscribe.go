@@ -19,9 +19,9 @@ const subscribePoll = 500 * time.Millisecond
 // whose transaction need not see anything new, it yields [errors.ErrUnsupported].
 func (s *Store) Subscribe(ctx context.Context, from Selection, after Position) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		wait := newWaiter(s.news, subscribePoll)
+		poll := newPoller(s.appended, subscribePoll)
 		for {
-			wait.listen()
+			poll.listen()
 			sealed, settled, err := s.backend.seal(ctx)
 			if err == nil && s.inTx {
 				err = fmt.Errorf("eventstore: a subscription inside a transaction: %w", errors.ErrUnsupported)
@@ -33,13 +33,13 @@ func (s *Store) Subscribe(ctx context.Context, from Selection, after Position) i
 					}
 				}
 				after = sealed
-				wait.found()
+				poll.found()
 			}
 			if err == nil {
 				err = from.check()
 			}
 			if err == nil {
-				err = wait.wait(ctx, settled)
+				err = poll.wait(ctx, settled)
 			}
 			if err != nil {
 				yield(Event{}, err)

@@ -6,82 +6,82 @@ import (
 	"time"
 )
 
-// news tells those who wait for events that there are some.
-type news struct {
+// broadcast wakes all goroutines that wait for something to happen.
+type broadcast struct {
 	mu    sync.Mutex
-	ch    chan struct{} // nil: nobody waits
-	asked chan struct{} // closed when somebody begins to wait; nil: nobody has to know
+	ch    chan struct{} // nil: none waits
+	asked chan struct{} // closed when one begins to wait; nil: none has to know
 }
 
-func newNews() *news { return &news{} }
+func newBroadcast() *broadcast { return &broadcast{} }
 
 // next returns a channel that is closed with the next publish.
-func (n *news) next() <-chan struct{} {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.ch == nil {
-		n.ch = make(chan struct{})
-		if n.asked != nil {
-			close(n.asked)
-			n.asked = nil
+func (b *broadcast) next() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch == nil {
+		b.ch = make(chan struct{})
+		if b.asked != nil {
+			close(b.asked)
+			b.asked = nil
 		}
 	}
-	return n.ch
+	return b.ch
 }
 
-// awaited returns a channel that is closed as soon as somebody waits for news.
-func (n *news) awaited() <-chan struct{} {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.asked == nil {
-		n.asked = make(chan struct{})
+// awaited returns a channel that is closed as soon as a goroutine waits for the next publish.
+func (b *broadcast) awaited() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.asked == nil {
+		b.asked = make(chan struct{})
 	}
-	asked := n.asked
-	if n.ch != nil {
-		close(n.asked)
-		n.asked = nil
+	asked := b.asked
+	if b.ch != nil {
+		close(b.asked)
+		b.asked = nil
 	}
 	return asked
 }
 
-func (n *news) publish() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.ch != nil {
-		close(n.ch)
-		n.ch = nil
+func (b *broadcast) publish() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch != nil {
+		close(b.ch)
+		b.ch = nil
 	}
 }
 
-// waiter waits between looks: until there is news from this process, or for a while that doubles
-// as long as nothing is found.
-type waiter struct {
-	news    *news
-	ch      <-chan struct{}
-	pause   time.Duration
-	longest time.Duration
+// poller waits between looks: until a broadcast from this process, or for a while that doubles as long
+// as nothing is found.
+type poller struct {
+	broadcast *broadcast
+	ch        <-chan struct{}
+	pause     time.Duration
+	longest   time.Duration
 }
 
 const shortestPause = 10 * time.Millisecond
 
-// settleTime is what a hole gets to be filled before somebody asks after its writer.
+// settleTime is how long a hole may take to be filled before its writer is looked for.
 const settleTime = 2 * time.Millisecond
 
-func newWaiter(n *news, longest time.Duration) *waiter {
-	return &waiter{news: n, longest: longest, pause: min(shortestPause, longest)}
+func newPoller(b *broadcast, longest time.Duration) *poller {
+	return &poller{broadcast: b, longest: longest, pause: min(shortestPause, longest)}
 }
 
 // listen is called before a look, so that what happens during it is not missed.
-func (w *waiter) listen() { w.ch = w.news.next() }
+func (p *poller) listen() { p.ch = p.broadcast.next() }
 
 // found is called when a look found something.
-func (w *waiter) found() { w.pause = min(shortestPause, w.longest) }
+func (p *poller) found() { p.pause = min(shortestPause, p.longest) }
 
 // wait waits; not for long if the look before left something unsettled.
-func (w *waiter) wait(ctx context.Context, settled bool) error {
-	pause := w.pause
+func (p *poller) wait(ctx context.Context, settled bool) error {
+	pause := p.pause
 	if settled {
-		w.pause = min(2*w.pause, w.longest)
+		p.pause = min(2*p.pause, p.longest)
 	} else {
 		pause = settleTime
 	}
@@ -90,7 +90,7 @@ func (w *waiter) wait(ctx context.Context, settled bool) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-w.ch:
+	case <-p.ch:
 	case <-t.C:
 	}
 	return ctx.Err()
