@@ -51,7 +51,7 @@ func (s *Store) complete(ctx context.Context, events []NewEvent) error {
 			}
 			ev.ID = id
 		}
-		if len(common) == 0 && s.plain {
+		if len(common) == 0 && s.noAppendMiddleware {
 			continue // nobody changes what the caller gave, and encode copies it
 		}
 		md := make(Metadata, len(common)+len(ev.Metadata))
@@ -78,23 +78,23 @@ func (s *Store) appendThrough(ctx context.Context, mw []Middleware, b Batch) ([]
 	if err != nil {
 		return nil, err
 	}
-	stored, err := s.store(ctx, a)
+	stored, err := s.appendWithRetry(ctx, a)
 	if err != nil {
 		return nil, err
 	}
 	s.appended.publish()
-	return s.stored(ctx, stored, len(stored) > 0 && &stored[0] != &a.rows[0])
+	return s.toEvents(ctx, stored, len(stored) > 0 && &stored[0] != &a.rows[0])
 }
 
 // encode checks a batch and turns it into rows.
-func (s *Store) encode(b Batch) (*appendCall, error) {
+func (s *Store) encode(b Batch) (*appendRequest, error) {
 	if err := checkAggregate(b.Stream, b.AggregateID); err != nil {
 		return nil, err
 	}
 	if b.Expected < MustExist {
 		return nil, invalid("expected version %d", int64(b.Expected))
 	}
-	a := &appendCall{stream: b.Stream, aggregateID: b.AggregateID, expected: b.Expected, at: s.now()}
+	a := &appendRequest{stream: b.Stream, aggregateID: b.AggregateID, expected: b.Expected, at: s.now()}
 	if len(b.Events) == 1 {
 		a.rows = a.one[:]
 	} else {
@@ -162,9 +162,9 @@ type storedPayload struct {
 
 func (p storedPayload) EventName() string { return p.name }
 
-// store has the backend append, repeats what is worth repeating, and tells a conflict from an
+// appendWithRetry has the backend append, repeats what is worth repeating, and tells a conflict from an
 // append that has been stored before. It returns a.rows, or the rows stored before.
-func (s *Store) store(ctx context.Context, a *appendCall) ([]record, error) {
+func (s *Store) appendWithRetry(ctx context.Context, a *appendRequest) ([]record, error) {
 	for attempt := 1; ; attempt++ {
 		err := s.backend.append(ctx, a)
 		if err == nil {
@@ -172,17 +172,17 @@ func (s *Store) store(ctx context.Context, a *appendCall) ([]record, error) {
 		}
 		if errors.Is(err, errVersion) {
 			var stored []record
-			if stored, err = s.settle(ctx, a); err == nil {
+			if stored, err = s.explainConflict(ctx, a); err == nil {
 				return stored, nil
 			}
 		}
-		if !errors.Is(err, errRepeat) {
+		if !errors.Is(err, errRetry) {
 			return nil, err
 		}
 		if s.inTx {
 			return nil, fmt.Errorf("%w: %w", ErrRetryTx, err)
 		}
-		if attempt == maxRepeats {
+		if attempt == maxRetries {
 			return nil, err
 		}
 		s.opts.Logger.DebugContext(ctx, "append repeated", "stream", a.stream, "aggregate", a.aggregateID, "attempt", attempt, "error", err)
@@ -192,27 +192,27 @@ func (s *Store) store(ctx context.Context, a *appendCall) ([]record, error) {
 	}
 }
 
-// settle decides what a refused append was: stored before (its rows are returned), a conflict, or
-// a race that is over (errRepeat).
-func (s *Store) settle(ctx context.Context, a *appendCall) ([]record, error) {
-	v, err := s.backend.resolve(ctx, a)
+// explainConflict decides what a refused append was: stored before (its rows are returned), a conflict, or
+// a race that is over (errRetry).
+func (s *Store) explainConflict(ctx context.Context, a *appendRequest) ([]record, error) {
+	v, err := s.backend.diagnose(ctx, a)
 	switch {
 	case err != nil:
 		return nil, err
 	case !v.found:
 		return nil, fmt.Errorf("%w: %q: Store.CreateStream makes it", ErrStreamNotFound, a.stream)
-	case repeats(a, v.stored):
+	case isRepeat(a, v.stored):
 		return v.stored, nil
 	case len(v.stored) == 0 && !v.taken && a.expected.admits(v.actual):
-		return nil, errRepeat
+		return nil, errRetry
 	}
 	s.opts.Logger.DebugContext(ctx, "append conflicts", "stream", a.stream, "aggregate", a.aggregateID, "expected", a.expected, "actual", v.actual)
 	return nil, &ConflictError{Stream: a.stream, AggregateID: a.aggregateID, Expected: a.expected, Actual: v.actual}
 }
 
-// repeats says whether stored are the very events that a wants stored: the same IDs in the same
+// isRepeat says whether stored are the very events that a wants stored: the same IDs in the same
 // order, one after the other in the same aggregate.
-func repeats(a *appendCall, stored []record) bool {
+func isRepeat(a *appendRequest, stored []record) bool {
 	if len(stored) != len(a.rows) {
 		return false
 	}
@@ -224,9 +224,9 @@ func repeats(a *appendCall, stored []record) bool {
 	return true
 }
 
-// stored turns rows into the events that an append returns. Those stored by an earlier call have
+// toEvents turns rows into the events that an append returns. Those stored by an earlier call have
 // been read, and so pass the middleware for that.
-func (s *Store) stored(ctx context.Context, rows []record, earlier bool) ([]Event, error) {
+func (s *Store) toEvents(ctx context.Context, rows []record, earlier bool) ([]Event, error) {
 	events := make([]Event, len(rows))
 	for i := range rows {
 		var err error

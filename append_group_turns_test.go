@@ -39,7 +39,7 @@ type turnAnswer struct {
 
 func newTurns(t *testing.T) *groupTurns {
 	ts := &groupTurns{groupCommit: groupCommit{twoGroups: true}, t: t, returned: map[string]error{}}
-	ask := func(ctx context.Context, calls []*appendCall, group bool) ([]bool, error) {
+	ask := func(ctx context.Context, calls []*appendRequest, group bool) ([]bool, error) {
 		st := &turnStatement{group: group, ctx: ctx, answer: make(chan turnAnswer, 1)}
 		for _, a := range calls {
 			st.of = append(st.of, a.aggregateID)
@@ -54,11 +54,11 @@ func newTurns(t *testing.T) *groupTurns {
 			return nil, fmt.Errorf("eventstore: append: %w", ctx.Err())
 		}
 	}
-	ts.insertAlone = func(ctx context.Context, a *appendCall) error {
-		_, err := ask(ctx, []*appendCall{a}, false)
+	ts.insertAlone = func(ctx context.Context, a *appendRequest) error {
+		_, err := ask(ctx, []*appendRequest{a}, false)
 		return err
 	}
-	ts.insertGroup = func(ctx context.Context, calls []*appendCall) ([]bool, error) { return ask(ctx, calls, true) }
+	ts.insertGroup = func(ctx context.Context, calls []*appendRequest) ([]bool, error) { return ask(ctx, calls, true) }
 	return ts
 }
 
@@ -67,7 +67,7 @@ func (ts *groupTurns) start(ctx context.Context, id string) { ts.startRows(ctx, 
 
 // startRows is start for an append of n rows, each with so many bytes.
 func (ts *groupTurns) startRows(ctx context.Context, id string, n, bytes int) {
-	a := &appendCall{stream: "s", aggregateID: id, rows: make([]record, n)}
+	a := &appendRequest{stream: "s", aggregateID: id, rows: make([]record, n)}
 	for i := range a.rows {
 		a.rows[i].data = make([]byte, bytes)
 	}
@@ -257,10 +257,10 @@ func TestAppendTurns(t *testing.T) {
 	})
 	inTurns(t, "a driver that panics holds up nobody", func(t *testing.T, ts *groupTurns) {
 		ask := ts.insertAlone
-		ts.insertAlone = func(context.Context, *appendCall) error { panic("driver") }
+		ts.insertAlone = func(context.Context, *appendRequest) error { panic("driver") }
 		func() {
 			defer func() { _ = recover() }()
-			_ = ts.append(t.Context(), &appendCall{stream: "s", aggregateID: "a", rows: make([]record, 1)})
+			_ = ts.append(t.Context(), &appendRequest{stream: "s", aggregateID: "a", rows: make([]record, 1)})
 			t.Error("the panic did not get through")
 		}()
 		ts.insertAlone = ask
@@ -469,7 +469,7 @@ func TestAppendTurnsRandom(t *testing.T) {
 			return nil
 		}
 	}
-	g.insertAlone = func(ctx context.Context, a *appendCall) error {
+	g.insertAlone = func(ctx context.Context, a *appendRequest) error {
 		if err := pause(ctx, n.Add(1)); err != nil {
 			return err
 		}
@@ -479,7 +479,7 @@ func TestAppendTurnsRandom(t *testing.T) {
 		a.rows[0].version++
 		return nil
 	}
-	g.insertGroup = func(ctx context.Context, calls []*appendCall) ([]bool, error) {
+	g.insertGroup = func(ctx context.Context, calls []*appendRequest) ([]bool, error) {
 		groups.Add(1)
 		if err := pause(ctx, n.Add(1)); err != nil {
 			return nil, err
@@ -506,7 +506,7 @@ func TestAppendTurnsRandom(t *testing.T) {
 				if (i+j)%7 == 0 {
 					time.AfterFunc(time.Duration(i*j%900)*time.Microsecond, cancel)
 				}
-				a := &appendCall{stream: "s", aggregateID: fmt.Sprint(i * j % 41), expected: ExpectedVersion((i + j) % 9 / 8), rows: make([]record, 1)}
+				a := &appendRequest{stream: "s", aggregateID: fmt.Sprint(i * j % 41), expected: ExpectedVersion((i + j) % 9 / 8), rows: make([]record, 1)}
 				err := g.append(ctx, a)
 				cancel()
 				switch {

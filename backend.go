@@ -27,12 +27,12 @@ type backend interface {
 
 	// append stores rows as the next versions of an aggregate, all or none, and completes them
 	// with version, position and time. errVersion says that the aggregate was not at the expected
-	// version, or that something else is in the way that resolve can tell; errRepeat that the same
+	// version, or that something else is in the way that diagnose can tell; errRetry that the same
 	// call can succeed now.
-	append(ctx context.Context, a *appendCall) error
+	append(ctx context.Context, a *appendRequest) error
 
-	// resolve finds out why an append failed with errVersion.
-	resolve(ctx context.Context, a *appendCall) (verdict, error)
+	// diagnose finds out why an append failed with errVersion.
+	diagnose(ctx context.Context, a *appendRequest) (conflictCause, error)
 
 	// seal moves the sealed position as far as it can and returns it. If it is not settled, another
 	// look soon may get further.
@@ -65,23 +65,23 @@ type backend interface {
 
 var (
 	errVersion = errors.New("eventstore: the aggregate is not as expected")
-	errRepeat  = errors.New("eventstore: the statement can be repeated")
+	errRetry   = errors.New("eventstore: the statement can be retried")
 	errLost    = errors.New("eventstore: the connection to the database is lost")
 )
 
-// passingError is an error of the database that need not come back when it is asked again: an
-// errRepeat or an errLost.
-type passingError struct {
+// transientError is an error of the database that need not come back when it is asked again: an
+// errRetry or an errLost.
+type transientError struct {
 	op   string
 	err  error
 	kind error
 }
 
-func (e *passingError) Error() string { return prefix + e.op + ": " + e.err.Error() }
+func (e *transientError) Error() string { return prefix + e.op + ": " + e.err.Error() }
 
-func (e *passingError) Unwrap() error { return e.err }
+func (e *transientError) Unwrap() error { return e.err }
 
-func (e *passingError) Is(target error) bool { return target == e.kind }
+func (e *transientError) Is(target error) bool { return target == e.kind }
 
 // record is an event as it is stored. Its bytes are never changed once it has been handed out.
 type record struct {
@@ -120,8 +120,8 @@ type streamRow struct {
 
 type aggregateKey struct{ stream, id string }
 
-// appendCall is an append as a backend sees it.
-type appendCall struct {
+// appendRequest is an append as a backend sees it.
+type appendRequest struct {
 	stream, aggregateID string
 	expected            ExpectedVersion
 	at                  time.Time // zero: the backend's clock
@@ -131,7 +131,7 @@ type appendCall struct {
 }
 
 // size is how many bytes of data and metadata an append has.
-func (a *appendCall) size() int {
+func (a *appendRequest) size() int {
 	n := 0
 	for i := range a.rows {
 		n += len(a.rows[i].data) + len(a.rows[i].metadata)
@@ -139,8 +139,8 @@ func (a *appendCall) size() int {
 	return n
 }
 
-// verdict is what stood in an append's way.
-type verdict struct {
+// conflictCause is what stood in an append's way.
+type conflictCause struct {
 	found  bool     // the stream exists
 	actual int64    // the aggregate's version
 	taken  bool     // the next version is taken, though actual, in an older snapshot, does not show it
@@ -154,7 +154,7 @@ type page struct {
 	after, before Position // exclusive; zero: none
 	limit         int
 	backward      bool
-	expected      int // how many rows probably come; zero: nobody knows
+	sizeHint      int // how many rows probably come; zero: nobody knows
 }
 
 // snapshot is a state as it is stored. The position is that of the event of its version: since
@@ -182,9 +182,9 @@ type projectionBackend interface {
 	renewLease(ctx context.Context, name string, epoch int64, term time.Duration) (held bool, err error)
 	releaseLease(ctx context.Context, name, owner string, status ProjectionStatus, problem string) error
 
-	// failedTry notes why the last try of a runner has failed, until its next checkpoint, if the epoch
+	// noteError notes why the last try of a runner has failed, until its next checkpoint, if the epoch
 	// is still this.
-	failedTry(ctx context.Context, name string, epoch int64, problem string) error
+	noteError(ctx context.Context, name string, epoch int64, problem string) error
 
 	// control carries out what somebody has asked for by a projection's name.
 	control(ctx context.Context, name string, c control) (found bool, err error)
@@ -206,7 +206,7 @@ type projectionRow struct {
 	held       bool  // the lease has not run out
 	readModel  bool  // whoever had the lease last has a read model
 	retry      bool  // parked events wait to be tried again
-	problem    string
+	errText    string
 }
 
 // free says whether a runner can take the lease.
@@ -280,7 +280,7 @@ const (
 type parkedRow struct {
 	position            Position
 	stream, aggregateID string
-	problem             string // empty: it waits behind another
+	errText             string // empty: it waits behind another
 }
 
 // checkpoint is how far a projection is.
@@ -304,7 +304,7 @@ type backendTx interface {
 	park(name string, row parkedRow) error
 	unpark(name string, p Position) error
 	dropParked(name string) error
-	// databaseFault returns an error of kind errRepeat or errLost if err, which a handler has returned, or
+	// databaseFault returns an error of kind errRetry or errLost if err, which a handler has returned, or
 	// the state of the unit, is due to the database and not to what the handler did.
 	databaseFault(err error) error
 	// isAftermath says that err only says that something before it has failed.
@@ -351,10 +351,10 @@ func (b *brokenBackend) readSnapshot(context.Context, string, string, int64, int
 
 func (b *brokenBackend) saveSnapshot(context.Context, *snapshot) error { return b.err }
 
-func (b *brokenBackend) append(context.Context, *appendCall) error { return b.err }
+func (b *brokenBackend) append(context.Context, *appendRequest) error { return b.err }
 
-func (b *brokenBackend) resolve(context.Context, *appendCall) (verdict, error) {
-	return verdict{}, b.err
+func (b *brokenBackend) diagnose(context.Context, *appendRequest) (conflictCause, error) {
+	return conflictCause{}, b.err
 }
 
 func (b *brokenBackend) seal(context.Context) (Position, bool, error) { return 0, true, b.err }
@@ -391,7 +391,7 @@ func (b *brokenBackend) releaseLease(context.Context, string, string, Projection
 	return b.err
 }
 
-func (b *brokenBackend) failedTry(context.Context, string, int64, string) error { return b.err }
+func (b *brokenBackend) noteError(context.Context, string, int64, string) error { return b.err }
 
 func (b *brokenBackend) control(context.Context, string, control) (bool, error) { return false, b.err }
 

@@ -54,7 +54,7 @@ func (b *sqlBackend) withTx(tx *sql.Tx) backend {
 func (b *sqlBackend) run(ctx context.Context, op string, fn func(conn) error) error {
 	for attempt := 1; ; attempt++ {
 		err := b.failed(op, fn(b.conn()))
-		if !errors.Is(err, errRepeat) || attempt == maxRepeats {
+		if !errors.Is(err, errRetry) || attempt == maxRetries {
 			return err
 		}
 		if err := backOff(ctx, attempt); err != nil {
@@ -87,7 +87,7 @@ func (b *sqlBackend) transact(ctx context.Context, op string, fn func(conn) erro
 var readCommitted = &sql.TxOptions{Isolation: sql.LevelReadCommitted}
 
 // failed turns an error of the driver into one of the store's. Those that ask for a repetition
-// become errRepeat, or, in the caller's transaction, ErrRetryTx.
+// become errRetry, or, in the caller's transaction, ErrRetryTx.
 func (b *sqlBackend) failed(op string, err error) error {
 	if err == nil {
 		return nil
@@ -95,17 +95,17 @@ func (b *sqlBackend) failed(op string, err error) error {
 	switch b.dialect.classify(err) {
 	case faultNoTable:
 		return fmt.Errorf("%w (%w)", ErrNotInstalled, err)
-	case faultRepeat:
+	case faultRetry:
 		if b.tx != nil {
 			return fmt.Errorf("%w: %s: %w", ErrRetryTx, op, err)
 		}
-		return &passingError{op, err, errRepeat}
+		return &transientError{op, err, errRetry}
 	case faultLost:
-		return &passingError{op, err, errLost}
+		return &transientError{op, err, errLost}
 	case faultForeign:
 		return invalid("dialect %s: this is another kind of database: %s: %w", b.dialect.name, op, err)
 	}
-	if errors.Is(err, errVersion) || errors.Is(err, errRepeat) || errors.Is(err, ErrInvalid) {
+	if errors.Is(err, errVersion) || errors.Is(err, errRetry) || errors.Is(err, ErrInvalid) {
 		return err
 	}
 	return fmt.Errorf("eventstore: %s: %w", op, err)

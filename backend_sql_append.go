@@ -17,15 +17,15 @@ const (
 )
 
 // append stores an append's rows, alone or together with those of others.
-func (b *sqlBackend) append(ctx context.Context, a *appendCall) error {
-	if b.shares(a) {
+func (b *sqlBackend) append(ctx context.Context, a *appendRequest) error {
+	if b.groupable(a) {
 		return b.groupCommit.append(ctx, a)
 	}
 	return b.appendAlone(ctx, a)
 }
 
-// shares says whether an append may go out in one statement with others.
-func (b *sqlBackend) shares(a *appendCall) bool {
+// groupable says whether an append may go out in one statement with others.
+func (b *sqlBackend) groupable(a *appendRequest) bool {
 	if b.tx != nil || len(a.rows) > maxSharedRows || a.size() > maxSharedBytes {
 		return false
 	}
@@ -34,12 +34,12 @@ func (b *sqlBackend) shares(a *appendCall) bool {
 		return known
 	}
 	h, known := b.hints.get(a.stream, a.aggregateID, a.expected, false)
-	return known && h.mariaDB && !b.hints.ahead(a.stream, a.aggregateID, h.version)
+	return known && h.mariaDB && !b.hints.isPast(a.stream, a.aggregateID, h.version)
 }
 
 // appendAlone stores an append's rows with one statement, or, where one can't hold them all, with
 // several in a transaction.
-func (b *sqlBackend) appendAlone(ctx context.Context, a *appendCall) error {
+func (b *sqlBackend) appendAlone(ctx context.Context, a *appendRequest) error {
 	chunks := b.chunks(a.rows)
 	if len(chunks) == 1 {
 		c := b.conn()
@@ -61,7 +61,7 @@ func (b *sqlBackend) appendAlone(ctx context.Context, a *appendCall) error {
 }
 
 // insert stores rows with one statement and completes them.
-func (b *sqlBackend) insert(ctx context.Context, c conn, a *appendCall, rows []record, expected ExpectedVersion) error {
+func (b *sqlBackend) insert(ctx context.Context, c conn, a *appendRequest, rows []record, expected ExpectedVersion) error {
 	if b.dialect.returning {
 		return b.insertReturning(ctx, c, a, rows, expected)
 	}
@@ -87,7 +87,7 @@ func (b *sqlBackend) chunks(rows []record) [][]record {
 	return out
 }
 
-func (b *sqlBackend) insertChunks(ctx context.Context, c conn, a *appendCall, chunks [][]record) error {
+func (b *sqlBackend) insertChunks(ctx context.Context, c conn, a *appendRequest, chunks [][]record) error {
 	expected, done := a.expected, 0
 	for _, rows := range chunks {
 		err := b.insert(ctx, c, a, rows, expected)
@@ -109,8 +109,8 @@ func (b *sqlBackend) insertChunks(ctx context.Context, c conn, a *appendCall, ch
 // insertGroup stores appends to different aggregates with one statement, each on the condition of
 // its own version, and says which of them it has stored. Those that it has not, for whatever
 // reason, lose nothing by being decided alone. It waits for nobody's locks, or not for long.
-func (b *sqlBackend) insertGroup(ctx context.Context, calls []*appendCall) (stored []bool, err error) {
-	if twice(calls) {
+func (b *sqlBackend) insertGroup(ctx context.Context, calls []*appendRequest) (stored []bool, err error) {
+	if haveTwins(calls) {
 		return make([]bool, len(calls)), nil // what is returned for that ID could be either's
 	}
 	if b.dialect.returning {
@@ -129,8 +129,8 @@ func (b *sqlBackend) insertGroup(ctx context.Context, calls []*appendCall) (stor
 	return make([]bool, len(calls)), nil
 }
 
-// twice says whether one event ID is in several appends.
-func twice(calls []*appendCall) bool {
+// haveTwins says whether one event ID is in several appends.
+func haveTwins(calls []*appendRequest) bool {
 	seen := make(map[uuid.UUID]struct{}, len(calls))
 	n := 0
 	for _, a := range calls {

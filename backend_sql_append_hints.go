@@ -17,7 +17,7 @@ type appendHint struct {
 }
 
 // at is when an append's events are recorded.
-func (h *appendHint) at(a *appendCall) time.Time {
+func (h *appendHint) at(a *appendRequest) time.Time {
 	if a.at.IsZero() {
 		return h.now.Truncate(time.Microsecond)
 	}
@@ -63,7 +63,7 @@ func (h *appendHints) get(stream, id string, expected ExpectedVersion, inTx bool
 	return hint, ok && expected.admits(hint.version)
 }
 
-func (h *appendHints) learn(stream string, hint appendHint) {
+func (h *appendHints) learnState(stream string, hint appendHint) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.streams) >= maxHints || h.streams == nil {
@@ -81,8 +81,8 @@ func (h *appendHints) stream(name string) (id int64, known bool) {
 	return id, known
 }
 
-// know remembers a stream's id.
-func (h *appendHints) know(name string, id int64) {
+// learnStream remembers a stream's id.
+func (h *appendHints) learnStream(name string, id int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.streams) >= maxHints || h.streams == nil {
@@ -100,8 +100,8 @@ func (h *appendHints) advance(stream, id string, version int64) {
 	h.versions[aggregateKey{stream, id}] = version
 }
 
-// ahead says whether an aggregate is known to be past a version.
-func (h *appendHints) ahead(stream, id string, version int64) bool {
+// isPast says whether an aggregate is known to be past a version.
+func (h *appendHints) isPast(stream, id string, version int64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.versions[aggregateKey{stream, id}] > version

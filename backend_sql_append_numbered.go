@@ -13,7 +13,7 @@ import (
 // if the stream or the version before them is missing; a unique key fails it if they are taken.
 // What has to be known for that (the stream's id, with AnyVersion and MustExist the aggregate's
 // version, and the database's time) is remembered from earlier statements, and looked up otherwise.
-func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendCall, rows []record, expected ExpectedVersion) error {
+func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendRequest, rows []record, expected ExpectedVersion) error {
 	h, known := b.hints.get(a.stream, a.aggregateID, expected, c.tx != nil)
 	if !known {
 		// A caller's transaction, which nobody repeats, must not fail for what was wrong with a
@@ -24,7 +24,7 @@ func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendCall, r
 	}
 	hasty := c.tx == nil && h.mariaDB
 	err := b.insertHinted(ctx, c, a, rows, h, hasty)
-	if hasty && b.dialect.classify(err) == faultRepeat {
+	if hasty && b.dialect.classify(err) == faultRetry {
 		// It has to wait, with what it has locked by then: on MariaDB that is, of the event before,
 		// the gap as well, unless its position is known.
 		if err := b.mustLookUp(ctx, c, a, expected, &h); err != nil {
@@ -40,7 +40,7 @@ func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendCall, r
 
 // insertHinted runs the statement with what is known, and forgets that if it fails. A hasty one
 // fails where it would have to wait for a lock.
-func (b *sqlBackend) insertHinted(ctx context.Context, c conn, a *appendCall, rows []record, h appendHint, hasty bool) error {
+func (b *sqlBackend) insertHinted(ctx context.Context, c conn, a *appendRequest, rows []record, h appendHint, hasty bool) error {
 	text, args := b.guardedInsert(a, rows, h)
 	if hasty {
 		text = b.text.numbered.noWait + text
@@ -104,7 +104,7 @@ func (b *sqlBackend) lastInsertID(ctx context.Context, c conn, res sql.Result, f
 // resultPatience is more than a result takes that need not wait.
 const resultPatience = time.Millisecond
 
-func (b *sqlBackend) guardedInsert(a *appendCall, rows []record, h appendHint) (string, []any) {
+func (b *sqlBackend) guardedInsert(a *appendRequest, rows []record, h appendHint) (string, []any) {
 	args := make([]any, 0, 8*len(rows)+5)
 	first, firstV, firstP := b.text.numbered.one.first, b.text.numbered.one.afterVersion, b.text.numbered.one.afterPosition
 	if len(rows) > 1 {
@@ -134,12 +134,12 @@ func (b *sqlBackend) guardedInsert(a *appendCall, rows []record, h appendHint) (
 // groupGuarded is insertGuarded for several appends, with one guard for all of them: either all are
 // stored, or none. Those of which something has to be looked up, or is known to be in the way, are
 // left out.
-func (b *sqlBackend) groupGuarded(ctx context.Context, calls []*appendCall) ([]bool, error) {
+func (b *sqlBackend) groupGuarded(ctx context.Context, calls []*appendRequest) ([]bool, error) {
 	stored := make([]bool, len(calls))
 	hints := make([]appendHint, len(calls))
 	for i, a := range calls {
 		h, known := b.hints.get(a.stream, a.aggregateID, a.expected, false)
-		hints[i], stored[i] = h, known && h.mariaDB && !b.hints.ahead(a.stream, a.aggregateID, h.version)
+		hints[i], stored[i] = h, known && h.mariaDB && !b.hints.isPast(a.stream, a.aggregateID, h.version)
 	}
 	text, args, rows := b.guardedGroup(calls, hints, stored)
 	if len(rows) == 0 {
@@ -161,7 +161,7 @@ func (b *sqlBackend) groupGuarded(ctx context.Context, calls []*appendCall) ([]b
 }
 
 // guardedGroup returns the statement for those of the appends that are wanted, and its rows.
-func (b *sqlBackend) guardedGroup(calls []*appendCall, hints []appendHint, wanted []bool) (text string, args []any, rows []*record) {
+func (b *sqlBackend) guardedGroup(calls []*appendRequest, hints []appendHint, wanted []bool) (text string, args []any, rows []*record) {
 	var streams []int64
 	var ids, previous, values []any
 	for i, a := range calls {

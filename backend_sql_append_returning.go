@@ -14,7 +14,7 @@ import (
 // insertReturning is for databases where one statement can find the stream and the aggregate's
 // version, insert accordingly, and return what it stored. It stores nothing if the aggregate is
 // not as expected; a unique key decides races.
-func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendCall, rows []record, expected ExpectedVersion) error {
+func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendRequest, rows []record, expected ExpectedVersion) error {
 	if id, known := b.hints.stream(a.stream); known && c.tx == nil && len(rows) == 1 && expected >= 0 {
 		return b.insertKnown(ctx, c, a, id, &rows[0], int64(expected))
 	}
@@ -46,7 +46,7 @@ func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendCall,
 		return err
 	case n == len(rows):
 		if c.tx == nil {
-			b.hints.know(a.stream, id)
+			b.hints.learnStream(a.stream, id)
 		}
 		return nil
 	case n > 0:
@@ -58,7 +58,7 @@ func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendCall,
 }
 
 // insertKnown is insertReturning for one row of a stream whose id is known.
-func (b *sqlBackend) insertKnown(ctx context.Context, c conn, a *appendCall, id int64, r *record, version int64) error {
+func (b *sqlBackend) insertKnown(ctx context.Context, c conn, a *appendRequest, id int64, r *record, version int64) error {
 	text := b.text.returning.known
 	args := []any{id, a.aggregateID, version + 1, b.dialect.eventID(r.id), r.name, string(r.data), string(r.metadata), b.timeArg(a.at), id}
 	if version > 0 {
@@ -132,7 +132,7 @@ type groupRow struct {
 	i    int // which of its rows
 }
 
-func groupRows(calls []*appendCall) []groupRow {
+func groupRows(calls []*appendRequest) []groupRow {
 	rows := make([]groupRow, 0, len(calls))
 	for i, a := range calls {
 		for j := range a.rows {
@@ -145,7 +145,7 @@ func groupRows(calls []*appendCall) []groupRow {
 // groupReturning is for databases where the statement says what it has stored. It leaves out the
 // appends whose aggregates are not as expected. One that loses a race after that fails all of them,
 // so they get a second chance without it, unless that could store an append of several rows in part.
-func (b *sqlBackend) groupReturning(ctx context.Context, calls []*appendCall) ([]bool, error) {
+func (b *sqlBackend) groupReturning(ctx context.Context, calls []*appendRequest) ([]bool, error) {
 	rows := groupRows(calls)
 	text, args := b.arrayGroup(calls, rows)
 	stored, err := b.groupInsert(ctx, text, len(calls), rows, args)
@@ -182,19 +182,19 @@ func (b *sqlBackend) groupInsert(ctx context.Context, text string, calls int, ro
 }
 
 // arrayGroup returns the statement for appends and their rows.
-func (b *sqlBackend) arrayGroup(calls []*appendCall, rows []groupRow) (text string, args []any) {
-	ofCalls := func(get func(a *appendCall) string) any {
+func (b *sqlBackend) arrayGroup(calls []*appendRequest, rows []groupRow) (text string, args []any) {
+	ofCalls := func(get func(a *appendRequest) string) any {
 		return arrayLiteral(len(calls), func(i int) string { return get(calls[i]) })
 	}
 	ofRows := func(get func(r *groupRow) string) any {
 		return arrayLiteral(len(rows), func(i int) string { return get(&rows[i]) })
 	}
 	var highest, at any
-	if slices.ContainsFunc(calls, func(a *appendCall) bool { return a.expected < 0 }) {
-		highest = ofCalls(func(a *appendCall) string { _, high := a.expected.bounds(); return strconv.FormatInt(high, 10) })
+	if slices.ContainsFunc(calls, func(a *appendRequest) bool { return a.expected < 0 }) {
+		highest = ofCalls(func(a *appendRequest) string { _, high := a.expected.bounds(); return strconv.FormatInt(high, 10) })
 	}
-	if slices.ContainsFunc(calls, func(a *appendCall) bool { return !a.at.IsZero() }) {
-		at = ofCalls(func(a *appendCall) string {
+	if slices.ContainsFunc(calls, func(a *appendRequest) bool { return !a.at.IsZero() }) {
+		at = ofCalls(func(a *appendRequest) string {
 			if a.at.IsZero() {
 				return "now" // the statement's time, to the database
 			}
@@ -202,12 +202,12 @@ func (b *sqlBackend) arrayGroup(calls []*appendCall, rows []groupRow) (text stri
 		})
 	}
 	args = []any{
-		ofCalls(func(a *appendCall) string {
+		ofCalls(func(a *appendRequest) string {
 			id, _ := b.hints.stream(a.stream) // 0, which none has, if it has been forgotten by now
 			return strconv.FormatInt(id, 10)
 		}),
-		ofCalls(func(a *appendCall) string { return a.aggregateID }),
-		ofCalls(func(a *appendCall) string { low, _ := a.expected.bounds(); return strconv.FormatInt(low, 10) }),
+		ofCalls(func(a *appendRequest) string { return a.aggregateID }),
+		ofCalls(func(a *appendRequest) string { low, _ := a.expected.bounds(); return strconv.FormatInt(low, 10) }),
 		highest,
 		at,
 	}

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-func (b *sqlBackend) resolve(ctx context.Context, a *appendCall) (verdict, error) {
-	var v verdict
+func (b *sqlBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCause, error) {
+	var v conflictCause
 	err := b.run(ctx, "resolve conflict", func(c conn) error {
-		v = verdict{}
+		v = conflictCause{}
 		var h appendHint
 		var err error
 		if v.found, err = b.lookUp(ctx, c, a, &h); err != nil || !v.found {
@@ -44,18 +44,18 @@ func (b *sqlBackend) resolve(ctx context.Context, a *appendCall) (verdict, error
 }
 
 // lookUp finds out what an append has to know, and remembers what others can use.
-func (b *sqlBackend) lookUp(ctx context.Context, c conn, a *appendCall, h *appendHint) (found bool, err error) {
+func (b *sqlBackend) lookUp(ctx context.Context, c conn, a *appendRequest, h *appendHint) (found bool, err error) {
 	var now time.Time
 	found, err = c.row(ctx, []any{&h.stream, &h.version, (*int64)(&h.position), (*dbTime)(&now), &h.step, &h.mariaDB}, b.text.append.state, a.aggregateID, a.aggregateID, a.stream)
 	if err == nil && found {
 		h.now = now
-		b.hints.learn(a.stream, *h)
+		b.hints.learnState(a.stream, *h)
 	}
 	return found, err
 }
 
 // mustLookUp is lookUp, and errVersion if an append can't go on from what is found.
-func (b *sqlBackend) mustLookUp(ctx context.Context, c conn, a *appendCall, expected ExpectedVersion, h *appendHint) error {
+func (b *sqlBackend) mustLookUp(ctx context.Context, c conn, a *appendRequest, expected ExpectedVersion, h *appendHint) error {
 	found, err := b.lookUp(ctx, c, a, h)
 	if err == nil && (!found || !expected.admits(h.version)) {
 		err = errVersion

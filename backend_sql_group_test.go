@@ -26,10 +26,10 @@ func TestInsertGroupWithoutConnection(t *testing.T) {
 	for _, dialect := range []*Dialect{Postgres, MySQL} {
 		for err, lost := range map[error]bool{driver.ErrBadConn: false, io.ErrUnexpectedEOF: true} {
 			b := newSQLBackend(sql.OpenDB(unconnected{err}), dialect, "", slog.New(slog.DiscardHandler))
-			b.hints.learn("accounts", appendHint{stream: 1, now: time.Now(), mariaDB: true})
-			var calls []*appendCall
+			b.hints.learnState("accounts", appendHint{stream: 1, now: time.Now(), mariaDB: true})
+			var calls []*appendRequest
 			for _, id := range []string{"a", "b"} {
-				calls = append(calls, &appendCall{stream: "accounts", aggregateID: id, rows: []record{{id: uuid.New(), name: "n", data: []byte("{}"), metadata: noMetadata}}})
+				calls = append(calls, &appendRequest{stream: "accounts", aggregateID: id, rows: []record{{id: uuid.New(), name: "n", data: []byte("{}"), metadata: noMetadata}}})
 			}
 			stored, got := b.insertGroup(t.Context(), calls)
 			if lost && !errors.Is(got, errLost) || !lost && (got != nil || !slices.Equal(stored, []bool{false, false})) {

@@ -21,7 +21,7 @@ func (b *sqlBackend) install(ctx context.Context) error {
 			if err := b.migrate(ctx, c); err != nil {
 				return err
 			}
-			return b.eraseOwed(ctx, c)
+			return b.eraseQueued(ctx, c)
 		})
 	}
 	return b.run(ctx, "install", func(conn) error { return b.installLocked(ctx) })

@@ -29,7 +29,7 @@ func (b *sqlBackend) projection(ctx context.Context, name string) (row projectio
 		row = projectionRow{}
 		found, err = c.row(ctx, []any{
 			&row.position, &row.state, &row.status, &row.owner, &row.epoch, &row.generation, &row.held,
-			&row.readModel, &row.retry, &row.problem,
+			&row.readModel, &row.retry, &row.errText,
 		}, b.text.projections.get, name)
 		return err
 	})
@@ -74,13 +74,13 @@ func (b *sqlBackend) renewLease(ctx context.Context, name string, epoch int64, t
 	return b.change(ctx, "renew lease", b.text.projections.renewLease, term.Microseconds(), name, epoch)
 }
 
-func (b *sqlBackend) releaseLease(ctx context.Context, name, owner string, status ProjectionStatus, problem string) error {
-	_, err := b.change(ctx, "release lease", b.text.projections.releaseLease, problem, string(status), name, owner)
+func (b *sqlBackend) releaseLease(ctx context.Context, name, owner string, status ProjectionStatus, errText string) error {
+	_, err := b.change(ctx, "release lease", b.text.projections.releaseLease, errText, string(status), name, owner)
 	return err
 }
 
-func (b *sqlBackend) failedTry(ctx context.Context, name string, epoch int64, problem string) error {
-	_, err := b.change(ctx, "store the error", b.text.projections.noteError, problem, name, epoch)
+func (b *sqlBackend) noteError(ctx context.Context, name string, epoch int64, errText string) error {
+	_, err := b.change(ctx, "store the error", b.text.projections.noteError, errText, name, epoch)
 	return err
 }
 
@@ -118,7 +118,7 @@ func (b *sqlBackend) parked(ctx context.Context, name string) (out []parkedRow, 
 		out = nil
 		return c.query(ctx, func(rows *sql.Rows) error {
 			var p parkedRow
-			err := rows.Scan(&p.position, &p.stream, &p.aggregateID, &p.problem)
+			err := rows.Scan(&p.position, &p.stream, &p.aggregateID, &p.errText)
 			out = append(out, p)
 			return err
 		}, b.text.projections.listParked, name)

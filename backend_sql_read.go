@@ -12,7 +12,7 @@ import (
 func (b *sqlBackend) readPage(ctx context.Context, q *page) (out []record, more bool, err error) {
 	text, args := b.pageStatement(q)
 	err = b.run(ctx, "read", func(c conn) (err error) {
-		out, err = b.expect(ctx, c, q.expected, text, args...)
+		out, err = b.expect(ctx, c, q.sizeHint, text, args...)
 		return err
 	})
 	more = len(out) == q.limit

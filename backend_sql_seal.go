@@ -253,7 +253,7 @@ func (b *sqlBackend) inFlight(ctx context.Context, c conn, spans []span) (bool, 
 	}
 	list := strings.TrimSuffix(strings.Repeat(b.text.seal.lockSpan+" OR ", len(args)/2), " OR ")
 	_, err := c.row(ctx, []any{new(int64)}, b.text.seal.lockSpans+list+b.text.seal.lockTail, args...)
-	if b.dialect.classify(err) == faultRepeat {
+	if b.dialect.classify(err) == faultRetry {
 		return true, nil
 	}
 	return false, err

@@ -9,7 +9,7 @@ import (
 func (b *sqlBackend) createStream(ctx context.Context, name string, metadata []byte, at time.Time) (bool, error) {
 	var created bool
 	err := b.run(ctx, "create stream", func(c conn) error {
-		err := b.eraseOwed(ctx, c)
+		err := b.eraseQueued(ctx, c)
 		if err != nil {
 			return err
 		}
@@ -26,7 +26,7 @@ func (b *sqlBackend) deleteStream(ctx context.Context, name string) (bool, error
 	var found bool
 	err := b.transact(ctx, "delete stream", func(c conn) error {
 		var id int64
-		err := b.eraseOwed(ctx, c)
+		err := b.eraseQueued(ctx, c)
 		if err != nil {
 			return err
 		}
@@ -46,9 +46,9 @@ func (b *sqlBackend) deleteStream(ctx context.Context, name string) (bool, error
 	return found, err
 }
 
-// eraseOwed erases what is left of streams that were deleted in transactions which could not see all
+// eraseQueued erases what is left of streams that were deleted in transactions which could not see all
 // of it. A caller's transaction leaves that to others.
-func (b *sqlBackend) eraseOwed(ctx context.Context, c conn) error {
+func (b *sqlBackend) eraseQueued(ctx context.Context, c conn) error {
 	if b.tx != nil || b.text.streams.queueErase == "" {
 		return nil
 	}

@@ -66,7 +66,7 @@ func (u *sqlBatchTx) holds(name string, epoch int64) (held bool, err error) {
 }
 
 func (u *sqlBatchTx) park(name string, row parkedRow) error {
-	return u.exec("park", u.b.text.projections.park, name, int64(row.position), row.stream, row.aggregateID, row.problem)
+	return u.exec("park", u.b.text.projections.park, name, int64(row.position), row.stream, row.aggregateID, row.errText)
 }
 
 func (u *sqlBatchTx) unpark(name string, p Position) error {
@@ -82,8 +82,8 @@ func (u *sqlBatchTx) databaseFault(err error) error {
 		QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 	}
 	switch fault := u.b.dialect.classify(err); {
-	case fault == faultRepeat:
-		return &passingError{"projection", err, errRepeat}
+	case fault == faultRetry:
+		return &transientError{"projection", err, errRetry}
 	case u.tx != nil:
 		// The handler may have hidden what it met.
 		ask = u.tx
@@ -97,7 +97,7 @@ func (u *sqlBatchTx) databaseFault(err error) error {
 	// only met an error of its statements the connection still answers, if with another error.
 	var one int
 	if err := ask.QueryRowContext(u.ctx, "SELECT 1").Scan(&one); err != nil && u.b.dialect.classify(err) == faultLost {
-		return &passingError{"projection", err, errLost}
+		return &transientError{"projection", err, errLost}
 	}
 	return nil
 }

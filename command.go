@@ -8,10 +8,10 @@ import (
 // Command is what an aggregate does when it is told to: one entry of [Aggregate].Commands, made by
 // [OnCommand].
 type Command[S any] struct {
-	sample  any // the zero value of the command's type; nil: an interface
-	takes   func(command any) bool
-	decide  func(ctx context.Context, r *Root[S], command any) error
-	problem error
+	sample any // the zero value of the command's type; nil: an interface
+	takes  func(command any) bool
+	decide func(ctx context.Context, r *Root[S], command any) error
+	err    error
 }
 
 // OnCommand has decide carry out commands of type C, given as a C or a *C: it looks at the root's
@@ -21,7 +21,7 @@ func OnCommand[C, S any](decide func(ctx context.Context, r *Root[S], c C) error
 	var zero C
 	cmd := Command[S]{sample: zero}
 	if decide == nil {
-		cmd.problem = invalid("OnCommand[%T]: its function is nil", zero)
+		cmd.err = invalid("OnCommand[%T]: its function is nil", zero)
 	}
 	cmd.takes = func(command any) bool { _, ok := commandAs[C](command); return ok }
 	cmd.decide = func(ctx context.Context, r *Root[S], command any) error {
@@ -46,8 +46,8 @@ func checkCommands[S any](field string, commands []Command[S]) error {
 	for i := range commands {
 		c := &commands[i]
 		switch {
-		case c.problem != nil:
-			return within(fmt.Sprintf("%s[%d]", field, i), c.problem)
+		case c.err != nil:
+			return within(fmt.Sprintf("%s[%d]", field, i), c.err)
 		case c.decide == nil:
 			return invalid("%s[%d] is the zero Command", field, i)
 		}

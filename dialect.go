@@ -227,7 +227,7 @@ type fault int
 const (
 	faultOther   fault = iota
 	faultTaken         // a unique key or a guard of the append statement refused the row
-	faultRepeat        // deadlock, serialisation failure, lock time-out: the transaction can be repeated
+	faultRetry         // deadlock, serialisation failure, lock time-out: the transaction can be repeated
 	faultNoTable       // a table or a column is missing
 	faultAborted       // the transaction takes no statement any more, because an earlier one has failed
 	faultLost          // the connection or the server is gone, or not ready

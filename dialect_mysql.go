@@ -368,7 +368,7 @@ func classifyMySQL(err error) fault {
 			return faultTaken
 		}
 	case 1205, 1213, 1020, 3572: // lock wait time-out, deadlock, record changed (MariaDB's snapshot isolation), no wait
-		return faultRepeat
+		return faultRetry
 	case 1146, 1054: // no such table, unknown column
 		return faultNoTable
 	case 1040, 1053, 1927, 3169: // too many connections, shutdown, connection killed, session killed

@@ -404,7 +404,7 @@ func classifyPostgres(err error) fault {
 	case "23505": // unique_violation
 		return faultTaken
 	case "40001", "40P01", "55P03": // serialization_failure, deadlock_detected, lock_not_available
-		return faultRepeat
+		return faultRetry
 	case "25P02": // in_failed_sql_transaction
 		return faultAborted
 	case "42P01", "42703", "3F000": // undefined_table, undefined_column, invalid_schema_name

@@ -19,7 +19,7 @@ func (s *Store) dispatcher(fn func(*delivery) error) *dispatcher {
 func (p *dispatcher) dispatch(ctx context.Context, r *record) error {
 	s, d := p.store, &p.delivery
 	*d = delivery{codec: s.codec, events: s, record: r, payload: payload{name: r.name, data: r.data}}
-	if s.loads {
+	if s.hasLoadMiddleware {
 		// Middleware may change what is read, so it comes first.
 		ev, err := s.load(ctx, r)
 		if err != nil {

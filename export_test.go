@@ -37,8 +37,8 @@ func Statements(s *Store) map[string]Statement {
 		}
 		return rows
 	}
-	a := &appendCall{stream: "accounts", aggregateID: "big", expected: 50_000, rows: row(1)}
-	others := []*appendCall{a, {stream: "accounts", aggregateID: "new", rows: row(2)}, {stream: "accounts", aggregateID: "any", expected: AnyVersion, rows: row(1)}}
+	a := &appendRequest{stream: "accounts", aggregateID: "big", expected: 50_000, rows: row(1)}
+	others := []*appendRequest{a, {stream: "accounts", aggregateID: "new", rows: row(2)}, {stream: "accounts", aggregateID: "any", expected: AnyVersion, rows: row(1)}}
 	if b.dialect.returning {
 		text, args := b.valuesInsert(a.rows)
 		add("append", text, append(append([]any{a.stream, a.aggregateID, nil}, args...), 0, 1<<40)...)

@@ -9,9 +9,9 @@ import (
 // queries and projections take lists of them, and the types of the functions say which events
 // they want. If several entries of one list want an event, all of them run, in list order.
 type Fold[S any] struct {
-	name    string // "": any event that no other entry names
-	apply   func(*S, *delivery) error
-	problem error
+	name  string // "": any event that no other entry names
+	apply func(*S, *delivery) error
+	err   error
 }
 
 // delivery is one event on its way through a list of entries. Its Event is made when asked for.
@@ -49,7 +49,7 @@ func (d *delivery) event() (Event, error) {
 // On folds events of type E.
 func On[E Payload, S any](apply func(state *S, e E)) Fold[S] {
 	f := Fold[S]{name: nameOf[E]()}
-	f.problem = entryProblem[E]("On", f.name, apply == nil)
+	f.err = checkEntry[E]("On", f.name, apply == nil)
 	f.apply = func(s *S, d *delivery) error {
 		e, err := payloadAs[E](d.codec, d.payload)
 		if err == nil {
@@ -65,7 +65,7 @@ func On[E Payload, S any](apply func(state *S, e E)) Fold[S] {
 // given.
 func OnEvent[E Payload, S any](apply func(state *S, e E, ev Event)) Fold[S] {
 	f := Fold[S]{name: nameOf[E]()}
-	f.problem = entryProblem[E]("OnEvent", f.name, apply == nil)
+	f.err = checkEntry[E]("OnEvent", f.name, apply == nil)
 	f.apply = func(s *S, d *delivery) error {
 		e, err := payloadAs[E](d.codec, d.payload)
 		if err != nil {
@@ -84,7 +84,7 @@ func OnEvent[E Payload, S any](apply func(state *S, e E, ev Event)) Fold[S] {
 func OnAny[S any](apply func(state *S, ev Event)) Fold[S] {
 	f := Fold[S]{}
 	if apply == nil {
-		f.problem = invalid("OnAny: its function is nil")
+		f.err = invalid("OnAny: its function is nil")
 	}
 	f.apply = func(s *S, d *delivery) error {
 		ev, err := d.event()
@@ -96,8 +96,8 @@ func OnAny[S any](apply func(state *S, ev Event)) Fold[S] {
 	return f
 }
 
-// entryProblem finds what is wrong with an entry for E.
-func entryProblem[E Payload](maker, name string, missing bool) error {
+// checkEntry finds what is wrong with an entry for E.
+func checkEntry[E Payload](maker, name string, missing bool) error {
 	if missing {
 		return invalid("%s[%T]: its function is nil", maker, *new(E))
 	}
@@ -160,10 +160,10 @@ func newFolds[S any](field string, when []Fold[S]) (*folds[S], error) {
 
 // check finds what is wrong with a fold.
 func (f *Fold[S]) check() error {
-	if f.problem == nil && f.apply == nil {
+	if f.err == nil && f.apply == nil {
 		return invalid("the zero Fold")
 	}
-	return f.problem
+	return f.err
 }
 
 // apply runs the entries that want a delivery's payload, one after the other.

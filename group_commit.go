@@ -22,10 +22,10 @@ import (
 // statement of its own. So do appends to the same aggregates that arrive while these are in flight.
 type groupCommit struct {
 	// insertAlone stores one append with a statement of its own.
-	insertAlone func(ctx context.Context, a *appendCall) error
+	insertAlone func(ctx context.Context, a *appendRequest) error
 	// insertGroup stores with one statement those of the appends that it can, and returns which. After
 	// an error that is not known.
-	insertGroup func(ctx context.Context, calls []*appendCall) (stored []bool, err error)
+	insertGroup func(ctx context.Context, calls []*appendRequest) (stored []bool, err error)
 	// twoGroups says that two groups may be in flight.
 	twoGroups bool
 
@@ -75,7 +75,7 @@ type commitGroup struct {
 // groupMember is one append that goes with others.
 type groupMember struct {
 	ctx     context.Context
-	request *appendCall
+	request *appendRequest
 	key     aggregateKey
 	bytes   int
 	group   *commitGroup // nil: it waits for a statement
@@ -88,7 +88,7 @@ type groupMember struct {
 var errGoSolo = errors.New("eventstore: not stored together with others")
 
 // append stores a, alone or with a group.
-func (g *groupCommit) append(ctx context.Context, a *appendCall) error {
+func (g *groupCommit) append(ctx context.Context, a *appendRequest) error {
 	key := aggregateKey{a.stream, a.aggregateID}
 	g.mu.Lock()
 	_, twin := g.keys[key]
@@ -141,7 +141,7 @@ func (g *groupCommit) removeSolo(key aggregateKey) {
 }
 
 // goSolo stores an append with a statement of its own; its aggregate counts among solo by now.
-func (g *groupCommit) goSolo(ctx context.Context, a *appendCall, key aggregateKey) error {
+func (g *groupCommit) goSolo(ctx context.Context, a *appendRequest, key aggregateKey) error {
 	defer func() { // a panic of the driver may be the caller's to recover
 		g.mu.Lock()
 		g.removeSolo(key)
@@ -350,7 +350,7 @@ func (g *groupCommit) send(group *commitGroup) {
 	slices.SortFunc(members, func(x, y *groupMember) int {
 		return cmp.Or(cmp.Compare(x.key.stream, y.key.stream), cmp.Compare(x.key.id, y.key.id))
 	})
-	calls := make([]*appendCall, len(members))
+	calls := make([]*appendRequest, len(members))
 	for i, m := range members {
 		calls[i] = m.request
 	}

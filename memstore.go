@@ -206,7 +206,7 @@ func (m *memBackend) setStreamMetadata(ctx context.Context, name string, metadat
 	return true, nil
 }
 
-func (m *memBackend) append(ctx context.Context, a *appendCall) error {
+func (m *memBackend) append(ctx context.Context, a *appendRequest) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := ctx.Err(); err != nil {
@@ -221,7 +221,7 @@ func (m *memBackend) append(ctx context.Context, a *appendCall) error {
 }
 
 // taken says whether one of an append's events is stored.
-func (m *memBackend) taken(a *appendCall) bool {
+func (m *memBackend) taken(a *appendRequest) bool {
 	for i := range a.rows {
 		if _, taken := m.events[a.rows[i].id]; taken {
 			return true
@@ -231,7 +231,7 @@ func (m *memBackend) taken(a *appendCall) bool {
 }
 
 // insert stores what an append holds and completes its rows.
-func (m *memBackend) insert(a *appendCall) {
+func (m *memBackend) insert(a *appendRequest) {
 	st := m.byName[a.stream]
 	aggregate := st.aggregates[a.aggregateID]
 	at := m.clock(a.at)
@@ -268,17 +268,17 @@ func (m *memBackend) room(n int) []record {
 	return out
 }
 
-func (m *memBackend) resolve(ctx context.Context, a *appendCall) (verdict, error) {
+func (m *memBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCause, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if err := ctx.Err(); err != nil {
-		return verdict{}, err
+		return conflictCause{}, err
 	}
 	st := m.byName[a.stream]
 	if st == nil {
-		return verdict{}, nil
+		return conflictCause{}, nil
 	}
-	v := verdict{found: true, actual: int64(len(st.aggregates[a.aggregateID]))}
+	v := conflictCause{found: true, actual: int64(len(st.aggregates[a.aggregateID]))}
 	for i := range a.rows {
 		if p, ok := m.events[a.rows[i].id]; ok {
 			v.stored = append(v.stored, *m.log[search(m.log, p)])

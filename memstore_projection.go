@@ -44,7 +44,7 @@ func (m *memBackend) projections(ctx context.Context) ([]ProjectionInfo, error) 
 func (m *memBackend) list() []ProjectionInfo {
 	var out []ProjectionInfo
 	for name, p := range m.projected {
-		info := ProjectionInfo{Name: name, Status: p.status, Position: p.position, Owner: p.owner, Parked: len(p.parked), Error: p.problem}
+		info := ProjectionInfo{Name: name, Status: p.status, Position: p.position, Owner: p.owner, Parked: len(p.parked), Error: p.errText}
 		out = append(out, info.seen(p.current().held))
 	}
 	slices.SortFunc(out, func(x, y ProjectionInfo) int { return strings.Compare(x.Name, y.Name) })
@@ -82,7 +82,7 @@ func (m *memBackend) takeLease(ctx context.Context, name, owner string, row *pro
 		if now.epoch != row.epoch || !now.free(owner) {
 			return false
 		}
-		p.owner, p.readModel, p.problem, p.leaseUntil = owner, readModel, "", time.Now().Add(term)
+		p.owner, p.readModel, p.errText, p.leaseUntil = owner, readModel, "", time.Now().Add(term)
 		p.epoch++
 		if p.status != StatusResetting && p.status != StatusDeleting {
 			p.status = StatusRunning
@@ -101,7 +101,7 @@ func (m *memBackend) renewLease(ctx context.Context, name string, epoch int64, t
 	})
 }
 
-func (m *memBackend) releaseLease(ctx context.Context, name, owner string, status ProjectionStatus, problem string) error {
+func (m *memBackend) releaseLease(ctx context.Context, name, owner string, status ProjectionStatus, errText string) error {
 	_, err := m.change(ctx, name, func(p *memProjection) bool {
 		if p.owner != owner {
 			return false
@@ -109,17 +109,17 @@ func (m *memBackend) releaseLease(ctx context.Context, name, owner string, statu
 		if p.status != StatusResetting && p.status != StatusDeleting {
 			p.status = status
 		}
-		p.owner, p.problem, p.leaseUntil = "", problem, time.Time{}
+		p.owner, p.errText, p.leaseUntil = "", errText, time.Time{}
 		p.epoch++
 		return true
 	})
 	return err
 }
 
-func (m *memBackend) failedTry(ctx context.Context, name string, epoch int64, problem string) error {
+func (m *memBackend) noteError(ctx context.Context, name string, epoch int64, errText string) error {
 	_, err := m.change(ctx, name, func(p *memProjection) bool {
 		if p.epoch == epoch {
-			p.problem = problem
+			p.errText = errText
 		}
 		return true
 	})
@@ -142,7 +142,7 @@ func (m *memBackend) control(ctx context.Context, name string, c control) (bool,
 				}
 			}
 		case controlReset:
-			p.status, p.position, p.state, p.retry, p.problem, p.leaseUntil = StatusResetting, 0, nil, false, "", time.Time{}
+			p.status, p.position, p.state, p.retry, p.errText, p.leaseUntil = StatusResetting, 0, nil, false, "", time.Time{}
 		case controlDelete:
 			p.generation++
 			p.status, p.leaseUntil = StatusDeleting, time.Time{}

@@ -17,7 +17,7 @@ type memTx struct {
 	ctx     context.Context
 	changes []func() // on m, under its lock
 	created map[string]bool
-	appends []*appendCall
+	appends []*appendRequest
 	parks   []func(*memProjection)
 }
 
@@ -71,7 +71,7 @@ func (u *memTx) commit(c checkpoint) (bool, error) {
 	}
 	// What others have done since an append was accepted is a reason to try again.
 	if !u.fits() {
-		return false, &passingError{"checkpoint", errVersion, errRepeat}
+		return false, &transientError{"checkpoint", errVersion, errRetry}
 	}
 	for _, change := range u.changes {
 		change()
@@ -79,7 +79,7 @@ func (u *memTx) commit(c checkpoint) (bool, error) {
 	for _, park := range u.parks {
 		park(p)
 	}
-	p.position, p.problem, p.leaseUntil = c.position, "", time.Now().Add(c.term)
+	p.position, p.errText, p.leaseUntil = c.position, "", time.Now().Add(c.term)
 	if c.state != nil {
 		p.state = c.state
 	}
@@ -119,7 +119,7 @@ func (b *memTxBackend) hasStream(ctx context.Context, name string) (bool, error)
 	return has || b.tx.created[name], err
 }
 
-func (b *memTxBackend) append(ctx context.Context, a *appendCall) error {
+func (b *memTxBackend) append(ctx context.Context, a *appendRequest) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -128,7 +128,7 @@ func (b *memTxBackend) append(ctx context.Context, a *appendCall) error {
 	if !b.tx.admits(a, b.tx.appends) || b.tx.taken(a) {
 		return errVersion
 	}
-	kept := &appendCall{stream: a.stream, aggregateID: a.aggregateID, expected: a.expected, at: a.at, rows: slices.Clone(a.rows)}
+	kept := &appendRequest{stream: a.stream, aggregateID: a.aggregateID, expected: a.expected, at: a.at, rows: slices.Clone(a.rows)}
 	b.tx.appends = append(b.tx.appends, kept)
 	b.tx.changes = append(b.tx.changes, func() { b.tx.m.insert(kept) })
 	return nil
@@ -145,7 +145,7 @@ func (u *memTx) fits() bool {
 }
 
 // admits says whether the store takes an append behind earlier ones of the transaction.
-func (u *memTx) admits(a *appendCall, earlier []*appendCall) bool {
+func (u *memTx) admits(a *appendRequest, earlier []*appendRequest) bool {
 	st := u.m.byName[a.stream]
 	if st == nil && !u.created[a.stream] || u.m.taken(a) {
 		return false
@@ -163,7 +163,7 @@ func (u *memTx) admits(a *appendCall, earlier []*appendCall) bool {
 }
 
 // taken says whether the unit holds one of an append's events already.
-func (u *memTx) taken(a *appendCall) bool {
+func (u *memTx) taken(a *appendRequest) bool {
 	for _, earlier := range u.appends {
 		for i := range earlier.rows {
 			if slices.ContainsFunc(a.rows, func(r record) bool { return r.id == earlier.rows[i].id }) {
@@ -174,8 +174,8 @@ func (u *memTx) taken(a *appendCall) bool {
 	return false
 }
 
-func (b *memTxBackend) resolve(ctx context.Context, a *appendCall) (verdict, error) {
-	v, err := b.tx.m.resolve(ctx, a)
+func (b *memTxBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCause, error) {
+	v, err := b.tx.m.diagnose(ctx, a)
 	v.found = v.found || b.tx.created[a.stream]
 	if len(v.stored) > 0 || err != nil {
 		return v, err

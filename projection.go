@@ -90,7 +90,7 @@ func (p *Projection[S]) CatchUp(ctx context.Context, s *Store) (Checkpoint[S], e
 		if err == nil {
 			break
 		}
-		if !passing(err) || sleep(ctx, pauseAfter(failures)) != nil {
+		if !transient(err) || sleep(ctx, pauseAfter(failures)) != nil {
 			return cp, cmp.Or(ctx.Err(), err)
 		}
 	}
@@ -140,7 +140,7 @@ func (p *Projection[S]) Wait(ctx context.Context, s *Store, at Position) error {
 		poll.listen()
 		row, found, err := s.backend.projection(ctx, p.Name)
 		switch {
-		case err != nil && !passing(err):
+		case err != nil && !transient(err):
 			return err
 		case err == nil && found && row.position >= at && row.status != StatusResetting && row.status != StatusDeleting:
 			return nil
@@ -190,8 +190,8 @@ func (p *Projection[S]) runner(s *Store) (*runner, *projector[S], error) {
 			return nil, nil, invalid("Projection.When[%d] is nil", i)
 		}
 		e := h.handler()
-		if e.problem != nil {
-			return nil, nil, within(fmt.Sprintf("Projection.When[%d]", i), e.problem)
+		if e.err != nil {
+			return nil, nil, within(fmt.Sprintf("Projection.When[%d]", i), e.err)
 		}
 		f.handlers.add(e.name, e)
 	}

@@ -34,7 +34,7 @@ func (s *Store) StopProjection(ctx context.Context, name string) error {
 // when it is next run: until then its status is [StatusResetting]. If none of this name has ever
 // run, or it has been deleted: [ErrProjectionNotFound].
 func (s *Store) ResetProjection(ctx context.Context, name string) error {
-	if err := s.controllable(name); err != nil {
+	if err := s.checkControl(name); err != nil {
 		return err
 	}
 	return s.resetProjection(ctx, newRunner(s, runnerConfig{name: name}))
@@ -44,7 +44,7 @@ func (s *Store) ResetProjection(ctx context.Context, name string) error {
 // its definition knows, is dropped by the projection's runner, at once or when it is next run: until
 // then its status is [StatusDeleting]. If none of this name has ever run: [ErrProjectionNotFound].
 func (s *Store) DeleteProjection(ctx context.Context, name string, emitted bool) error {
-	if err := s.controllable(name); err != nil {
+	if err := s.checkControl(name); err != nil {
 		return err
 	}
 	return s.deleteProjection(ctx, newRunner(s, runnerConfig{name: name}), emitted)
@@ -72,7 +72,7 @@ func (s *Store) ParkedEvents(ctx context.Context, projection string) ([]ParkedEv
 	}
 	out := make([]ParkedEvent, len(rows))
 	for i, row := range rows {
-		out[i] = ParkedEvent{Event{Position: row.position, Stream: row.stream, AggregateID: row.aggregateID}, row.problem}
+		out[i] = ParkedEvent{Event{Position: row.position, Stream: row.stream, AggregateID: row.aggregateID}, row.errText}
 		for ev, err := range s.Read(ctx, FromAll(), ReadOptions{After: row.position - 1, Before: row.position + 1}) {
 			if err != nil {
 				return nil, err
@@ -101,7 +101,7 @@ func notFound(projection string) error {
 	return fmt.Errorf("%w: %q", ErrProjectionNotFound, projection)
 }
 
-func (s *Store) controllable(name string) error {
+func (s *Store) checkControl(name string) error {
 	if s.inTx {
 		return fmt.Errorf("eventstore: to control a projection inside a transaction: %w", errors.ErrUnsupported)
 	}
@@ -110,7 +110,7 @@ func (s *Store) controllable(name string) error {
 
 // controlProjection changes a projection from outside.
 func (s *Store) controlProjection(ctx context.Context, name string, c control) error {
-	if err := s.controllable(name); err != nil {
+	if err := s.checkControl(name); err != nil {
 		return err
 	}
 	found, err := s.backend.control(ctx, name, c)
@@ -166,10 +166,10 @@ func (s *Store) carryOut(ctx context.Context, r *runner, status ProjectionStatus
 		case !found || row.status != status || row.readModel && r.readModel == nil:
 			return nil
 		case row.free(r.owner):
-			err = r.alone(ctx, &row, fn)
+			err = r.withLease(ctx, &row, fn)
 		}
 		s.progress.publish()
-		if err != nil && !errors.Is(err, errRepeat) && !errors.Is(err, ErrLeaseLost) || attempt == maxRepeats {
+		if err != nil && !errors.Is(err, errRetry) && !errors.Is(err, ErrLeaseLost) || attempt == maxRetries {
 			return err
 		}
 		if err := sleep(ctx, min(100*time.Millisecond, pauseAfter(min(attempt, 4)))); err != nil {

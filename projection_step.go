@@ -11,14 +11,14 @@ type Handler[S any] interface{ handler() *entry[S] }
 
 // entry is a handler as projections run it: a fold or an effect.
 type entry[S any] struct {
-	name    string // "": any event that no other entry names
-	problem error
-	fold    func(*S, *delivery) error
-	effect  func(ctx context.Context, step *Step[S], d *delivery) error
+	name   string // "": any event that no other entry names
+	err    error
+	fold   func(*S, *delivery) error
+	effect func(ctx context.Context, step *Step[S], d *delivery) error
 }
 
 func (f Fold[S]) handler() *entry[S] {
-	return &entry[S]{name: f.name, problem: f.check(), fold: f.apply}
+	return &entry[S]{name: f.name, err: f.check(), fold: f.apply}
 }
 
 // Effect does more than change the state: it writes to the database or emits events, and it can
@@ -26,8 +26,8 @@ func (f Fold[S]) handler() *entry[S] {
 type Effect[S any] struct{ entry entry[S] }
 
 func (e Effect[S]) handler() *entry[S] {
-	if e.entry.effect == nil && e.entry.problem == nil {
-		e.entry.problem = invalid("the zero Effect")
+	if e.entry.effect == nil && e.entry.err == nil {
+		e.entry.err = invalid("the zero Effect")
 	}
 	return &e.entry
 }
@@ -49,14 +49,14 @@ func Do[E Payload, S any](fn func(ctx context.Context, step *Step[S], e E) error
 		}
 		return fn(ctx, step, e)
 	}
-	return Effect[S]{entry[S]{name: name, problem: entryProblem[E]("Do", name, fn == nil), effect: effect}}
+	return Effect[S]{entry[S]{name: name, err: checkEntry[E]("Do", name, fn == nil), effect: effect}}
 }
 
 // DoAny handles the events that no other entry of the list names, otherwise like [Do].
 func DoAny[S any](fn func(ctx context.Context, step *Step[S]) error) Effect[S] {
-	var problem error
+	var err error
 	if fn == nil {
-		problem = invalid("DoAny: its function is nil")
+		err = invalid("DoAny: its function is nil")
 	}
 	effect := func(ctx context.Context, step *Step[S], d *delivery) (err error) {
 		if step.Event, err = d.event(); err != nil {
@@ -64,7 +64,7 @@ func DoAny[S any](fn func(ctx context.Context, step *Step[S]) error) Effect[S] {
 		}
 		return fn(ctx, step)
 	}
-	return Effect[S]{entry[S]{problem: problem, effect: effect}}
+	return Effect[S]{entry[S]{err: err, effect: effect}}
 }
 
 // Step is one event's turn in a projection. It belongs to the handler until that returns.

@@ -57,7 +57,7 @@ func (q *Query[S]) Run(ctx context.Context, s *Store) (S, error) {
 // storedNames returns the names under which the events that folds want can be stored, in byte
 // order, or nil for any: middleware that changes what is read could change names too.
 func (s *Store) storedNames(wanted map[string]bool) []string {
-	if wanted == nil || s.loads {
+	if wanted == nil || s.hasLoadMiddleware {
 		return nil
 	}
 	return slices.Sorted(maps.Keys(s.codec.stored(wanted)))

@@ -60,7 +60,7 @@ func (s *Store) event(r *record) (Event, error) {
 		return Event{}, err
 	}
 	data := r.data
-	if s.shares {
+	if s.copiesData {
 		data = bytes.Clone(data)
 	}
 	return Event{
@@ -119,7 +119,7 @@ func pages(ahead bool, fetch func() fetched) iter.Seq[fetched] {
 
 // readsAhead says whether folding a page can overlap with reading the next. A transaction is one
 // connection's, which folds might use too; in memory there is nothing to wait for.
-func (s *Store) readsAhead() bool { return !s.inTx && !s.shares }
+func (s *Store) readsAhead() bool { return !s.inTx && !s.copiesData }
 
 // read yields the records that a selection picks and, of those, the ones stored under names (nil:
 // all).
@@ -145,7 +145,7 @@ func (s *Store) read(ctx context.Context, from Selection, names []string, opts R
 		fetch := func() (p fetched) {
 			if opts.Limit > 0 && exact { // never ahead: both are of the page before
 				q.limit = min(q.limit, left)
-				q.expected = min(q.expected, left)
+				q.sizeHint = min(q.sizeHint, left)
 			}
 			if p.rows, p.more, p.err = s.backend.readPage(ctx, &q); p.err != nil || !p.more {
 				return p
@@ -156,7 +156,7 @@ func (s *Store) read(ctx context.Context, from Selection, names []string, opts R
 				q.after = last
 			}
 			q.limit = pageSize(p.rows, maxPage)
-			q.expected = q.limit
+			q.sizeHint = q.limit
 			return p
 		}
 		for p := range pages(ahead && opts.Limit == 0, fetch) {

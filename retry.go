@@ -7,24 +7,24 @@ import (
 	"time"
 )
 
-// maxRepeats bounds how often an append is repeated for reasons that are not the caller's; with
+// maxRetries bounds how often an append is repeated for reasons that are not the caller's; with
 // the back-off this is more than ten seconds.
-const maxRepeats = 150
+const maxRetries = 150
 
-// passing says whether an error need not come back when the database is asked again. It is for
+// transient reports whether an error need not come back when the database is asked again. It is for
 // callers whose context has not ended: a deadline that was exceeded then is one of the driver, which
 // could not reach the server in its time.
-func passing(err error) bool {
-	if final(err) {
+func transient(err error) bool {
+	if terminal(err) {
 		return false
 	}
-	return errors.Is(err, errRepeat) || errors.Is(err, errLost) || errors.Is(err, ErrRetryTx) ||
+	return errors.Is(err, errRetry) || errors.Is(err, errLost) || errors.Is(err, ErrRetryTx) ||
 		errors.Is(err, context.DeadlineExceeded)
 }
 
-// final says whether err is that a handler has failed for good. What the handler's own error wraps,
+// terminal reports whether err says that a handler has failed for good. What the handler's own error wraps,
 // which may be anything, means nothing then.
-func final(err error) bool {
+func terminal(err error) bool {
 	var p *ProjectionError
 	return errors.As(err, &p)
 }

@@ -20,11 +20,11 @@ type runner struct {
 	store   *Store
 	batches *batcher
 
-	owner      string
-	target     Position // a catch-up ends there; noTarget: never
-	begun      bool     // generation is known
-	generation int64
-	made       bool // the read model is there
+	owner          string
+	target         Position // a catch-up ends there; noTarget: never
+	started        bool     // generation is known
+	generation     int64
+	readModelReady bool // the read model is there
 }
 
 // newRunner returns a runner for a checked definition, with what it leaves open filled in.
@@ -47,11 +47,11 @@ func (r *runner) run(ctx context.Context) error {
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case final(err):
+		case terminal(err):
 			return err
 		case errors.Is(err, ErrLeaseLost):
 			r.store.opts.Logger.InfoContext(ctx, "lease lost", "projection", r.name, "owner", r.owner)
-		case passing(err):
+		case transient(err):
 			r.batches.failures++
 			r.store.opts.Logger.WarnContext(ctx, "projection begins again from its checkpoint", "projection", r.name, "attempt", r.batches.failures, "error", err)
 			if sleep(ctx, pauseAfter(r.batches.failures)) != nil {
@@ -79,7 +79,7 @@ func (r *runner) hold(ctx context.Context) (err error) {
 		return err
 	}
 	status := StatusIdle
-	problem := ""
+	errText := ""
 	l := r.store.leases.begin(ctx, r.store.backend, r.name, r.owner, row.epoch, r.term)
 	r.batches.lease = l
 	defer func() {
@@ -87,13 +87,13 @@ func (r *runner) hold(ctx context.Context) (err error) {
 			err = ErrLeaseLost
 		}
 		l.giveUp()
-		if err != nil && !errors.Is(err, errStopped) && (final(err) || !errors.Is(err, ErrLeaseLost)) && ctx.Err() == nil {
-			if passing(err) {
+		if err != nil && !errors.Is(err, errStopped) && (terminal(err) || !errors.Is(err, ErrLeaseLost)) && ctx.Err() == nil {
+			if transient(err) {
 				return // run takes it again at once
 			}
-			status, problem = StatusFailed, problemText(err)
+			status, errText = StatusFailed, errorText(err)
 		}
-		r.release(ctx, status, problem)
+		r.release(ctx, status, errText)
 	}()
 	r.store.opts.Logger.InfoContext(ctx, "lease taken", "projection", r.name, "owner", r.owner, "epoch", row.epoch)
 	if err := r.prepare(l.ctx, &row); err != nil {
@@ -103,10 +103,10 @@ func (r *runner) hold(ctx context.Context) (err error) {
 }
 
 // release gives the lease back, also when ctx is over, but not at any price: it runs out by itself.
-func (r *runner) release(ctx context.Context, status ProjectionStatus, problem string) {
+func (r *runner) release(ctx context.Context, status ProjectionStatus, errText string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	defer cancel()
-	if err := r.store.backend.releaseLease(ctx, r.name, r.owner, status, problem); err != nil {
+	if err := r.store.backend.releaseLease(ctx, r.name, r.owner, status, errText); err != nil {
 		r.store.opts.Logger.WarnContext(ctx, "lease not released", "projection", r.name, "owner", r.owner, "error", err)
 	}
 	r.store.progress.publish()
@@ -121,8 +121,8 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 		switch {
 		case err != nil:
 			return row, err
-		case !found && r.begun:
-			return row, r.stop(&row) // it has been deleted
+		case !found && r.started:
+			return row, r.end(&row) // it has been deleted
 		case !found:
 			if err := r.store.backend.createProjection(ctx, r.name); err != nil {
 				return row, err
@@ -130,29 +130,29 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 			continue
 		}
 		if row.status == StatusDeleting && row.free(r.owner) {
-			if err := r.alone(ctx, &row, r.finishDelete); err != nil {
+			if err := r.withLease(ctx, &row, r.finishDelete); err != nil {
 				return row, err
 			}
-			if !r.begun {
+			if !r.started {
 				continue // from nothing
 			}
 		}
-		if row.status == StatusDeleting && !r.begun {
+		if row.status == StatusDeleting && !r.started {
 			// This run was not there when the delete was asked for, and begins behind it.
 			if err := poll.wait(ctx, true); err != nil {
 				return row, err
 			}
 			continue
 		}
-		if !r.begun {
-			r.begun, r.generation = true, row.generation
+		if !r.started {
+			r.started, r.generation = true, row.generation
 		}
 		switch {
 		case row.generation != r.generation:
 			r.release(ctx, StatusIdle, "")
-			return row, r.stop(&row)
+			return row, r.end(&row)
 		case r.caughtUp(&row):
-			return row, r.stop(&row)
+			return row, r.end(&row)
 		}
 		if row.free(r.owner) {
 			if taken, err := r.store.backend.takeLease(ctx, r.name, r.owner, &row, r.readModel != nil, r.term); err != nil {
@@ -175,9 +175,9 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 	}
 }
 
-// stop ends a run. A catch-up returns what is stored by then: the state here may hold events whose
+// end ends a run. A catch-up returns what is stored by then: the state here may hold events whose
 // batch was never committed, or be none yet.
-func (r *runner) stop(row *projectionRow) error {
+func (r *runner) end(row *projectionRow) error {
 	if r.target == noTarget {
 		return errStopped
 	}

@@ -20,11 +20,11 @@ type batcher struct {
 	parked   map[aggregateKey]bool
 	failures int // since there was last progress
 
-	limit  int // of a page
-	found  int // in the last page
-	window Position
-	sealed Position  // as of the last look at what is
-	looked time.Time // when that was
+	limit     int // of a page
+	lastFound int // in the last page
+	window    Position
+	sealed    Position  // as of the last look at what is
+	looked    time.Time // when that was
 }
 
 const (
@@ -173,11 +173,11 @@ func (b *batcher) look(ctx context.Context, poll *poller, after Position, next *
 		return nil
 	}
 	began := time.Now()
-	rows, more, err := b.store.backend.readPage(ctx, &page{from: b.from, names: b.names, after: after, before: next.upTo + 1, limit: b.limit, expected: b.found})
+	rows, more, err := b.store.backend.readPage(ctx, &page{from: b.from, names: b.names, after: after, before: next.upTo + 1, limit: b.limit, sizeHint: b.lastFound})
 	if err != nil {
 		return err
 	}
-	b.found = len(rows)
+	b.lastFound = len(rows)
 	if more {
 		next.upTo = rows[len(rows)-1].position
 		b.limit = pageSize(rows, b.batchSize)
@@ -223,7 +223,7 @@ func (b *batcher) process(ctx context.Context, rows []record, upTo Position) err
 			}
 			rows = rows[done:]
 		}
-		if err := b.settle(ctx, rows[:1], failure); err != nil {
+		if err := b.handleFailure(ctx, rows[:1], failure); err != nil {
 			return err
 		}
 		rows = rows[1:]
@@ -257,7 +257,7 @@ func (b *batcher) attempt(ctx context.Context, rows []record, upTo Position) (do
 		return done, nil, errStopped
 	case err == nil:
 		return done, nil, nil
-	case passing(err) || errors.Is(err, ErrLeaseLost) || len(rows) == 0:
+	case transient(err) || errors.Is(err, ErrLeaseLost) || len(rows) == 0:
 		return 0, nil, err
 	case len(rows) == 1:
 		return b.undo(ctx, tx, 0, err)
@@ -306,7 +306,7 @@ func (b *batcher) undo(ctx context.Context, tx *batchTx, done int, failure error
 		return 0, nil, context.Cause(ctx)
 	}
 	// A handler that makes the database ask for a repetition every time fails all the same.
-	if broken != nil && (errors.Is(broken, errLost) || b.failures < maxRepeats) {
+	if broken != nil && (errors.Is(broken, errLost) || b.failures < maxRetries) {
 		return 0, nil, broken
 	}
 	if err := b.restore(b.state); err != nil {

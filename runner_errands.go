@@ -7,11 +7,11 @@ import (
 
 // prepare brings the read model and the state to where row says that they are.
 func (r *runner) prepare(ctx context.Context, row *projectionRow) error {
-	if r.readModel != nil && !r.made {
+	if r.readModel != nil && !r.readModelReady {
 		if err := r.makeReadModel(ctx, row); err != nil {
 			return err
 		}
-		r.made = true
+		r.readModelReady = true
 	}
 	if row.status == StatusResetting {
 		if err := r.finishReset(ctx, row); err != nil {
@@ -47,7 +47,7 @@ func (r *runner) commitReadModel(tx backendTx, row *projectionRow) error {
 }
 
 func (r *runner) readModelFailed(tx backendTx, op string, err error) error {
-	if passing(err) {
+	if transient(err) {
 		return err
 	}
 	if broken := tx.databaseFault(err); broken != nil {
@@ -86,9 +86,9 @@ func (r *runner) finishReset(ctx context.Context, row *projectionRow) error {
 	return err
 }
 
-// alone calls fn with the lease that row has seen free, unless another takes it first. The lease is
+// withLease calls fn with the lease that row has seen free, unless another takes it first. The lease is
 // renewed for as long as fn takes, which may have to wait for others' locks on a table.
-func (r *runner) alone(ctx context.Context, row *projectionRow, fn func(context.Context, *projectionRow) error) (err error) {
+func (r *runner) withLease(ctx context.Context, row *projectionRow, fn func(context.Context, *projectionRow) error) (err error) {
 	taken, err := r.store.backend.takeLease(ctx, r.name, r.owner, row, r.readModel != nil, r.term)
 	if err != nil || !taken {
 		return err
@@ -121,7 +121,7 @@ func (r *runner) finishDelete(ctx context.Context, row *projectionRow) error {
 		if err := r.commitReadModel(tx, row); err != nil {
 			return err
 		}
-		r.made = false
+		r.readModelReady = false
 	}
 	return r.store.backend.removeProjection(ctx, r.name, row.epoch)
 }

@@ -15,8 +15,8 @@ func defaultOnError(_ context.Context, _ Event, _ error, attempt int) ErrorActio
 	return Fail
 }
 
-// settle does with an event that has failed what the definition says.
-func (b *batcher) settle(ctx context.Context, one []record, failure error) error {
+// handleFailure does with an event that has failed what the definition says.
+func (b *batcher) handleFailure(ctx context.Context, one []record, failure error) error {
 	ev := &one[0]
 	for attempt := 1; ; attempt++ {
 		action := b.consumer.decide(ctx, ev, failure, attempt)
@@ -36,7 +36,7 @@ func (b *batcher) settle(ctx context.Context, one []record, failure error) error
 		case Park:
 			tx := b.begin(ctx)
 			defer tx.inner.rollback()
-			if err := tx.park(ev, problemText(failure)); err != nil {
+			if err := tx.park(ev, errorText(failure)); err != nil {
 				return err
 			}
 			if err := b.finish(tx, ev.position); err != nil {
@@ -53,14 +53,14 @@ func (b *batcher) settle(ctx context.Context, one []record, failure error) error
 // noteFailure lets it be seen from elsewhere why a runner does not get on. That it can't must not
 // keep the runner from trying again.
 func (b *batcher) noteFailure(ctx context.Context, failure error) {
-	if err := b.store.backend.failedTry(ctx, b.name, b.lease.epoch, problemText(failure)); err != nil && ctx.Err() == nil {
+	if err := b.store.backend.noteError(ctx, b.name, b.lease.epoch, errorText(failure)); err != nil && ctx.Err() == nil {
 		b.store.opts.Logger.WarnContext(ctx, "error not stored", "projection", b.name, "owner", b.lease.owner, "error", err)
 	}
 }
 
-// problemText is an error's text as every database takes it: a handler's may hold bytes of whatever
+// errorText is an error's text as every database takes it: a handler's may hold bytes of whatever
 // it has failed on. It is never empty, which would say that there was no error.
-func problemText(err error) string {
+func errorText(err error) string {
 	const most = 64 << 10
 	text := err.Error()
 	text = strings.ToValidUTF8(text[:min(most, len(text))], "\uFFFD")
@@ -97,7 +97,7 @@ func (b *batcher) retryOne(ctx context.Context, p *parkedRow) error {
 			}
 			b.parked[aggregateKey{p.stream, p.aggregateID}] = true
 			tx = b.begin(ctx)
-			if err := tx.park(&rows[0], problemText(failure)); err != nil {
+			if err := tx.park(&rows[0], errorText(failure)); err != nil {
 				return err
 			}
 			return b.finish(tx, b.position)

@@ -31,7 +31,7 @@ func (w *batchTx) sqlTx() (*sql.Tx, error) {
 
 // noteFault keeps what has kept the unit from beginning, which is not the handler's failure.
 func (w *batchTx) noteFault(err error) {
-	if passing(err) {
+	if transient(err) {
 		w.fault = err
 	}
 }
@@ -101,17 +101,17 @@ func (s *Store) appendBatch(ctx context.Context, b Batch, complete bool) error {
 
 // raced says whether a conflict is one of versions only, which another try gets past.
 func (w *batchTx) raced(ctx context.Context, s *Store, b Batch) bool {
-	a := &appendCall{stream: b.Stream, aggregateID: b.AggregateID, rows: make([]record, len(b.Events))}
+	a := &appendRequest{stream: b.Stream, aggregateID: b.AggregateID, rows: make([]record, len(b.Events))}
 	for i := range b.Events {
 		a.rows[i].id = b.Events[i].ID
 	}
-	v, err := s.backend.resolve(ctx, a)
+	v, err := s.backend.diagnose(ctx, a)
 	return err == nil && len(v.stored) == 0
 }
 
 // park sets an event aside; without a problem it waits behind another of its aggregate.
-func (w *batchTx) park(r *record, problem string) error {
-	err := w.inner.park(w.name, parkedRow{r.position, r.stream, r.aggregateID, problem})
+func (w *batchTx) park(r *record, errText string) error {
+	err := w.inner.park(w.name, parkedRow{r.position, r.stream, r.aggregateID, errText})
 	w.noteFault(err)
 	return err
 }

@@ -19,16 +19,16 @@ import (
 // Errors of a database come back wrapped. A context that ends ends every call with its error; an
 // append whose context ends while it is under way may or may not have been stored.
 type Store struct {
-	backend  backend
-	codec    *payloadCodec
-	opts     Options
-	appended *broadcast // of events
-	progress *broadcast // of projections
-	leases   *leases
-	inTx     bool
-	shares   bool // the backend keeps the bytes that it hands out
-	loads    bool // there is Middleware.Load
-	plain    bool // there is no Middleware.Append
+	backend            backend
+	codec              *payloadCodec
+	opts               Options
+	appended           *broadcast // of events
+	progress           *broadcast // of projections
+	leases             *leases
+	inTx               bool
+	copiesData         bool // the backend keeps the bytes that it hands out
+	hasLoadMiddleware  bool // there is Middleware.Load
+	noAppendMiddleware bool // there is no Middleware.Append
 }
 
 // Options configure a store. The zero value, or nil, is the default.
@@ -121,7 +121,7 @@ func NewMemStore(opts *Options) *Store {
 	if err != nil {
 		return &Store{backend: &brokenBackend{err: err}, codec: defaultCodec, appended: newBroadcast(), progress: newBroadcast(), leases: newLeases()}
 	}
-	s.backend, s.shares = newMemBackend(), true
+	s.backend, s.copiesData = newMemBackend(), true
 	return s
 }
 
@@ -140,8 +140,8 @@ func newStore(opts *Options) (*Store, error) {
 		s.opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	s.opts.Middleware = append([]Middleware(nil), s.opts.Middleware...)
-	s.loads = slices.ContainsFunc(s.opts.Middleware, func(m Middleware) bool { return m.Load != nil })
-	s.plain = !slices.ContainsFunc(s.opts.Middleware, func(m Middleware) bool { return m.Append != nil })
+	s.hasLoadMiddleware = slices.ContainsFunc(s.opts.Middleware, func(m Middleware) bool { return m.Load != nil })
+	s.noAppendMiddleware = !slices.ContainsFunc(s.opts.Middleware, func(m Middleware) bool { return m.Append != nil })
 	var err error
 	s.codec, err = newPayloadCodec(s.opts.Codec, s.opts.Upcasters)
 	return s, err
