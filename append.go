@@ -78,12 +78,12 @@ func (s *Store) appendThrough(ctx context.Context, mw []Middleware, b Batch) ([]
 	if err != nil {
 		return nil, err
 	}
-	stored, err := s.appendWithRetry(ctx, a)
+	stored, earlier, err := s.appendWithRetry(ctx, a)
 	if err != nil {
 		return nil, err
 	}
 	s.appended.publish()
-	return s.toEvents(ctx, stored, len(stored) > 0 && &stored[0] != &a.rows[0])
+	return s.toEvents(ctx, stored, earlier)
 }
 
 // encode checks a batch and turns it into rows.
@@ -162,55 +162,55 @@ type storedPayload struct {
 
 func (p storedPayload) EventName() string { return p.name }
 
-// appendWithRetry has the backend append, repeats what is worth repeating, and tells a conflict from an
-// append that has been stored before. It returns a.rows, or the rows stored before.
-func (s *Store) appendWithRetry(ctx context.Context, a *appendRequest) ([]record, error) {
+// appendWithRetry has the backend append, retries transient failures, and tells a conflict from an
+// append that an earlier call has stored. It returns a.rows, or the rows stored earlier.
+func (s *Store) appendWithRetry(ctx context.Context, a *appendRequest) (stored []record, earlier bool, err error) {
 	for attempt := 1; ; attempt++ {
 		err := s.backend.append(ctx, a)
 		if err == nil {
-			return a.rows, nil
+			return a.rows, false, nil
 		}
 		if errors.Is(err, errVersion) {
 			var stored []record
 			if stored, err = s.explainConflict(ctx, a); err == nil {
-				return stored, nil
+				return stored, true, nil
 			}
 		}
 		if !errors.Is(err, errRetry) {
-			return nil, err
+			return nil, false, err
 		}
 		if s.inTx {
-			return nil, fmt.Errorf("%w: %w", ErrRetryTx, err)
+			return nil, false, fmt.Errorf("%w: %w", ErrRetryTx, err)
 		}
 		if attempt == maxRetries {
-			return nil, err
+			return nil, false, err
 		}
 		s.opts.Logger.DebugContext(ctx, "append repeated", "stream", a.stream, "aggregate", a.aggregateID, "attempt", attempt, "error", err)
 		if err := backOff(ctx, attempt); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 }
 
-// explainConflict decides what a refused append was: stored before (its rows are returned), a conflict, or
-// a race that is over (errRetry).
+// explainConflict finds out what a refused append was: stored by an earlier call, whose rows it
+// returns, a conflict, or a race that is over (errRetry).
 func (s *Store) explainConflict(ctx context.Context, a *appendRequest) ([]record, error) {
-	v, err := s.backend.diagnose(ctx, a)
+	cause, err := s.backend.diagnose(ctx, a)
 	switch {
 	case err != nil:
 		return nil, err
-	case !v.found:
+	case !cause.found:
 		return nil, fmt.Errorf("%w: %q: Store.CreateStream makes it", ErrStreamNotFound, a.stream)
-	case isRepeat(a, v.stored):
-		return v.stored, nil
-	case len(v.stored) == 0 && !v.taken && a.expected.admits(v.actual):
+	case isRepeat(a, cause.stored):
+		return cause.stored, nil
+	case len(cause.stored) == 0 && !cause.taken && a.expected.admits(cause.actual):
 		return nil, errRetry
 	}
-	s.opts.Logger.DebugContext(ctx, "append conflicts", "stream", a.stream, "aggregate", a.aggregateID, "expected", a.expected, "actual", v.actual)
-	return nil, &ConflictError{Stream: a.stream, AggregateID: a.aggregateID, Expected: a.expected, Actual: v.actual}
+	s.opts.Logger.DebugContext(ctx, "append conflicts", "stream", a.stream, "aggregate", a.aggregateID, "expected", a.expected, "actual", cause.actual)
+	return nil, &ConflictError{Stream: a.stream, AggregateID: a.aggregateID, Expected: a.expected, Actual: cause.actual}
 }
 
-// isRepeat says whether stored are the very events that a wants stored: the same IDs in the same
+// isRepeat reports whether stored are the very events that a wants stored: the same IDs in the same
 // order, one after the other in the same aggregate.
 func isRepeat(a *appendRequest, stored []record) bool {
 	if len(stored) != len(a.rows) {

@@ -11,7 +11,7 @@ import (
 func (b *sqlBackend) readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) (out []record, err error) {
 	text := limited(b.text.aggregates.load, limit)
 	err = b.run(ctx, "read aggregate", func(c conn) (err error) {
-		out, err = b.records(ctx, c, text, aggregateID, schema, stream, aggregateID, schema, aggregateID, stream)
+		out, err = b.records(ctx, c, 0, text, aggregateID, schema, stream, aggregateID, schema, aggregateID, stream)
 		return err
 	})
 	slices.SortFunc(out, func(x, y record) int { return cmp.Compare(x.version, y.version) })

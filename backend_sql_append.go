@@ -34,7 +34,7 @@ func (b *sqlBackend) groupable(a *appendRequest) bool {
 		return known
 	}
 	h, known := b.hints.get(a.stream, a.aggregateID, a.expected, false)
-	return known && h.mariaDB && !b.hints.isPast(a.stream, a.aggregateID, h.version)
+	return known && h.can.noWait && !b.hints.isPast(a.stream, a.aggregateID, h.version)
 }
 
 // appendAlone stores an append's rows with one statement, or, where one can't hold them all, with

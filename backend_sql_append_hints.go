@@ -13,7 +13,14 @@ type appendHint struct {
 	position Position
 	now      time.Time
 	step     int64 // from one position of a statement to the next: auto_increment_increment
-	mariaDB  bool  // the server has RETURNING, and statements that do not wait for locks
+	can      capabilities
+}
+
+// capabilities are what a server can do that its dialect does not take for granted: MariaDB has them,
+// MySQL does not.
+type capabilities struct {
+	returning bool // an INSERT can return positions
+	noWait    bool // a statement can be told to fail where it would wait for a lock
 }
 
 // at is when an append's events are recorded.
@@ -33,7 +40,7 @@ type appendHints struct {
 	now      time.Time // the database's, when learnt was the time here
 	learnt   time.Time
 	step     int64
-	mariaDB  bool
+	can      capabilities
 }
 
 const (
@@ -46,7 +53,7 @@ func (h *appendHints) get(stream, id string, expected ExpectedVersion, inTx bool
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	age := time.Since(h.learnt)
-	hint := appendHint{version: int64(expected), now: h.now.Add(age), step: h.step, mariaDB: h.mariaDB}
+	hint := appendHint{version: int64(expected), now: h.now.Add(age), step: h.step, can: h.can}
 	var ok bool
 	if hint.stream, ok = h.streams[stream]; !ok || age > maxHintAge {
 		return appendHint{}, false
@@ -70,7 +77,7 @@ func (h *appendHints) learnState(stream string, hint appendHint) {
 		h.streams = map[string]int64{}
 	}
 	h.streams[stream] = hint.stream
-	h.now, h.learnt, h.step, h.mariaDB = hint.now, time.Now(), hint.step, hint.mariaDB
+	h.now, h.learnt, h.step, h.can = hint.now, time.Now(), hint.step, hint.can
 }
 
 // stream returns a stream's id, as far as it is known.

@@ -22,9 +22,9 @@ func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendRequest
 			return err
 		}
 	}
-	hasty := c.tx == nil && h.mariaDB
-	err := b.insertHinted(ctx, c, a, rows, h, hasty)
-	if hasty && b.dialect.classify(err) == faultRetry {
+	noWait := c.tx == nil && h.can.noWait
+	err := b.insertHinted(ctx, c, a, rows, h, noWait)
+	if noWait && b.dialect.classify(err) == faultRetry {
 		// It has to wait, with what it has locked by then: on MariaDB that is, of the event before,
 		// the gap as well, unless its position is known.
 		if err := b.mustLookUp(ctx, c, a, expected, &h); err != nil {
@@ -38,11 +38,11 @@ func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendRequest
 	return err
 }
 
-// insertHinted runs the statement with what is known, and forgets that if it fails. A hasty one
+// insertHinted runs the statement with what is known, and forgets that if it fails. With noWait it
 // fails where it would have to wait for a lock.
-func (b *sqlBackend) insertHinted(ctx context.Context, c conn, a *appendRequest, rows []record, h appendHint, hasty bool) error {
+func (b *sqlBackend) insertHinted(ctx context.Context, c conn, a *appendRequest, rows []record, h appendHint, noWait bool) error {
 	text, args := b.guardedInsert(a, rows, h)
-	if hasty {
+	if noWait {
 		text = b.text.numbered.noWait + text
 	}
 	at := h.at(a)
@@ -61,7 +61,7 @@ func (b *sqlBackend) insertHinted(ctx context.Context, c conn, a *appendRequest,
 
 // insertValues runs an INSERT of n rows, and tells each of them its position.
 func (b *sqlBackend) insertValues(ctx context.Context, c conn, h appendHint, text string, args []any, n int, row func(i int) *record) error {
-	if h.mariaDB {
+	if h.can.returning {
 		i := 0
 		return c.query(ctx, func(r *sql.Rows) error {
 			i++
@@ -139,13 +139,13 @@ func (b *sqlBackend) groupGuarded(ctx context.Context, calls []*appendRequest) (
 	hints := make([]appendHint, len(calls))
 	for i, a := range calls {
 		h, known := b.hints.get(a.stream, a.aggregateID, a.expected, false)
-		hints[i], stored[i] = h, known && h.mariaDB && !b.hints.isPast(a.stream, a.aggregateID, h.version)
+		hints[i], stored[i] = h, known && h.can.noWait && !b.hints.isPast(a.stream, a.aggregateID, h.version)
 	}
 	text, args, rows := b.guardedGroup(calls, hints, stored)
 	if len(rows) == 0 {
 		return stored, nil
 	}
-	err := b.insertValues(ctx, b.conn(), appendHint{mariaDB: true}, text, args, len(rows), func(i int) *record { return rows[i] })
+	err := b.insertValues(ctx, b.conn(), appendHint{can: capabilities{returning: true}}, text, args, len(rows), func(i int) *record { return rows[i] })
 	if err != nil {
 		return nil, err
 	}

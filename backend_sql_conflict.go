@@ -31,7 +31,7 @@ func (b *sqlBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCa
 				args[i] = b.dialect.eventID(part[i].id)
 			}
 			ids := strings.TrimSuffix(strings.Repeat(b.text.read.idValue+", ", len(args)), ", ")
-			rows, err := b.records(ctx, c, "SELECT {event} FROM "+b.text.read.fromAll+"\nWHERE e.event_id IN ("+ids+")"+lock, args...)
+			rows, err := b.records(ctx, c, 0, "SELECT {event} FROM "+b.text.read.fromAll+"\nWHERE e.event_id IN ("+ids+")"+lock, args...)
 			if err != nil {
 				return err
 			}
@@ -46,9 +46,10 @@ func (b *sqlBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCa
 // lookUp finds out what an append has to know, and remembers what others can use.
 func (b *sqlBackend) lookUp(ctx context.Context, c conn, a *appendRequest, h *appendHint) (found bool, err error) {
 	var now time.Time
-	found, err = c.row(ctx, []any{&h.stream, &h.version, (*int64)(&h.position), (*dbTime)(&now), &h.step, &h.mariaDB}, b.text.append.state, a.aggregateID, a.aggregateID, a.stream)
+	var mariaDB bool
+	found, err = c.row(ctx, []any{&h.stream, &h.version, (*int64)(&h.position), (*dbTime)(&now), &h.step, &mariaDB}, b.text.append.state, a.aggregateID, a.aggregateID, a.stream)
 	if err == nil && found {
-		h.now = now
+		h.now, h.can = now, capabilities{returning: mariaDB, noWait: mariaDB}
 		b.hints.learnState(a.stream, *h)
 	}
 	return found, err

@@ -26,7 +26,7 @@ func TestInsertGroupWithoutConnection(t *testing.T) {
 	for _, dialect := range []*Dialect{Postgres, MySQL} {
 		for err, lost := range map[error]bool{driver.ErrBadConn: false, io.ErrUnexpectedEOF: true} {
 			b := newSQLBackend(sql.OpenDB(unconnected{err}), dialect, "", slog.New(slog.DiscardHandler))
-			b.hints.learnState("accounts", appendHint{stream: 1, now: time.Now(), mariaDB: true})
+			b.hints.learnState("accounts", appendHint{stream: 1, now: time.Now(), can: capabilities{returning: true, noWait: true}})
 			var calls []*appendRequest
 			for _, id := range []string{"a", "b"} {
 				calls = append(calls, &appendRequest{stream: "accounts", aggregateID: id, rows: []record{{id: uuid.New(), name: "n", data: []byte("{}"), metadata: noMetadata}}})

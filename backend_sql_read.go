@@ -12,7 +12,7 @@ import (
 func (b *sqlBackend) readPage(ctx context.Context, q *page) (out []record, more bool, err error) {
 	text, args := b.pageStatement(q)
 	err = b.run(ctx, "read", func(c conn) (err error) {
-		out, err = b.expect(ctx, c, q.sizeHint, text, args...)
+		out, err = b.records(ctx, c, q.sizeHint, text, args...)
 		return err
 	})
 	more = len(out) == q.limit
@@ -25,12 +25,12 @@ func (b *sqlBackend) readAggregate(ctx context.Context, stream, aggregateID stri
 	w := b.from(&Source{Stream: stream})
 	w.and(b.text.read.ofAggregate, aggregateID, after)
 	w.order("\nORDER BY e.version", limit)
-	expected := 0
+	sizeHint := 0
 	if limit > firstPage {
-		expected = limit // it is not the first page, and those before were full
+		sizeHint = limit // it is not the first page, and those before were full
 	}
 	err = b.run(ctx, "read aggregate", func(c conn) (err error) {
-		out, err = b.expect(ctx, c, expected, w.text, w.args...)
+		out, err = b.records(ctx, c, sizeHint, w.text, w.args...)
 		return err
 	})
 	return out, err
@@ -92,14 +92,9 @@ func (b *sqlBackend) from(src *Source) *where {
 	return &where{text: "SELECT {event} FROM " + b.text.read.fromAll + "\nWHERE e.stream_id > 0"}
 }
 
-// records runs a statement that returns events.
-func (b *sqlBackend) records(ctx context.Context, c conn, text string, args ...any) ([]record, error) {
-	return b.expect(ctx, c, 0, text, args...)
-}
-
-// expect is records with room for as many as probably come.
-func (b *sqlBackend) expect(ctx context.Context, c conn, n int, text string, args ...any) ([]record, error) {
-	out := make([]record, 0, max(n, minPage))
+// records runs a statement that returns events; sizeHint is how many probably come, or zero.
+func (b *sqlBackend) records(ctx context.Context, c conn, sizeHint int, text string, args ...any) ([]record, error) {
+	out := make([]record, 0, max(sizeHint, minPage))
 	scanner := newRowScanner()
 	err := c.query(ctx, func(rows *sql.Rows) error {
 		out = append(out, record{})

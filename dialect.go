@@ -21,8 +21,8 @@ import (
 type Dialect struct {
 	name string
 
-	// numbered says that parameters are $1, $2 and so on.
-	numbered bool
+	// dollarParameters says that parameters are $1, $2 and so on.
+	dollarParameters bool
 	// prepares says that the driver sends a statement in one round trip only once it has been
 	// prepared, so that the store keeps prepared statements.
 	prepares bool
@@ -111,7 +111,7 @@ type aggregateStatements struct {
 
 // appendStatements go with every append, whatever the strategy.
 type appendStatements struct {
-	state        string // aggregate id, aggregate id, name; one row: stream id, version, its position, the database's time, step between positions, whether it is MariaDB
+	state        string // aggregate id, aggregate id, name; one row: stream id, version, its position, the database's time, step between positions, whether it is MariaDB, which has capabilities
 	versionTaken string // name, aggregate id, version; at the latest, whatever the isolation
 	positionOf   string // event ID; only where not Dialect.returning
 	dropEvents   string // up to the list of positions
@@ -259,7 +259,7 @@ func (d *Dialect) bind(prefix, text string) string {
 		pairs = append(pairs, "{"+table+"}", prefix+table)
 	}
 	text = strings.NewReplacer(pairs...).Replace(text)
-	if !d.numbered {
+	if !d.dollarParameters {
 		return text
 	}
 	var b strings.Builder

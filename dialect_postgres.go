@@ -29,14 +29,14 @@ SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'nu
     event_id = ('e5e5000000000000' || lpad(to_hex(position), 16, '0'))::uuid`
 
 var postgresDialect = Dialect{
-	name:       "postgres",
-	numbered:   true,
-	returning:  true,
-	twoGroups:  true,
-	schema:     postgresSchema,
-	timeLayout: "2006-01-02 15:04:05.000000Z07:00",
-	classify:   classifyPostgres,
-	eventID:    func(id [16]byte) any { return hex.EncodeToString(id[:]) },
+	name:             "postgres",
+	dollarParameters: true,
+	returning:        true,
+	twoGroups:        true,
+	schema:           postgresSchema,
+	timeLayout:       "2006-01-02 15:04:05.000000Z07:00",
+	classify:         classifyPostgres,
+	eventID:          func(id [16]byte) any { return hex.EncodeToString(id[:]) },
 	statements: statements{
 		install: installStatements{
 			lock: `SELECT pg_advisory_xact_lock(hashtext(?::text))`,
