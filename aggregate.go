@@ -71,7 +71,11 @@ func (a *Aggregate[S]) check() (*folds[S], error) {
 // A stored event that no fold takes is [ErrUnknownEvent]: a state that leaves something out is no
 // ground for decisions. Use [OnAny] to let events pass on purpose.
 func (a *Aggregate[S]) Load(ctx context.Context, s *Store, id string) (*Root[S], error) {
-	r, err := a.load(ctx, s, id)
+	folds, err := a.check()
+	if err != nil {
+		return nil, err
+	}
+	r, err := a.load(ctx, s, folds, id)
 	if err == nil && r.version == 0 {
 		return nil, fmt.Errorf("%w: %q in stream %q", ErrAggregateNotFound, id, a.Stream)
 	}
@@ -79,11 +83,7 @@ func (a *Aggregate[S]) Load(ctx context.Context, s *Store, id string) (*Root[S],
 }
 
 // load is Load, but an aggregate without events is a new one.
-func (a *Aggregate[S]) load(ctx context.Context, s *Store, id string) (*Root[S], error) {
-	folds, err := a.check()
-	if err != nil {
-		return nil, err
-	}
+func (a *Aggregate[S]) load(ctx context.Context, s *Store, folds *folds[S], id string) (*Root[S], error) {
 	r := a.root(id, folds, s.codec)
 	dispatcher := s.dispatcher(func(d *delivery) error { return folds.apply(&r.state, d) })
 	if a.Snapshot.Every > 0 {
@@ -143,7 +143,7 @@ func (a *Aggregate[S]) Save(ctx context.Context, s *Store, r *Root[S]) ([]Event,
 	} else {
 		// They were stored before, behind other events than r has seen, or middleware has stored
 		// others: r's state is none that the aggregate ever had.
-		fresh, err := a.load(ctx, s, r.id)
+		fresh, err := a.load(ctx, s, r.folds, r.id)
 		if err != nil {
 			return nil, err
 		}
@@ -163,6 +163,15 @@ func (a *Aggregate[S]) Execute(ctx context.Context, s *Store, id string, decide 
 	if decide == nil {
 		return nil, invalid("decide is nil")
 	}
+	folds, err := a.check()
+	if err != nil {
+		return nil, err
+	}
+	return a.execute(ctx, s, folds, id, decide)
+}
+
+// execute is Execute for a checked definition.
+func (a *Aggregate[S]) execute(ctx context.Context, s *Store, folds *folds[S], id string, decide func(*Root[S]) error) (*Root[S], error) {
 	attempts := a.Attempts
 	switch {
 	case s.inTx:
@@ -172,7 +181,7 @@ func (a *Aggregate[S]) Execute(ctx context.Context, s *Store, id string, decide 
 	}
 	taken := false
 	for attempt := 1; ; attempt++ {
-		r, err := a.load(ctx, s, id)
+		r, err := a.load(ctx, s, folds, id)
 		if err != nil {
 			return nil, err
 		}
@@ -205,12 +214,13 @@ func (a *Aggregate[S]) Execute(ctx context.Context, s *Store, id string, decide 
 // takes the command's type. If none does: [ErrUnknownCommand], and nothing is read. An error of the
 // entry comes back as it is, with nothing stored.
 func (a *Aggregate[S]) Handle(ctx context.Context, s *Store, id string, command any) (*Root[S], error) {
-	if _, err := a.check(); err != nil {
+	folds, err := a.check()
+	if err != nil {
 		return nil, err
 	}
 	for i := range a.Commands {
 		if c := &a.Commands[i]; c.takes(command) {
-			return a.Execute(ctx, s, id, func(r *Root[S]) error { return c.decide(ctx, r, command) })
+			return a.execute(ctx, s, folds, id, func(r *Root[S]) error { return c.decide(ctx, r, command) })
 		}
 	}
 	return nil, fmt.Errorf("%w: %T", ErrUnknownCommand, command)
