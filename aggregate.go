@@ -1,3 +1,5 @@
+// Aggregate: load, save, execute and handle, with retries on conflict.
+
 package eventstore
 
 import (

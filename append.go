@@ -1,3 +1,6 @@
+// Store.Append: IDs and metadata are filled in, middleware runs, events are encoded, transient
+// failures are retried, and a refused append becomes a conflict or turns out to be stored.
+
 package eventstore
 
 import (

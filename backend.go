@@ -1,3 +1,6 @@
+// The seam between the store and what keeps its rows, a database or memory: the interfaces, and
+// the rows that pass them.
+
 package eventstore
 
 import (

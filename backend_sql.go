@@ -1,3 +1,6 @@
+// The one execution path over database/sql: connections, transactions, retries, and what an error
+// of the driver means.
+
 package eventstore
 
 import (

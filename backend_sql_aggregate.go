@@ -1,3 +1,5 @@
+// Snapshots in a database, and the deletion of an aggregate.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// Appends to a database: which strategy, alone or with a group, in one statement or in several.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// What appends remember from earlier ones: ids of streams, versions, the database's clock.
+
 package eventstore
 
 import (

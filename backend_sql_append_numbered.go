@@ -1,3 +1,6 @@
+// Appends where the store numbers the rows (MySQL, MariaDB): a guard fails the statement if the
+// version before them is missing.
+
 package eventstore
 
 import (

@@ -1,3 +1,6 @@
+// Appends where INSERT returns what it stored (Postgres): one statement finds the stream and the
+// version by itself.
+
 package eventstore
 
 import (

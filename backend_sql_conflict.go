@@ -1,3 +1,5 @@
+// Why an append was refused: what is stored under its IDs, and at which version its aggregate is.
+
 package eventstore
 
 import (

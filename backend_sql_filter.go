@@ -1,3 +1,5 @@
+// Filters as SQL: conditions that leave out rows which no Match lets pass.
+
 package eventstore
 
 import (

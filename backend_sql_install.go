@@ -1,3 +1,5 @@
+// Install and WriteSchema: tables are made, or brought up to date, under a lock.
+
 package eventstore
 
 import (

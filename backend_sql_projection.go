@@ -1,3 +1,5 @@
+// Projections in a database: rows, leases, control by name, parked events.
+
 package eventstore
 
 import (

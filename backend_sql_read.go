@@ -1,3 +1,5 @@
+// Reads from a database: the statement of a page, and of an aggregate's events.
+
 package eventstore
 
 import (

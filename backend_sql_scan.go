@@ -1,3 +1,5 @@
+// Scanning rows into records with few allocations.
+
 package eventstore
 
 import (

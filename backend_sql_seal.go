@@ -1,3 +1,6 @@
+// Sealing in a database: the argument why no reader misses an event, and the statements that
+// carry it out.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// The cache of prepared statements.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// Statistics from a database.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// Streams in a database: create, delete, list.
+
 package eventstore
 
 import (

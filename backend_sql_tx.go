@@ -1,3 +1,5 @@
+// The transaction of a projection's batch in a database, and its checkpoint.
+
 package eventstore
 
 import (

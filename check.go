@@ -1,3 +1,5 @@
+// Checks of names, IDs and identifiers, which every argument and definition goes through.
+
 package eventstore
 
 import (

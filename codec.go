@@ -1,3 +1,5 @@
+// Codec: payloads and states as JSON text. The default is encoding/json.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// Command: what an aggregate does when it is told to.
+
 package eventstore
 
 import (

@@ -1,3 +1,6 @@
+// Dialect: what one kind of database needs said in its own words. A new database is a Dialect; a
+// new column or statement shows in these types where it is needed.
+
 package eventstore
 
 import (

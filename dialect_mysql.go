@@ -1,3 +1,5 @@
+// MySQL and MariaDB: statement texts, schema and error codes.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// Postgres: statement texts, schema and error codes.
+
 package eventstore
 
 import (

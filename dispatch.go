@@ -1,3 +1,5 @@
+// Stored events on their way to folds: through middleware and upcasters.
+
 package eventstore
 
 import "context"

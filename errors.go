@@ -1,3 +1,5 @@
+// Errors: the sentinels to branch on, and the typed errors that carry data.
+
 package eventstore
 
 import (

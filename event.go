@@ -1,3 +1,6 @@
+// Events: Payload, NewEvent, Event, ExpectedVersion, and Decode. A property that each event has
+// begins here; dialect.go says what else a column takes.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// Folds: On, OnEvent and OnAny turn events into state, for aggregates, queries and projections.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// Group commit: small appends that arrive together share one statement.
+
 package eventstore
 
 import (

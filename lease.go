@@ -1,3 +1,6 @@
+// Leases: the right to run a projection or a relay, its default length, and how it is renewed and
+// lost.
+
 package eventstore
 
 import (

@@ -1,3 +1,6 @@
+// Filters: Field, its operators, and Match. The evaluation in Go defines what a filter means;
+// backend_sql_filter.go only narrows rows.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// The store in memory: streams, events, snapshots.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// Projections in memory: rows, leases, control by name, statistics.
+
 package eventstore
 
 import (

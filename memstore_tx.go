@@ -1,3 +1,5 @@
+// The transaction of a projection's batch in memory.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// Metadata: which values it takes, and the one JSON form that filters rely on.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// Page sizes: how many rows, and how many bytes, a read asks for at once.
+
 package eventstore
 
 // Pages begin small, for the many reads that want little, and grow to maxPage rows while these

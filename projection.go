@@ -1,3 +1,5 @@
+// Projection: a state, or tables, kept up to date with the log.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// Control by name: list, stop, reset and delete projections and relays, and their parked events.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// Handlers and effects: Do and DoAny, and the Step that they are given.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// The consumer of a projection: it runs handlers and keeps the state.
+
 package eventstore
 
 import (

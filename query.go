@@ -1,3 +1,5 @@
+// Query: a state built from events whenever it is run.
+
 package eventstore
 
 import (

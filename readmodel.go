@@ -1,3 +1,5 @@
+// ReadModel, and Table: a ready one for a single table.
+
 package eventstore
 
 import (

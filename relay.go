@@ -1,3 +1,6 @@
+// Relay: sealed events handed to a broker, at least once and in order; an error of Publish is
+// retried without end.
+
 package eventstore
 
 import (

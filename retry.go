@@ -1,3 +1,6 @@
+// Retries: which errors are transient and which are terminal, how often a retry is made, and the
+// back-off between.
+
 package eventstore
 
 import (

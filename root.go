@@ -1,3 +1,5 @@
+// Root: one aggregate in memory, and the events recorded but not yet saved.
+
 package eventstore
 
 import (

@@ -1,3 +1,6 @@
+// The runner of projections and relays: it takes the lease, stands by while another runner has
+// it, and begins again after faults.
+
 package eventstore
 
 import (

@@ -1,3 +1,6 @@
+// Batches: a runner that holds the lease reads sealed events, has its consumer take them in, and
+// commits the checkpoint.
+
 package eventstore
 
 import (

@@ -1,3 +1,6 @@
+// What projections and relays have in common: their configuration, the consumer that takes in
+// events, and ErrorAction, the policies for an event that fails.
+
 package eventstore
 
 import (

@@ -1,3 +1,6 @@
+// What a runner does before it follows the log: read models are made, and resets and deletes that
+// were asked for by name are finished.
+
 package eventstore
 
 import (

@@ -1,3 +1,6 @@
+// Failing events: retried, skipped, parked, or the end of the run; and parked events that are
+// tried again.
+
 package eventstore
 
 import (

@@ -1,3 +1,6 @@
+// The transaction of one batch as handlers use it: emit, link, and the lease that must still be
+// held.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// Snapshots: when an aggregate's state is stored, and when it is used.
+
 package eventstore
 
 import (

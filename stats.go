@@ -1,3 +1,6 @@
+// Store.Stats: how a store is doing, for metrics and alarms. A new statistic begins with a field
+// here.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// Store, Options and Middleware: opening a store, and its streams.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// Streams: StreamInfo, and what a Selection of sources picks.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// Store.Subscribe: sealed events as they come.
+
 package eventstore
 
 import (

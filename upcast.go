@@ -1,3 +1,5 @@
+// Upcasters: events stored in an earlier shape become today's while they are read.
+
 package eventstore
 
 import (

@@ -1,3 +1,5 @@
+// Waiting: broadcasts within the process, and the poller that looks for what other processes do.
+
 package eventstore
 
 import (

@@ -1,3 +1,6 @@
+// What sealing remembers: holes, who may fill them, and for how long the sealed position has
+// stood still.
+
 package eventstore
 
 import (
