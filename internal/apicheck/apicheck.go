@@ -5,21 +5,15 @@ package apicheck
 
 import (
 	"bytes"
-	"fmt"
 	"go/ast"
-	"go/build"
 	"go/doc"
-	"go/importer"
-	"go/parser"
 	"go/printer"
 	"go/token"
 	"go/types"
-	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
+
+	"example.com/eventstore/internal/gosource"
 )
 
 // API returns the exported API of the package in a folder, sorted: lines of an identifier, a space
@@ -27,29 +21,13 @@ import (
 // parameters without their names, which are nobody's but the function's. Identifiers begin with
 // qualifier, which may be empty.
 func API(dir, qualifier string) ([]string, error) {
-	a := &api{fset: token.NewFileSet(), qualifier: qualifier}
-	pkg, err := build.ImportDir(dir, 0)
+	pkg, err := gosource.Load(dir)
 	if err != nil {
 		return nil, err
 	}
-	var files []*ast.File
-	for _, name := range pkg.GoFiles {
-		file, err := parser.ParseFile(a.fset, filepath.Join(dir, name), nil, parser.SkipObjectResolution)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, file)
-	}
-	imports, err := exports(dir, a.fset)
-	if err != nil {
-		return nil, err
-	}
-	checker := types.Config{Importer: imports}
-	if a.types, err = checker.Check(pkg.Name, a.fset, files, nil); err != nil {
-		return nil, err
-	}
+	a := &api{fset: pkg.Fset, types: pkg.Types, qualifier: qualifier}
 	// go/doc takes the files over, and with them everything that is not exported out of them.
-	exported, err := doc.NewFromFiles(a.fset, files, pkg.Name)
+	exported, err := doc.NewFromFiles(pkg.Fset, pkg.Files, pkg.Types.Name())
 	if err != nil {
 		return nil, err
 	}
@@ -203,24 +181,4 @@ func unnamed(list *ast.FieldList) *ast.FieldList {
 		}
 	}
 	return out
-}
-
-// exports returns an importer of what the package in a folder requires, as compiled by the go command.
-func exports(dir string, fset *token.FileSet) (types.Importer, error) {
-	list := exec.Command("go", "list", "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}", ".")
-	list.Dir = dir
-	var stderr bytes.Buffer
-	list.Stderr = &stderr
-	out, err := list.Output()
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %s", list, err, stderr.Bytes())
-	}
-	compiled := map[string]string{}
-	for line := range strings.Lines(string(out)) {
-		path, file, _ := strings.Cut(strings.TrimSpace(line), "\t")
-		compiled[path] = file
-	}
-	return importer.ForCompiler(fset, "gc", func(path string) (io.ReadCloser, error) {
-		return os.Open(compiled[path])
-	}), nil
 }
