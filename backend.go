@@ -212,7 +212,7 @@ type projectionRow struct {
 	errText    string
 }
 
-// free says whether a runner can take the lease.
+// free reports whether a runner can take the lease.
 func (p *projectionRow) free(owner string) bool {
 	switch p.status {
 	case StatusIdle, StatusFailed, StatusStopping:
@@ -300,21 +300,21 @@ type checkpoint struct {
 type backendTx interface {
 	// sqlTx returns the transaction, which begins when it is first asked for.
 	sqlTx() (*sql.Tx, error)
-	// backend is a backend whose calls are part of the unit.
+	// backend is a backend whose calls are part of the transaction.
 	backend() (backend, error)
-	// holds says whether the epoch is still this.
+	// holds reports whether the epoch is still this.
 	holds(name string, epoch int64) (bool, error)
 	park(name string, row parkedRow) error
 	unpark(name string, p Position) error
 	dropParked(name string) error
 	// databaseFault returns an error of kind errRetry or errLost if err, which a handler has returned, or
-	// the state of the unit, is due to the database and not to what the handler did.
+	// the state of the transaction, is due to the database and not to what the handler did.
 	databaseFault(err error) error
-	// isAftermath says that err only says that something before it has failed.
+	// isAftermath reports that err only says that something before it has failed.
 	isAftermath(err error) bool
 	// commit stores all of it, if the epoch is still the checkpoint's.
 	commit(c checkpoint) (held bool, err error)
-	// rollback undoes a unit that has not been committed; behind a commit it does nothing.
+	// rollback undoes a transaction that has not been committed; behind a commit it does nothing.
 	rollback()
 }
 

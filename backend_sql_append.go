@@ -26,7 +26,7 @@ func (b *sqlBackend) append(ctx context.Context, a *appendRequest) error {
 	return b.appendAlone(ctx, a)
 }
 
-// groupable says whether an append may go out in one statement with others.
+// groupable reports whether an append may go out in one statement with others.
 func (b *sqlBackend) groupable(a *appendRequest) bool {
 	if b.tx != nil || len(a.rows) > maxSharedRows || a.size() > maxSharedBytes {
 		return false
@@ -131,7 +131,7 @@ func (b *sqlBackend) insertGroup(ctx context.Context, calls []*appendRequest) (s
 	return make([]bool, len(calls)), nil
 }
 
-// haveTwins says whether one event ID is in several appends.
+// haveTwins reports whether one event ID is in several appends.
 func haveTwins(calls []*appendRequest) bool {
 	seen := make(map[uuid.UUID]struct{}, len(calls))
 	n := 0

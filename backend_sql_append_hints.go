@@ -109,7 +109,7 @@ func (h *appendHints) advance(stream, id string, version int64) {
 	h.versions[aggregateKey{stream, id}] = version
 }
 
-// isPast says whether an aggregate is known to be past a version.
+// isPast reports whether an aggregate is known to be past a version.
 func (h *appendHints) isPast(stream, id string, version int64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -70,7 +70,7 @@ WHERE stream_id = ?::bigint AND position <= (SELECT value FROM {meta} WHERE name
 WHERE stream_id = ?::bigint`,
 			// Above read committed an UPDATE or DELETE does not find what was stored since the transaction's
 			// snapshot, and nothing says that there is anything. A stream that lives has its id back, after a
-			// restore of some tables, say: its events are not what was owed.
+			// restore of some tables, say: its events are not what was queued.
 			queueErase: `
 INSERT INTO {meta} (name, value)
 SELECT 'erase ' || ?::bigint, ?::bigint WHERE current_setting('transaction_isolation') IN ('repeatable read', 'serializable')`,

@@ -60,7 +60,7 @@ func (v ExpectedVersion) String() string {
 	return fmt.Sprintf("version %d", int64(v))
 }
 
-// admits says whether an append may go on from an aggregate at this version.
+// admits reports whether an append may go on from an aggregate at this version.
 func (v ExpectedVersion) admits(actual int64) bool {
 	switch v {
 	case AnyVersion:

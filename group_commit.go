@@ -28,7 +28,7 @@ type groupCommit struct {
 	// insertGroup stores with one statement those of the appends that it can, and returns which. After
 	// an error that is not known.
 	insertGroup func(ctx context.Context, calls []*appendRequest) (stored []bool, err error)
-	// twoGroups says that two groups may be in flight.
+	// twoGroups reports that two groups may be in flight.
 	twoGroups bool
 
 	mu           sync.Mutex

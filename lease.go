@@ -42,13 +42,13 @@ func (l *lease) giveUp() {
 	l.leases.remove(l)
 }
 
-// lost says whether somebody else has taken over, as far as is known here.
+// lost reports whether somebody else has taken over, as far as is known here.
 func (l *lease) lost() bool { return errors.Is(context.Cause(l.ctx), ErrLeaseLost) }
 
 // confirm notes that the database has just said that the lease is held.
 func (l *lease) confirm() { l.known.Store(int64(time.Since(l.began))) }
 
-// stale says whether that is so long ago that it is worth asking again.
+// stale reports whether that is so long ago that it is worth asking again.
 func (l *lease) stale() bool { return time.Since(l.began)-time.Duration(l.known.Load()) > l.term/10 }
 
 // keep renews the lease from beside the handlers. It asks the pool for a connection of its own: if

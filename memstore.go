@@ -115,7 +115,7 @@ func (m *memBackend) drop(name string) bool {
 	return true
 }
 
-// gone says whether a record has been deleted.
+// gone reports whether a record has been deleted.
 func (m *memBackend) gone(r *record) bool { return m.events[r.id] != r.position }
 
 func (m *memBackend) deleteAggregate(ctx context.Context, stream, aggregateID string) (found bool, n int64, err error) {
@@ -153,7 +153,7 @@ func (m *memBackend) readSnapshot(ctx context.Context, stream, aggregateID strin
 	return append(out, m.versions(stream, aggregateID, after, limit)...), ctx.Err()
 }
 
-// holds says whether a snapshot's event is there.
+// holds reports whether a snapshot's event is there.
 func (m *memBackend) holds(st *memStream, sn *snapshot) bool {
 	aggregate := st.aggregates[sn.aggregateID]
 	return sn.version <= int64(len(aggregate)) && aggregate[sn.version-1].position == sn.position
@@ -222,7 +222,7 @@ func (m *memBackend) append(ctx context.Context, a *appendRequest) error {
 	return nil
 }
 
-// taken says whether one of an append's events is stored.
+// taken reports whether one of an append's events is stored.
 func (m *memBackend) taken(a *appendRequest) bool {
 	for i := range a.rows {
 		if _, taken := m.events[a.rows[i].id]; taken {

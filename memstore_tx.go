@@ -91,7 +91,7 @@ func (u *memTx) commit(c checkpoint) (bool, error) {
 	return true, nil
 }
 
-// memTxBackend is the backend for what is appended within a unit.
+// memTxBackend is the backend for what is appended within a transaction.
 type memTxBackend struct {
 	brokenBackend
 	tx *memTx
@@ -136,7 +136,7 @@ func (b *memTxBackend) append(ctx context.Context, a *appendRequest) error {
 	return nil
 }
 
-// fits says whether everything that the unit appends can still be stored.
+// fits reports whether everything that the transaction appends can still be stored.
 func (u *memTx) fits() bool {
 	for i, a := range u.appends {
 		if !u.admits(a, u.appends[:i]) {
@@ -146,7 +146,7 @@ func (u *memTx) fits() bool {
 	return true
 }
 
-// admits says whether the store takes an append behind earlier ones of the transaction.
+// admits reports whether the store takes an append behind earlier ones of the transaction.
 func (u *memTx) admits(a *appendRequest, earlier []*appendRequest) bool {
 	st := u.m.byName[a.stream]
 	if st == nil && !u.created[a.stream] || u.m.taken(a) {
@@ -164,7 +164,7 @@ func (u *memTx) admits(a *appendRequest, earlier []*appendRequest) bool {
 	return a.expected.admits(int64(version))
 }
 
-// taken says whether the unit holds one of an append's events already.
+// taken reports whether the transaction holds one of an append's events already.
 func (u *memTx) taken(a *appendRequest) bool {
 	for _, earlier := range u.appends {
 		for i := range earlier.rows {
@@ -182,7 +182,7 @@ func (b *memTxBackend) diagnose(ctx context.Context, a *appendRequest) (conflict
 	if len(v.stored) > 0 || err != nil {
 		return v, err
 	}
-	// What the unit itself is about to store counts as stored, in its order.
+	// What the transaction itself is about to store counts as stored, in its order.
 	for _, earlier := range b.tx.appends {
 		for i := range earlier.rows {
 			r := earlier.rows[i]

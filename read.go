@@ -145,7 +145,7 @@ func pages(ahead bool, fetch func() fetched) iter.Seq[fetched] {
 	}
 }
 
-// readsAhead says whether folding a page can overlap with reading the next. A transaction is one
+// readsAhead reports whether folding a page can overlap with reading the next. A transaction is one
 // connection's, which folds might use too; in memory there is nothing to wait for.
 func (s *Store) readsAhead() bool { return !s.inTx && !s.copiesData }
 

@@ -149,7 +149,7 @@ func (t *Table) Remove(ctx context.Context, in Transactor, where Row) (int64, er
 	return t.exec(ctx, in, "DELETE FROM "+t.Name+condition, args)
 }
 
-// Exists says whether a row meets a condition, which must not be empty.
+// Exists reports whether a row meets a condition, which must not be empty.
 func (t *Table) Exists(ctx context.Context, in Transactor, where Row) (bool, error) {
 	condition, args, err := t.where(where)
 	if err != nil {

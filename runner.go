@@ -191,7 +191,7 @@ func (r *runner) end(row *projectionRow) error {
 	return cmp.Or(r.batches.restore(row.state), errStopped)
 }
 
-// caughtUp says whether nothing is left to do for a catch-up.
+// caughtUp reports whether nothing is left to do for a catch-up.
 func (r *runner) caughtUp(row *projectionRow) bool {
 	return r.target != noTarget && row.position >= r.target && !row.retry &&
 		row.status != StatusResetting && row.status != StatusDeleting && (r.readModel == nil || row.readModel)

@@ -293,7 +293,7 @@ func (b *batcher) handle(ctx context.Context, tx *batchTx, rows []record) (done 
 	return done, nil
 }
 
-// waits says whether an event has to be set aside, since an earlier one of its aggregate is.
+// waits reports whether an event has to be set aside, since an earlier one of its aggregate is.
 func (b *batcher) waits(r *record) bool {
 	return len(b.parked) > 0 && b.parked[aggregateKey{r.stream, r.aggregateID}]
 }

@@ -20,7 +20,7 @@ type batchTx struct {
 	name    string
 	stopped bool
 	wrote   bool  // events
-	fault   error // what has ended the unit, if it was not the handler
+	fault   error // what has ended the transaction, if it was not the handler
 }
 
 func (w *batchTx) sqlTx() (*sql.Tx, error) {
@@ -32,14 +32,14 @@ func (w *batchTx) sqlTx() (*sql.Tx, error) {
 	return tx, err
 }
 
-// noteFault keeps what has kept the unit from beginning, which is not the handler's failure.
+// noteFault keeps what has kept the transaction from beginning, which is not the handler's failure.
 func (w *batchTx) noteFault(err error) {
 	if transient(err) {
 		w.fault = err
 	}
 }
 
-// ensureHeld says whether the transaction can still be committed: as far as is known here, or, if that was a
+// ensureHeld reports whether the transaction can still be committed: as far as is known here, or, if that was a
 // while ago, as far as the database knows.
 func (w *batchTx) ensureHeld() error {
 	if !w.lease.lost() && w.lease.ctx.Err() == nil && w.lease.stale() {
@@ -102,7 +102,7 @@ func (s *Store) appendBatch(ctx context.Context, b Batch, complete bool) error {
 	return err
 }
 
-// raced says whether a conflict is one of versions only, which another try gets past.
+// raced reports whether a conflict is one of versions only, which another try gets past.
 func (w *batchTx) raced(ctx context.Context, s *Store, b Batch) bool {
 	a := &appendRequest{stream: b.Stream, aggregateID: b.AggregateID, rows: make([]record, len(b.Events))}
 	for i := range b.Events {
@@ -112,7 +112,7 @@ func (w *batchTx) raced(ctx context.Context, s *Store, b Batch) bool {
 	return err == nil && len(v.stored) == 0
 }
 
-// park sets an event aside; without a problem it waits behind another of its aggregate.
+// park sets an event aside; without an error text it waits behind another of its aggregate.
 func (w *batchTx) park(r *record, errText string) error {
 	err := w.inner.park(w.name, parkedRow{r.position, r.stream, r.aggregateID, errText})
 	w.noteFault(err)

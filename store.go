@@ -225,7 +225,7 @@ func (s *Store) DeleteAggregate(ctx context.Context, stream, aggregateID string)
 	return nil
 }
 
-// HasStream says whether a stream of this name exists.
+// HasStream reports whether a stream of this name exists.
 func (s *Store) HasStream(ctx context.Context, name string) (bool, error) {
 	if err := checkName("stream name", name); err != nil {
 		return false, err

@@ -72,7 +72,7 @@ func (sel Selection) check() error {
 	return nil
 }
 
-// picks says whether any source picks the event.
+// picks reports whether any source picks the event.
 func (sel Selection) picks(r *record) (bool, error) {
 	for i := range sel {
 		if ok, err := sel[i].picks(r); ok || err != nil {
@@ -99,7 +99,7 @@ func (src *Source) picks(r *record) (bool, error) {
 	return true, nil
 }
 
-// all says that the selection picks every event.
+// all reports that the selection picks every event.
 func (sel Selection) all() bool {
 	for _, src := range sel {
 		if src.Stream == "" && src.Category == "" && len(src.Match) == 0 {
