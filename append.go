@@ -188,7 +188,7 @@ func (s *Store) appendWithRetry(ctx context.Context, a *appendRequest) (stored [
 		if attempt == maxRetries {
 			return nil, false, err
 		}
-		s.opts.Logger.DebugContext(ctx, "append retried", "stream", a.stream, "aggregate", a.aggregateID, "attempt", attempt, "error", err)
+		s.opts.Logger.DebugContext(ctx, "append repeated", "stream", a.stream, "aggregate", a.aggregateID, "attempt", attempt, "error", err)
 		if err := backOff(ctx, attempt); err != nil {
 			return nil, false, err
 		}
