@@ -24,6 +24,22 @@ const postgresGuarded = `
         ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true
     WHERE COALESCE(p.version, 0) BETWEEN c.low AND COALESCE(c.high, c.low)`
 
+// postgresAppendTo is the stream and the aggregate that an append goes to, with its version.
+//
+// Materialised, or the version would be looked up again for every row, past all the rows that the
+// statement has inserted before it. The event of that version is locked against its deletion, which
+// appends to the same aggregate do not mind: or else one that was in flight while the aggregate was
+// deleted would leave a version without those before it. The stream is locked as a foreign key would,
+// so that its deletion leaves no event behind; and first, as the deletion has it.
+const postgresAppendTo = `
+WITH stream AS MATERIALIZED (SELECT id FROM {streams} WHERE name = ?::text FOR KEY SHARE),
+s AS MATERIALIZED (
+    SELECT stream.id, a.aggregate_id, COALESCE(p.version, 0) AS version
+    FROM stream CROSS JOIN (SELECT ?::text COLLATE "C" AS aggregate_id) a
+    LEFT JOIN LATERAL (
+        SELECT version FROM {events} WHERE stream_id = stream.id AND aggregate_id = a.aggregate_id
+        ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true)`
+
 // postgresErase makes gap rows of events, up to the condition.
 const postgresErase = `
 UPDATE {events}
@@ -142,20 +158,7 @@ FROM {streams} s WHERE s.name = ?::text`,
 			dropEvents: `DELETE FROM {events} WHERE position IN (`,
 		},
 		returning: returningStatements{
-			// Materialised, or the version would be looked up again for every row, past all the rows
-			// that the statement has inserted before it. The event of that version is locked against
-			// its deletion, which appends to the same aggregate do not mind: or else one that was under
-			// way while the aggregate was deleted would leave a version without those before it. The
-			// stream is locked as a foreign key would, so that its deletion leaves no event behind; and
-			// first, as the deletion has it.
-			values: `
-WITH stream AS MATERIALIZED (SELECT id FROM {streams} WHERE name = ?::text FOR KEY SHARE),
-s AS MATERIALIZED (
-    SELECT stream.id, a.aggregate_id, COALESCE(p.version, 0) AS version
-    FROM stream CROSS JOIN (SELECT ?::text COLLATE "C" AS aggregate_id) a
-    LEFT JOIN LATERAL (
-        SELECT version FROM {events} WHERE stream_id = stream.id AND aggregate_id = a.aggregate_id
-        ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true)
+			values: postgresAppendTo + `
 INSERT INTO {events} ({columns})
 SELECT s.id, s.aggregate_id, s.version + v.n, v.event_id, v.name, v.data, v.metadata,
        COALESCE(?::timestamptz, statement_timestamp())
@@ -164,14 +167,7 @@ FROM s CROSS JOIN (VALUES `,
 			valuesTail: `) v (n, event_id, name, data, metadata)
 WHERE s.version BETWEEN ?::bigint AND ?::bigint
 ORDER BY v.n`,
-			arrays: `
-WITH stream AS MATERIALIZED (SELECT id FROM {streams} WHERE name = ?::text FOR KEY SHARE),
-s AS MATERIALIZED (
-    SELECT stream.id, a.aggregate_id, COALESCE(p.version, 0) AS version
-    FROM stream CROSS JOIN (SELECT ?::text COLLATE "C" AS aggregate_id) a
-    LEFT JOIN LATERAL (
-        SELECT version FROM {events} WHERE stream_id = stream.id AND aggregate_id = a.aggregate_id
-        ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true)
+			arrays: postgresAppendTo + `
 INSERT INTO {events} ({columns})
 SELECT s.id, s.aggregate_id, s.version + v.n, v.event_id, v.name, v.data::json, v.metadata::json,
        COALESCE(?::timestamptz, statement_timestamp())
