@@ -1,5 +1,5 @@
 // Store.Append: IDs and metadata are filled in, middleware runs, events are encoded, transient
-// failures are retried, and a refused append becomes a conflict or turns out to be stored.
+// failures are retried. It decides whether a refused append is a conflict or was stored earlier.
 
 package eventstore
 

@@ -1,5 +1,5 @@
-// Appends where the store numbers the rows (MySQL, MariaDB): a guard fails the statement if the
-// version before them is missing.
+// The append strategy where the store numbers the rows (MySQL, MariaDB): a guard fails the
+// statement if the version before them is missing.
 
 package eventstore
 

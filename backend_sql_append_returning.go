@@ -1,5 +1,5 @@
-// Appends where INSERT returns what it stored (Postgres): one statement finds the stream and the
-// version by itself.
+// The append strategy where INSERT returns what it stored (Postgres): one statement finds the
+// stream and the version by itself.
 
 package eventstore
 

@@ -1,4 +1,5 @@
-// Why an append was refused: what is stored under its IDs, and at which version its aggregate is.
+// What append.go asks about a refused append: what is stored under its IDs, and its aggregate's
+// version.
 
 package eventstore
 

@@ -1,4 +1,4 @@
-// Filters as SQL: conditions that leave out rows which no Match lets pass.
+// Filters as SQL: conditions that keep every row a Match lets pass, and few others.
 
 package eventstore
 

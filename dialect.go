@@ -1,5 +1,5 @@
-// Dialect: what one kind of database needs said in its own words. A new database is a Dialect; a
-// new column or statement shows in these types where it is needed.
+// Dialect: texts and error codes of one kind of database. A new database is a Dialect, which
+// chooses the append strategy; a new column goes where the comment on statements lists.
 
 package eventstore
 

@@ -1,5 +1,5 @@
 // Events: Payload, NewEvent, Event, ExpectedVersion, and Decode. A property that each event has
-// begins here; dialect.go says what else a column takes.
+// begins here; dialect.go lists what else a column takes.
 
 package eventstore
 

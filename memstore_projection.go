@@ -1,4 +1,4 @@
-// Projections in memory: rows, leases, control by name, statistics.
+// Projections in memory: rows, leases, control by name.
 
 package eventstore
 
@@ -51,20 +51,6 @@ func (m *memBackend) list() []ProjectionInfo {
 	}
 	slices.SortFunc(out, func(x, y ProjectionInfo) int { return strings.Compare(x.Name, y.Name) })
 	return out
-}
-
-func (m *memBackend) stats(ctx context.Context) (Stats, error) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	st := Stats{Last: m.next - 1, Sealed: m.next - 1}
-	for _, info := range m.list() {
-		p := ProjectionStats{ProjectionInfo: info}
-		if i := search(m.log, p.Position+1); i < len(m.log) {
-			p.Behind = max(0, time.Since(m.log[i].recordedAt))
-		}
-		st.Projections = append(st.Projections, p)
-	}
-	return st, ctx.Err()
 }
 
 // change calls fn with a projection's row, if there is one, and says what it returned.

@@ -1,4 +1,5 @@
-// Page sizes: how many rows, and how many bytes, a read asks for at once.
+// Page sizes: how many rows a read asks for. A page of large rows makes the next one smaller,
+// which bounds its bytes.
 
 package eventstore
 

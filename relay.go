@@ -1,5 +1,5 @@
-// Relay: sealed events handed to a broker, at least once and in order; an error of Publish is
-// retried without end.
+// Relay: sealed events handed to a broker, at least once and in order. Its consumer answers each
+// error of Publish with Retry.
 
 package eventstore
 

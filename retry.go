@@ -1,5 +1,5 @@
-// Retries: which errors are transient and which are terminal, how often a retry is made, and the
-// back-off between.
+// Retries of the store's own statements: which errors are transient, how often, and the back-off.
+// Conflicts are retried in aggregate.go.
 
 package eventstore
 

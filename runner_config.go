@@ -1,12 +1,11 @@
-// What projections and relays have in common: their configuration, the consumer that takes in
-// events, and ErrorAction, the policies for an event that fails.
+// What projections and relays have in common: their configuration, and the consumer that takes in
+// events.
 
 package eventstore
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 )
 
@@ -65,33 +64,4 @@ type consumer interface {
 	decide(ctx context.Context, r *record, err error, attempt int) ErrorAction
 	// fatal is the error that ends the run if that is Fail.
 	fatal(r *record, err error) error
-}
-
-// ErrorAction is what becomes of an event that a projection has failed on.
-type ErrorAction int
-
-const (
-	// Fail ends the run with a [*ProjectionError].
-	Fail ErrorAction = iota
-	// Retry tries again, after a pause that grows with the attempts up to two seconds.
-	Retry
-	// Skip goes on as if the event had not been there.
-	Skip
-	// Park sets the event aside, and later ones of its aggregate behind it, and goes on with the
-	// rest. See [Store.ParkedEvents].
-	Park
-)
-
-func (a ErrorAction) String() string {
-	switch a {
-	case Fail:
-		return "fail"
-	case Retry:
-		return "retry"
-	case Skip:
-		return "skip"
-	case Park:
-		return "park"
-	}
-	return fmt.Sprintf("ErrorAction(%d)", int(a))
 }

@@ -1,5 +1,5 @@
-// Failing events: retried, skipped, parked, or the end of the run; and parked events that are
-// tried again.
+// Failing events: retried, skipped, parked, or the end of the run, as an ErrorAction says; and
+// parked events that are tried again.
 
 package eventstore
 
@@ -9,14 +9,6 @@ import (
 	"fmt"
 	"strings"
 )
-
-// defaultOnError retries three times.
-func defaultOnError(_ context.Context, _ Event, _ error, attempt int) ErrorAction {
-	if attempt <= 3 {
-		return Retry
-	}
-	return Fail
-}
 
 // handleFailure does with an event that has failed what the definition says.
 func (b *batcher) handleFailure(ctx context.Context, one []record, failure error) error {

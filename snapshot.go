@@ -1,4 +1,4 @@
-// Snapshots: when an aggregate's state is stored, and when it is used.
+// Snapshots: when Save has an aggregate's state stored, and when Load uses it.
 
 package eventstore
 

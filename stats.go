@@ -1,5 +1,5 @@
 // Store.Stats: how a store is doing, for metrics and alarms. A new statistic begins with a field
-// here.
+// here, and is filled in by backend_sql_stats.go and memstore_stats.go.
 
 package eventstore
 
