@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// recorded is when an event was recorded, as time that has gone by since.
-type recorded struct {
+// recordedAgo is when an event was recorded, as time that has gone by since.
+type recordedAgo struct {
 	position Position
 	ago      time.Duration
 }
@@ -47,7 +47,7 @@ func (b *sqlBackend) stats(ctx context.Context) (st Stats, err error) {
 			// Each of these is an event, and the next one of every projection is among them: so the
 			// first behind a projection is its next.
 			p := &st.Projections[i]
-			n, _ := slices.BinarySearchFunc(next, p.Position+1, func(r recorded, at Position) int { return cmp.Compare(r.position, at) })
+			n, _ := slices.BinarySearchFunc(next, p.Position+1, func(r recordedAgo, at Position) int { return cmp.Compare(r.position, at) })
 			if n < len(next) {
 				p.Behind = max(0, next[n].ago)
 			}
@@ -62,12 +62,12 @@ const nextAtOnce = 32
 
 // nextEvents returns the event that comes next after each of the positions, if there is one up to a
 // last position, in order.
-func (b *sqlBackend) nextEvents(ctx context.Context, c conn, after []Position, last Position) (out []recorded, err error) {
+func (b *sqlBackend) nextEvents(ctx context.Context, c conn, after []Position, last Position) (out []recordedAgo, err error) {
 	slices.Sort(after)
 	for after := range slices.Chunk(slices.Compact(after), nextAtOnce) {
 		text, args := b.nextStatement(after, last)
 		err := c.query(ctx, func(rows *sql.Rows) error {
-			var r recorded
+			var r recordedAgo
 			var micros int64
 			err := rows.Scan(&r.position, &micros)
 			r.ago = time.Duration(micros) * time.Microsecond
@@ -78,7 +78,7 @@ func (b *sqlBackend) nextEvents(ctx context.Context, c conn, after []Position, l
 			return nil, err
 		}
 	}
-	slices.SortFunc(out, func(x, y recorded) int { return cmp.Compare(x.position, y.position) })
+	slices.SortFunc(out, func(x, y recordedAgo) int { return cmp.Compare(x.position, y.position) })
 	return out, nil
 }
 

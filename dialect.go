@@ -66,7 +66,7 @@ type statements struct {
 	seal        sealStatements
 	projections projectionStatements
 	read        readStatements
-	tables      tableStatements
+	readModel   readModelStatements
 }
 
 // eventColumns are the columns of an event that an INSERT fills, in the order of its values. The
@@ -218,8 +218,8 @@ type readStatements struct {
 	nextEvent    string // position, last position; one row: the first event between them, microseconds since it was recorded; in brackets
 }
 
-// tableStatements write the tables of read models.
-type tableStatements struct {
+// readModelStatements write the tables of read models.
+type readModelStatements struct {
 	upsert      string // behind an INSERT of a row, up to the assignments; {key}: the key's columns
 	upsertValue string // the row's value of {column}
 }

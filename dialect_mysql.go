@@ -286,7 +286,7 @@ ON DUPLICATE KEY UPDATE error = VALUES(error)`,
 			timeValue:   `CAST(? AS DATETIME(6))`,
 			idValue:     `?`,
 		},
-		tables: tableStatements{
+		readModel: readModelStatements{
 			upsert:      ` ON DUPLICATE KEY UPDATE `,
 			upsertValue: `VALUES({column})`,
 		},

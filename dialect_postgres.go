@@ -326,7 +326,7 @@ ON CONFLICT (projection, position) DO UPDATE SET error = EXCLUDED.error`,
 			timeValue:   `?::timestamptz`,
 			idValue:     `?::uuid`,
 		},
-		tables: tableStatements{
+		readModel: readModelStatements{
 			upsert:      ` ON CONFLICT ({key}) DO UPDATE SET `,
 			upsertValue: `EXCLUDED.{column}`,
 		},

@@ -26,8 +26,8 @@ type lease struct {
 	lose    context.CancelCauseFunc
 	kept    chan struct{} // closed when nobody renews it any more
 
-	known atomic.Int64 // when it was last known to be held, in nanoseconds since began
-	began time.Time
+	confirmed atomic.Int64 // when it was last known to be held, in nanoseconds since began
+	began     time.Time
 }
 
 const (
@@ -46,10 +46,12 @@ func (l *lease) giveUp() {
 func (l *lease) lost() bool { return errors.Is(context.Cause(l.ctx), ErrLeaseLost) }
 
 // confirm notes that the database has just said that the lease is held.
-func (l *lease) confirm() { l.known.Store(int64(time.Since(l.began))) }
+func (l *lease) confirm() { l.confirmed.Store(int64(time.Since(l.began))) }
 
 // stale reports whether that is so long ago that it is worth asking again.
-func (l *lease) stale() bool { return time.Since(l.began)-time.Duration(l.known.Load()) > l.term/10 }
+func (l *lease) stale() bool {
+	return time.Since(l.began)-time.Duration(l.confirmed.Load()) > l.term/10
+}
 
 // keep renews the lease from beside the handlers. It asks the pool for a connection of its own: if
 // there is none to be had, the next checkpoint renews the lease too.

@@ -111,13 +111,13 @@ func (t *Table) Upsert(ctx context.Context, in Transactor, row Row) error {
 	var sets []string
 	for _, column := range slices.Sorted(maps.Keys(row)) {
 		if !slices.Contains(t.Key, column) {
-			sets = append(sets, column+" = "+strings.ReplaceAll(t.Dialect.statements.tables.upsertValue, "{column}", column))
+			sets = append(sets, column+" = "+strings.ReplaceAll(t.Dialect.statements.readModel.upsertValue, "{column}", column))
 		}
 	}
 	if len(sets) == 0 {
 		sets = []string{t.Key[0] + " = " + t.Name + "." + t.Key[0]}
 	}
-	head := strings.ReplaceAll(t.Dialect.statements.tables.upsert, "{key}", strings.Join(t.Key, ", "))
+	head := strings.ReplaceAll(t.Dialect.statements.readModel.upsert, "{key}", strings.Join(t.Key, ", "))
 	_, err = t.exec(ctx, in, text+head+strings.Join(sets, ", "), args)
 	return err
 }

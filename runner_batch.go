@@ -42,8 +42,8 @@ const (
 	paceTime = 10 * time.Millisecond // from one look that found all there was to the next
 )
 
-// batch is what a look at the log has found.
-type batch struct {
+// lookResult is what a look at the log has found.
+type lookResult struct {
 	rows    []record
 	upTo    Position // the position behind which to look next
 	more    bool     // sealed events are left behind upTo
@@ -78,7 +78,7 @@ func (b *batcher) follow(ctx context.Context, target Position) error {
 	poll := newPoller(b.store.appended, b.poll)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var ahead chan batch
+	var ahead chan lookResult
 	defer func() {
 		cancel()
 		if ahead != nil {
@@ -149,17 +149,17 @@ func (b *batcher) check(ctx context.Context) error {
 }
 
 // fetch looks for sealed events after a position, beside the caller.
-func (b *batcher) fetch(ctx context.Context, poll *poller, after Position) chan batch {
-	out := make(chan batch, 1)
+func (b *batcher) fetch(ctx context.Context, poll *poller, after Position) chan lookResult {
+	out := make(chan lookResult, 1)
 	go func() {
-		var next batch
+		var next lookResult
 		next.err = b.look(ctx, poll, after, &next)
 		out <- next
 	}()
 	return out
 }
 
-func (b *batcher) look(ctx context.Context, poll *poller, after Position, next *batch) error {
+func (b *batcher) look(ctx context.Context, poll *poller, after Position, next *lookResult) error {
 	poll.listen()
 	next.began, next.settled = time.Now(), true
 	// What was sealed stays so. A runner far behind still seals now and then, for those who look at
