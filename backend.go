@@ -59,8 +59,8 @@ type backend interface {
 	// saveSnapshot stores a snapshot, unless a later one is stored or its event is gone.
 	saveSnapshot(ctx context.Context, sn *snapshot) error
 
-	// deleteAggregate deletes an aggregate's rows and its snapshot, and says whether there is the
-	// stream, and how many rows there were.
+	// deleteAggregate deletes an aggregate's rows and its snapshot. It reports whether the stream is
+	// there, and how many rows there were.
 	deleteAggregate(ctx context.Context, stream, aggregateID string) (found bool, n int64, err error)
 
 	projectionBackend
@@ -98,7 +98,7 @@ type record struct {
 	metadata    []byte
 	recordedAt  time.Time
 
-	decoded Metadata // of metadata, once somebody has asked
+	decoded Metadata // of metadata, once it has been asked for
 }
 
 // meta returns the record's metadata, decoded once.
@@ -113,14 +113,17 @@ func (r *record) meta() (Metadata, error) {
 	return r.decoded, nil
 }
 
+// byPosition compares records for sorting.
 func byPosition(x, y record) int { return cmp.Compare(x.position, y.position) }
 
+// streamRow is a stream as it is stored.
 type streamRow struct {
 	name      string
 	metadata  []byte
 	createdAt time.Time
 }
 
+// aggregateKey identifies an aggregate.
 type aggregateKey struct{ stream, id string }
 
 // appendRequest is an append as a backend sees it.
@@ -157,7 +160,7 @@ type page struct {
 	after, before Position // exclusive; zero: none
 	limit         int
 	backward      bool
-	sizeHint      int // how many rows probably come; zero: nobody knows
+	sizeHint      int // how many rows probably come; zero: it is not known
 }
 
 // snapshot is a state as it is stored. The position is that of the event of its version: since
@@ -183,13 +186,13 @@ type projectionBackend interface {
 	// takeLease takes the lease that row has seen free, and begins the next epoch.
 	takeLease(ctx context.Context, name, owner string, row *projectionRow, readModel bool, term time.Duration) (taken bool, err error)
 	renewLease(ctx context.Context, name string, epoch int64, term time.Duration) (held bool, err error)
-	releaseLease(ctx context.Context, name, owner string, status ProjectionStatus, problem string) error
+	releaseLease(ctx context.Context, name, owner string, status ProjectionStatus, errText string) error
 
 	// noteError notes why the last try of a runner has failed, until its next checkpoint, if the epoch
 	// is still this.
-	noteError(ctx context.Context, name string, epoch int64, problem string) error
+	noteError(ctx context.Context, name string, epoch int64, errText string) error
 
-	// control carries out what somebody has asked for by a projection's name.
+	// control changes a projection by its name.
 	control(ctx context.Context, name string, c control) (found bool, err error)
 	removeProjection(ctx context.Context, name string, epoch int64) error
 	parked(ctx context.Context, name string) ([]parkedRow, error)
@@ -207,7 +210,7 @@ type projectionRow struct {
 	epoch      int64
 	generation int64 // changes when all runs of the projection have to end
 	held       bool  // the lease has not run out
-	readModel  bool  // whoever had the lease last has a read model
+	readModel  bool  // the last holder of the lease has a read model
 	retry      bool  // parked events wait to be tried again
 	errText    string
 }
@@ -262,8 +265,8 @@ func (p ProjectionInfo) seen(held bool) ProjectionInfo {
 // process has sealed further.
 func (p *ProjectionInfo) lag(sealed Position) int64 { return max(0, int64(sealed-p.Position)) }
 
-// control is a change that somebody makes to a projection from outside. Each of them begins an
-// epoch, so that whoever has the lease can't commit any more without having seen it.
+// control is a change to a projection that is asked for by its name. Each begins an epoch, so that
+// the holder of the lease can't commit any more without having seen it.
 type control struct {
 	kind     controlKind
 	position Position // of the event to drop
@@ -310,7 +313,7 @@ type backendTx interface {
 	// databaseFault returns an error of kind errRetry or errLost if err, which a handler has returned, or
 	// the state of the transaction, is due to the database and not to what the handler did.
 	databaseFault(err error) error
-	// isAftermath reports that err only says that something before it has failed.
+	// isAftermath reports whether err only says that something before it has failed.
 	isAftermath(err error) bool
 	// commit stores all of it, if the epoch is still the checkpoint's.
 	commit(c checkpoint) (held bool, err error)

@@ -36,13 +36,14 @@ func (r *runner) makeReadModel(ctx context.Context, row *projectionRow) error {
 	if err != nil {
 		return r.readModelFailed(tx, "initialise", err)
 	}
-	return r.commitReadModel(tx, row)
+	return r.commitErrand(tx, checkpoint{epoch: row.epoch, position: row.position})
 }
 
-// commitReadModel commits what has been done to a read model, if the lease that row tells of is still
-// held: whoever has taken over may have gone on by now.
-func (r *runner) commitReadModel(tx backendTx, row *projectionRow) error {
-	held, err := tx.commit(checkpoint{name: r.name, epoch: row.epoch, position: row.position, term: r.term})
+// commitErrand commits an errand, if the lease of the checkpoint's epoch is still held: another
+// runner may have taken over by now.
+func (r *runner) commitErrand(tx backendTx, c checkpoint) error {
+	c.name, c.term = r.name, r.term
+	held, err := tx.commit(c)
 	if err == nil && !held {
 		err = ErrLeaseLost
 	}
@@ -53,8 +54,8 @@ func (r *runner) readModelFailed(tx backendTx, op string, err error) error {
 	if transient(err) {
 		return err
 	}
-	if broken := tx.databaseFault(err); broken != nil {
-		return broken
+	if fault := tx.databaseFault(err); fault != nil {
+		return fault
 	}
 	return fmt.Errorf("eventstore: projection %q: %s read model: %w", r.name, op, err)
 }
@@ -82,11 +83,7 @@ func (r *runner) finishReset(ctx context.Context, row *projectionRow) error {
 	if err != nil {
 		return err
 	}
-	held, err := tx.commit(checkpoint{name: r.name, epoch: row.epoch, term: r.term, resumed: true})
-	if err == nil && !held {
-		err = ErrLeaseLost
-	}
-	return err
+	return r.commitErrand(tx, checkpoint{epoch: row.epoch, resumed: true})
 }
 
 // withLease calls fn with the lease that row has seen free, unless another takes it first. The lease is
@@ -121,7 +118,7 @@ func (r *runner) finishDelete(ctx context.Context, row *projectionRow) error {
 		if err != nil {
 			return r.readModelFailed(tx, "delete", err)
 		}
-		if err := r.commitReadModel(tx, row); err != nil {
+		if err := r.commitErrand(tx, checkpoint{epoch: row.epoch, position: row.position}); err != nil {
 			return err
 		}
 		r.readModelReady = false

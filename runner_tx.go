@@ -23,59 +23,60 @@ type batchTx struct {
 	fault   error // what has ended the transaction, if it was not the handler
 }
 
-func (w *batchTx) sqlTx() (*sql.Tx, error) {
-	if err := w.ensureHeld(); err != nil {
+// sqlTx returns the transaction for a handler's own statements.
+func (t *batchTx) sqlTx() (*sql.Tx, error) {
+	if err := t.ensureHeld(); err != nil {
 		return nil, err
 	}
-	tx, err := w.inner.sqlTx()
-	w.noteFault(err)
+	tx, err := t.inner.sqlTx()
+	t.noteFault(err)
 	return tx, err
 }
 
 // noteFault keeps what has kept the transaction from beginning, which is not the handler's failure.
-func (w *batchTx) noteFault(err error) {
+func (t *batchTx) noteFault(err error) {
 	if transient(err) {
-		w.fault = err
+		t.fault = err
 	}
 }
 
-// ensureHeld reports whether the transaction can still be committed: as far as is known here, or, if that was a
-// while ago, as far as the database knows.
-func (w *batchTx) ensureHeld() error {
-	if !w.lease.lost() && w.lease.ctx.Err() == nil && w.lease.stale() {
-		held, err := w.inner.holds(w.name, w.lease.epoch)
+// ensureHeld returns an error if the transaction can't be committed any more: as far as is known
+// here or, where that was a while ago, as the database knows.
+func (t *batchTx) ensureHeld() error {
+	if !t.lease.lost() && t.lease.ctx.Err() == nil && t.lease.stale() {
+		held, err := t.inner.holds(t.name, t.lease.epoch)
 		switch {
 		case err != nil:
-			w.noteFault(err)
+			t.noteFault(err)
 			return err
 		case held:
-			w.lease.confirm()
+			t.lease.confirm()
 		default:
-			w.lease.lose(ErrLeaseLost)
+			t.lease.lose(ErrLeaseLost)
 		}
 	}
-	if w.lease.lost() {
-		return fmt.Errorf("%w: projection %q", ErrLeaseLost, w.name)
+	if t.lease.lost() {
+		return fmt.Errorf("%w: projection %q", ErrLeaseLost, t.name)
 	}
-	if w.fault != nil {
-		return w.fault
+	if t.fault != nil {
+		return t.fault
 	}
-	return context.Cause(w.lease.ctx)
+	return context.Cause(t.lease.ctx)
 }
 
 // append stores events in a stream, which it makes if it is not there, as part of the transaction.
-func (w *batchTx) append(ctx context.Context, b Batch, complete bool) error {
-	if err := w.ensureHeld(); err != nil {
+func (t *batchTx) append(ctx context.Context, b Batch, complete bool) error {
+	if err := t.ensureHeld(); err != nil {
 		return err
 	}
-	inside, err := w.inner.backend()
+	inside, err := t.inner.backend()
 	if err != nil {
-		w.noteFault(err)
+		t.noteFault(err)
 		return err
 	}
-	s := *w.store
+	s := *t.store
 	s.backend, s.inTx, s.appended = inside, true, newBroadcast()
-	w.wrote = true
+	t.wrote = true
 	err = s.appendBatch(ctx, b, complete)
 	if errors.Is(err, ErrStreamNotFound) {
 		if err := s.CreateStream(ctx, b.Stream, nil); err != nil && !errors.Is(err, ErrStreamExists) {
@@ -83,11 +84,11 @@ func (w *batchTx) append(ctx context.Context, b Batch, complete bool) error {
 		}
 		err = s.appendBatch(ctx, b, complete)
 	}
-	if conflict := (*ConflictError)(nil); errors.As(err, &conflict) && w.raced(ctx, &s, b) {
+	if conflict := (*ConflictError)(nil); errors.As(err, &conflict) && t.raced(ctx, &s, b) {
 		err = fmt.Errorf("%w: %w", ErrRetryTx, err)
 	}
 	if errors.Is(err, ErrRetryTx) {
-		w.fault = err
+		t.fault = err
 	}
 	return err
 }
@@ -103,7 +104,7 @@ func (s *Store) appendBatch(ctx context.Context, b Batch, complete bool) error {
 }
 
 // raced reports whether a conflict is one of versions only, which another try gets past.
-func (w *batchTx) raced(ctx context.Context, s *Store, b Batch) bool {
+func (t *batchTx) raced(ctx context.Context, s *Store, b Batch) bool {
 	a := &appendRequest{stream: b.Stream, aggregateID: b.AggregateID, rows: make([]record, len(b.Events))}
 	for i := range b.Events {
 		a.rows[i].id = b.Events[i].ID
@@ -113,9 +114,9 @@ func (w *batchTx) raced(ctx context.Context, s *Store, b Batch) bool {
 }
 
 // park sets an event aside; without an error text it waits behind another of its aggregate.
-func (w *batchTx) park(r *record, errText string) error {
-	err := w.inner.park(w.name, parkedRow{r.position, r.stream, r.aggregateID, errText})
-	w.noteFault(err)
+func (t *batchTx) park(r *record, errText string) error {
+	err := t.inner.park(t.name, parkedRow{r.position, r.stream, r.aggregateID, errText})
+	t.noteFault(err)
 	return err
 }
 
