@@ -25,5 +25,5 @@ scale: ## what an operation costs in logs of 100,000, 1 and 10 million events
 	go run ./internal/bench/scale
 
 fuzz: ## a short turn of each fuzz target
-	for target in $$(grep -oE '^func Fuzz[A-Za-z]+' fuzz_test.go | sed 's/func //'); do \
+	for target in $$(grep -ohE '^func Fuzz[A-Za-z]+' *_test.go | sed 's/func //'); do \
 		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime 10s . || exit 1; done

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	es "example.com/eventstore"
+	"example.com/eventstore/internal/storetest"
 )
 
 // What accounts once stored, and what it has become: a deposit in whole units, then with a currency,
@@ -77,19 +78,19 @@ var wantSeen = []string{
 
 // old fills a store with events as they were stored once.
 func old(t testing.TB, s *es.Store) []es.Event {
-	createStream(t, s, "accounts")
+	storetest.CreateStream(t, s, "accounts")
 	var evs []es.NewEvent
 	for _, p := range []es.Payload{
 		depositV1{3}, depositV2{2, 7}, depositV3{5}, transferV1{100, 1}, transferV1{50, 0}, noise{}, checked{"ann"}, audited{"bob"},
 	} {
 		evs = append(evs, es.NewEvent{Payload: p})
 	}
-	return mustAppend(t, s, "accounts", "a", es.MustNotExist, evs...)
+	return storetest.MustAppend(t, s, "accounts", "a", es.MustNotExist, evs...)
 }
 
 func TestUpcast(t *testing.T) {
-	forEachLane(t, func(t *testing.T, l lane) {
-		s := l.open(t, &es.Options{Upcasters: upcasters})
+	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+		s := l.Open(t, &es.Options{Upcasters: upcasters})
 		ctx := t.Context()
 		stored := old(t, s)
 		check := func(what string, b balance, err error) {
@@ -139,8 +140,8 @@ func TestUpcast(t *testing.T) {
 				stop()
 			}
 		}
-		for what, evs := range map[string][]es.Event{"read": everything(t, s), "subscribed": subscribed} {
-			sameEvents(t, what, evs, stored)
+		for what, evs := range map[string][]es.Event{"read": storetest.Everything(t, s), "subscribed": subscribed} {
+			storetest.SameEvents(t, what, evs, stored)
 			for i, want := range []int64{300, 14, 5} {
 				if d, err := es.Decode[depositV3](evs[i]); err != nil || d.Cents != want {
 					t.Errorf("%s: event %d decodes to %+v (%v), want %d cents", what, i, d, err, want)
@@ -154,10 +155,10 @@ func TestUpcast(t *testing.T) {
 			}
 			for _, ev := range []es.Event{evs[4], evs[5], evs[6]} {
 				_, err := es.Decode[fee](ev)
-				wantErr(t, what+": no fee", err, es.ErrUnknownEvent)
+				storetest.WantErr(t, what+": no fee", err, es.ErrUnknownEvent)
 			}
 			_, err := es.Decode[depositV1](evs[0])
-			wantErr(t, what+": the old shape", err, es.ErrUnknownEvent)
+			storetest.WantErr(t, what+": the old shape", err, es.ErrUnknownEvent)
 		}
 	})
 }
@@ -165,11 +166,11 @@ func TestUpcast(t *testing.T) {
 // TestUpcastNarrow asks for one of today's names among thousands of others: what was stored under
 // older names is found, and nothing else needs to be read.
 func TestUpcastNarrow(t *testing.T) {
-	forEachLane(t, func(t *testing.T, l lane) {
-		s := l.open(t, &es.Options{Upcasters: upcasters})
+	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+		s := l.Open(t, &es.Options{Upcasters: upcasters})
 		old(t, s)
-		mustAppend(t, s, "accounts", "b", es.MustNotExist, events(1500, 1)...)
-		mustAppend(t, s, "accounts", "a", es.MustExist, es.NewEvent{Payload: depositV1{1}})
+		storetest.MustAppend(t, s, "accounts", "b", es.MustNotExist, storetest.Deposits(1500, 1)...)
+		storetest.MustAppend(t, s, "accounts", "a", es.MustExist, es.NewEvent{Payload: depositV1{1}})
 		q := es.Query[int64]{From: es.FromAll(), When: []es.Fold[int64]{es.On(func(n *int64, e depositV3) { *n += e.Cents })}}
 		if n, err := q.Run(t.Context(), s); n != 300+14+5+100 || err != nil {
 			t.Errorf("%d cents (%v), want 419", n, err)
@@ -184,10 +185,10 @@ func TestUpcastNarrow(t *testing.T) {
 // TestUpcastFailing has an event that can't be brought to today's shape: it is an error that says
 // where, and nothing is left out.
 func TestUpcastFailing(t *testing.T) {
-	forEachLane(t, func(t *testing.T, l lane) {
-		s := l.open(t, &es.Options{Upcasters: upcasters, Codec: verbatim{}})
-		createStream(t, s, "accounts")
-		mustAppend(t, s, "accounts", "a", 0, es.NewEvent{Payload: raw{"deposit", `{"Units":"many"}`}})
+	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+		s := l.Open(t, &es.Options{Upcasters: upcasters, Codec: storetest.Verbatim{}})
+		storetest.CreateStream(t, s, "accounts")
+		storetest.MustAppend(t, s, "accounts", "a", 0, es.NewEvent{Payload: storetest.Raw{Name: "deposit", Text: `{"Units":"many"}`}})
 		a := es.Aggregate[balance]{Stream: "accounts", When: balanceFolds}
 		_, err := a.Load(t.Context(), s, "a")
 		if err == nil || !strings.Contains(err.Error(), `aggregate "a" in stream "accounts", version 1`) {
@@ -217,6 +218,6 @@ func TestUpcastInvalid(t *testing.T) {
 		"no split":         {es.Split[depositV1](nil)},
 	} {
 		s := es.NewMemStore(&es.Options{Upcasters: u})
-		wantErr(t, what, s.Install(t.Context()), es.ErrInvalid)
+		storetest.WantErr(t, what, s.Install(t.Context()), es.ErrInvalid)
 	}
 }
