@@ -73,6 +73,7 @@ func Run(m *testing.M, engines ...testserver.Engine) int {
 
 // opening is the servers that a run has started. The lanes are in lanes.
 type opening struct {
+	mu      sync.Mutex
 	servers []*testserver.Server
 }
 
@@ -82,9 +83,7 @@ func (o *opening) close() {
 			_ = l.DB.Close()
 		}
 	}
-	for _, s := range o.servers {
-		_ = s.Stop()
-	}
+	_ = Race(len(o.servers), func(i int) error { return o.servers[i].Stop() })
 }
 
 // open starts the servers that the environment does not name, and connects in all the ways to be tested.
@@ -93,28 +92,28 @@ func (o *opening) open(engines []testserver.Engine) error {
 	if MemoryOnly() {
 		return nil
 	}
-	if slices.Contains(engines, testserver.Postgres) {
-		dsn, err := o.dsn("EVENTSTORE_TEST_POSTGRES", testserver.Postgres, "postgres")
-		if err == nil {
-			err = openPostgres(dsn)
+	var postgres, mariadb string
+	err := errors.Join(Race(len(engines), func(i int) (err error) {
+		switch engines[i] {
+		case testserver.Postgres:
+			postgres, err = o.dsn("EVENTSTORE_TEST_POSTGRES", testserver.Postgres, "postgres")
+		case testserver.MariaDB:
+			mariadb, err = o.dsn("EVENTSTORE_TEST_MYSQL", testserver.MariaDB, "")
+		default:
+			err = fmt.Errorf("unknown engine %v", engines[i])
 		}
-		if err != nil {
-			return err
-		}
+		return err
+	})...)
+	if postgres != "" && err == nil {
+		err = openPostgres(postgres)
 	}
-	if slices.Contains(engines, testserver.MariaDB) {
-		dsn, err := o.dsn("EVENTSTORE_TEST_MYSQL", testserver.MariaDB, "")
-		if err == nil {
-			err = openMySQL("mariadb", dsn, "tx_isolation")
-		}
+	if mariadb != "" && err == nil {
+		err = openMySQL("mariadb", mariadb, "tx_isolation")
 		if v := os.Getenv("EVENTSTORE_TEST_MYSQL9"); v != "" && err == nil {
 			err = openMySQL("mysql9", v, "transaction_isolation")
 		}
-		if err != nil {
-			return err
-		}
 	}
-	return nil
+	return err
 }
 
 // dsn returns what a variable says, or starts a server.
@@ -126,6 +125,8 @@ func (o *opening) dsn(variable string, engine testserver.Engine, database string
 	if err != nil {
 		return "", err
 	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	o.servers = append(o.servers, s)
 	// The processes that a fuzz target runs in find the server instead of starting others.
 	return s.DSN(database), os.Setenv(variable, s.DSN(database))
