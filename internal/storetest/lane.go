@@ -138,10 +138,12 @@ func (l Lane) OpenTwice(t testing.TB) (s, other *es.Store) {
 func (l Lane) NewPrefix(t testing.TB) string {
 	prefix := fmt.Sprintf("t%d_%d_", os.Getpid(), prefixes.Add(1))
 	t.Cleanup(func() {
+		var tables []string
 		for _, table := range []string{"meta", "streams", "events", "snapshots", "projections", "parked"} {
-			if _, err := l.DB.Exec("DROP TABLE IF EXISTS " + prefix + table); err != nil {
-				t.Errorf("drop %s%s: %v", prefix, table, err)
-			}
+			tables = append(tables, prefix+table)
+		}
+		if _, err := l.DB.Exec("DROP TABLE IF EXISTS " + strings.Join(tables, ", ")); err != nil {
+			t.Errorf("drop the tables of %s: %v", prefix, err)
 		}
 	})
 	return prefix

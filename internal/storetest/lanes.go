@@ -59,7 +59,7 @@ func Run(m *testing.M, engines ...testserver.Engine) int {
 	}
 	var o opening
 	defer o.close()
-	if err := o.open(engines); err != nil {
+	if err := errors.Join(o.open(engines), keepLane()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -246,7 +246,7 @@ func AnyKind(l Lane) bool { return l.DB != nil && !l.Odd }
 const SomeLanes = 4
 
 // ForEach runs a test on the lanes for which wanted returns true, on up to atOnce of them at a time.
-// A test that looks at the whole process, at its goroutines or allocations, takes one at a time.
+// See ForEachProcess for a test that looks at the whole process.
 func ForEach(t *testing.T, atOnce int, wanted func(Lane) bool, test func(t *testing.T, l Lane)) {
 	t.Helper()
 	list := slices.DeleteFunc(Lanes(), func(l Lane) bool { return !wanted(l) })

@@ -15,7 +15,7 @@ import (
 // TestCancel ends everything that waits or runs at random moments: it returns promptly with the
 // context's error, and leaves neither a goroutine nor a connection in use.
 func TestCancel(t *testing.T) {
-	storetest.ForEach(t, 1, storetest.AnyLane, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachProcess(t, storetest.AnyLane, func(t *testing.T, l storetest.Lane) {
 		s := l.Open(t, nil)
 		storetest.CreateStream(t, s, "accounts")
 		storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(3000, 1)...)

@@ -15,7 +15,7 @@ import (
 // first to last; and finds the rare ones among them without going through the others.
 func TestProjectionScale(t *testing.T) {
 	const rare, most = 100_000, 200 << 20
-	storetest.ForEach(t, 1, storetest.AnyKind, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachProcess(t, storetest.AnyKind, func(t *testing.T, l storetest.Lane) {
 		n := 1_000_000
 		if l.Dialect != es.Postgres {
 			n = 300_000 // what grows with the log would show by then

@@ -14,136 +14,8 @@ import (
 	"example.com/eventstore/internal/storetest"
 )
 
-var isolations = []sql.IsolationLevel{sql.LevelReadUncommitted, sql.LevelReadCommitted, sql.LevelRepeatableRead, sql.LevelSerializable}
-
-func forEachIsolation(t *testing.T, test func(t *testing.T, l storetest.Lane, opts *sql.TxOptions)) {
-	t.Helper()
-	storetest.ForEachDatabase(t, func(t *testing.T, l storetest.Lane) {
-		for _, level := range isolations {
-			t.Run(level.String(), func(t *testing.T) { test(t, l, &sql.TxOptions{Isolation: level}) })
-		}
-	})
-}
-
-// inOwnTx appends in a transaction and commits it if that succeeded.
-func inOwnTx(ctx context.Context, l storetest.Lane, s *es.Store, opts *sql.TxOptions, fn func(*es.Store) error) error {
-	tx, err := l.DB.BeginTx(ctx, opts)
-	if err != nil {
-		return err
-	}
-	if err := fn(s.WithTx(tx)); err != nil {
-		if rerr := tx.Rollback(); rerr != nil {
-			return fmt.Errorf("the transaction has ended: %w", rerr)
-		}
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return &commitError{err}
-	}
-	return nil
-}
-
-// commitError is an error of the caller's own commit, which the store has no part in.
-type commitError struct{ err error }
-
-func (e *commitError) Error() string { return "commit: " + e.err.Error() }
-func (e *commitError) Unwrap() error { return e.err }
-
-// TestTxRaces has transactions and appends outside any race on one version: one wins.
-func TestTxRaces(t *testing.T) {
-	forEachIsolation(t, func(t *testing.T, l storetest.Lane, opts *sql.TxOptions) {
-		s := l.Open(t, nil)
-		storetest.CreateStream(t, s, "accounts")
-		rounds := 8
-		if l.Odd {
-			rounds = 3
-		}
-		for round := range rounds {
-			id := fmt.Sprint("a", round)
-			before := storetest.MustAppend(t, s, "accounts", id, es.MustNotExist, storetest.Deposits(round%3, 1)...)
-			expected := es.ExpectedVersion(len(before))
-			won := make([][]es.Event, 16)
-			winners := 0
-			for i, err := range storetest.Race(16, func(i int) error {
-				add := func(s *es.Store) (err error) {
-					won[i], err = s.Append(context.Background(), "accounts", id, expected, storetest.Deposits(1+i%2, int64(i))...)
-					return err
-				}
-				if i%4 == 0 {
-					return add(s)
-				}
-				return inOwnTx(context.Background(), l, s, opts, func(s *es.Store) error {
-					// Some look first, and so have a snapshot from before the race.
-					if i%4 == 1 {
-						if _, err := s.HasStream(context.Background(), "accounts"); err != nil {
-							return err
-						}
-					}
-					return add(s)
-				})
-			}) {
-				var conflict *es.ConflictError
-				var commit *commitError
-				switch {
-				case err == nil:
-					winners++
-					before = append(before, won[i]...)
-				case errors.As(err, &conflict):
-					if conflict.Stream != "accounts" || conflict.AggregateID != id || conflict.Expected != expected {
-						t.Errorf("racer %d: conflict is %+v", i, conflict)
-					}
-				case errors.As(err, &commit) && opts.Isolation == sql.LevelSerializable:
-				case errors.Is(err, es.ErrRetryTx) && i%4 != 0:
-				default:
-					t.Errorf("racer %d: %v, want a *ConflictError or ErrRetryTx", i, err)
-				}
-			}
-			if winners > 1 || winners == 0 && opts.Isolation != sql.LevelSerializable {
-				t.Errorf("round %d: %d racers won, want 1", round, winners)
-			}
-			storetest.SameEvents(t, "stored", storetest.Collect(t, s.ReadAggregate(t.Context(), "accounts", id, 0)), before)
-		}
-		storetest.WantIdle(t, l, "at the end")
-	})
-}
-
-// TestAppendRaces is the same without transactions.
-func TestAppendRaces(t *testing.T) {
-	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
-		s := l.Open(t, nil)
-		storetest.CreateStream(t, s, "accounts")
-		for round := range 10 {
-			for _, expected := range []es.ExpectedVersion{es.MustNotExist, 2} {
-				id := fmt.Sprint(round, "-", expected)
-				stored := storetest.MustAppend(t, s, "accounts", id, es.MustNotExist, storetest.Deposits(int(expected), 1)...)
-				won := make([][]es.Event, 16)
-				winners := 0
-				for i, err := range storetest.Race(16, func(i int) (err error) {
-					won[i], err = s.Append(context.Background(), "accounts", id, expected, storetest.Deposits(1+i%2, int64(i))...)
-					return err
-				}) {
-					if err == nil {
-						winners++
-						stored = append(stored, won[i]...)
-						continue
-					}
-					var c *es.ConflictError
-					if !errors.As(err, &c) || c.Actual <= int64(expected) || c.Expected != expected {
-						t.Errorf("racer %d: %v, want a *ConflictError with a version above %d", i, err, expected)
-					}
-				}
-				if winners != 1 {
-					t.Errorf("%d racers won, want 1", winners)
-				}
-				storetest.SameEvents(t, "stored", storetest.Collect(t, s.ReadAggregate(t.Context(), "accounts", id, 0)), stored)
-			}
-		}
-		storetest.WantIdle(t, l, "at the end")
-	})
-}
-
 func TestTx(t *testing.T) {
-	forEachIsolation(t, func(t *testing.T, l storetest.Lane, opts *sql.TxOptions) {
+	storetest.ForEachIsolation(t, func(t *testing.T, l storetest.Lane, opts *sql.TxOptions) {
 		s, ctx := l.Open(t, nil), t.Context()
 		table := l.NewPrefix(t) + "orders"
 		l.Exec(t, "CREATE TABLE "+table+" (id VARCHAR(20) PRIMARY KEY)")
@@ -201,7 +73,7 @@ func TestTx(t *testing.T) {
 // TestTxConflict meets conflicts in a transaction: nothing of the append is left, and the
 // connection comes back.
 func TestTxConflict(t *testing.T) {
-	forEachIsolation(t, func(t *testing.T, l storetest.Lane, opts *sql.TxOptions) {
+	storetest.ForEachIsolation(t, func(t *testing.T, l storetest.Lane, opts *sql.TxOptions) {
 		s := l.Open(t, nil)
 		storetest.CreateStream(t, s, "accounts")
 		stored := storetest.MustAppend(t, s, "accounts", "a", es.MustNotExist, storetest.WithIDs(storetest.Deposits(2, 1))...)
@@ -284,7 +156,7 @@ func TestTxDeadlock(t *testing.T) {
 		// One after the other and then both at once, so that nothing but the deadlock can hold them up.
 		first, second := make(chan struct{}), make(chan struct{})
 		errs := storetest.Race(2, func(i int) error {
-			return inOwnTx(context.Background(), l, s, nil, func(s *es.Store) error {
+			return storetest.InOwnTx(context.Background(), l, s, nil, func(s *es.Store) error {
 				if i == 1 {
 					<-first
 				}
@@ -355,7 +227,7 @@ func TestTxInstall(t *testing.T) {
 // TestTxSealed reads sealed events in a transaction that began before some of them were committed: a
 // transaction with a snapshot can't see those, and so must not be given what comes behind them.
 func TestTxSealed(t *testing.T) {
-	forEachIsolation(t, func(t *testing.T, l storetest.Lane, opts *sql.TxOptions) {
+	storetest.ForEachIsolation(t, func(t *testing.T, l storetest.Lane, opts *sql.TxOptions) {
 		ctx := t.Context()
 		prefix := l.NewPrefix(t)
 		l = l.Beside(t)
@@ -427,7 +299,7 @@ func TestTxNeighbours(t *testing.T) {
 			var all sync.WaitGroup
 			all.Add(n)
 			for i, err := range storetest.Race(n, func(i int) error {
-				return inOwnTx(context.Background(), l, s, nil, func(s *es.Store) error {
+				return storetest.InOwnTx(context.Background(), l, s, nil, func(s *es.Store) error {
 					ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 					defer cancel()
 					_, err := s.Append(ctx, "accounts", fmt.Sprint("a", i), expected, storetest.Deposits(2, 1)...)

@@ -1,4 +1,4 @@
-package faults_test
+package recovery_test
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package groupcommit_test
+package batches_test
 
 import (
 	"database/sql"

@@ -1,4 +1,4 @@
-package sealing_test
+package load_test
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package reads_test
+package matches_test
 
 import (
 	"cmp"

@@ -1,4 +1,4 @@
-package projections_test
+package deliveries_test
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package streams_test
+package deletes_test
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package checks_test
+package eventstore_test
 
 import (
 	"context"

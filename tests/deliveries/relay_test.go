@@ -1,4 +1,4 @@
-package runners_test
+package deliveries_test
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package eventstore_test
+package queries_test
 
 import (
 	"context"
