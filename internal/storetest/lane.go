@@ -134,12 +134,16 @@ func (l Lane) OpenTwice(t testing.TB) (s, other *es.Store) {
 	return s, l.OpenIn(t, prefix, nil)
 }
 
-// NewPrefix returns a table prefix that no other test uses. Its tables are dropped after the test.
-func (l Lane) NewPrefix(t testing.TB) string {
+// NewPrefix returns a table prefix that no other test uses. The store's tables under it are dropped
+// after the test, and those that more names without the prefix.
+func (l Lane) NewPrefix(t testing.TB, more ...string) string {
 	prefix := fmt.Sprintf("t%d_%d_", os.Getpid(), prefixes.Add(1))
+	if l.DB == nil {
+		return prefix
+	}
 	t.Cleanup(func() {
 		var tables []string
-		for _, table := range []string{"meta", "streams", "events", "snapshots", "projections", "parked"} {
+		for _, table := range append([]string{"meta", "streams", "events", "snapshots", "projections", "parked"}, more...) {
 			tables = append(tables, prefix+table)
 		}
 		if _, err := l.DB.Exec("DROP TABLE IF EXISTS " + strings.Join(tables, ", ")); err != nil {

@@ -239,6 +239,9 @@ func AnyLane(Lane) bool { return true }
 // AnyDatabase reports whether a lane is on a database: ForEachDatabase's lanes.
 func AnyDatabase(l Lane) bool { return l.DB != nil }
 
+// Usual reports whether a lane is memory or a database's usual one.
+func Usual(l Lane) bool { return !l.Odd }
+
 // AnyKind reports whether a lane is a database's usual one: ForEachKind's lanes.
 func AnyKind(l Lane) bool { return l.DB != nil && !l.Odd }
 
