@@ -40,6 +40,19 @@ func WithIDs(evs []es.NewEvent) []es.NewEvent {
 	return evs
 }
 
+// FillLog stores n events in three streams, in turn, by an append for each.
+func FillLog(t testing.TB, s *es.Store, n int) []es.Event {
+	t.Helper()
+	CreateStream(t, s, "order-eu", "order-us", "cards")
+	var evs []es.Event
+	for len(evs) < n {
+		i := len(evs)
+		k := min(n-i, []int{1, 7, 90}[i%3])
+		evs = append(evs, MustAppend(t, s, []string{"order-eu", "order-us", "cards"}[i%3], fmt.Sprint(i%5), es.AnyVersion, Deposits(k, int64(i))...)...)
+	}
+	return evs
+}
+
 // Collect reads a sequence to its end.
 func Collect(t testing.TB, seq func(yield func(es.Event, error) bool)) []es.Event {
 	t.Helper()

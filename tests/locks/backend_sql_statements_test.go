@@ -1,4 +1,4 @@
-package batches_test
+package locks_test
 
 import (
 	"database/sql"
