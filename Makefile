@@ -1,12 +1,15 @@
 # One verb each. Everything here is also a plain command: see CONTRIBUTING.md.
 
-.PHONY: test memory lint api matrix bench scale fuzz
+.PHONY: help test memory lint api matrix bench scale fuzz
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 test: ## the suite on memory, Postgres and MariaDB
 	go test -race ./...
 
 memory: ## the suite without servers
-	go test -race . -memory
+	go test -race . ./tests/... ./examples/... -memory
 
 GOLANGCI = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 lint: ## what .golangci.yml asks for, in the nested modules too
