@@ -1,12 +1,15 @@
 # One verb each. Everything here is also a plain command: see CONTRIBUTING.md.
 
-.PHONY: test memory lint api matrix bench scale fuzz
+.PHONY: help test memory lint api matrix bench scale fuzz
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 test: ## the suite on memory, Postgres and MariaDB
 	go test -race ./...
 
 memory: ## the suite without servers
-	go test -race . -memory
+	go test -race . ./tests/... ./examples/... -memory
 
 GOLANGCI = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 lint: ## what .golangci.yml asks for, in the nested modules too
@@ -25,5 +28,5 @@ scale: ## what an operation costs in logs of 100,000, 1 and 10 million events
 	go run ./internal/bench/scale
 
 fuzz: ## a short turn of each fuzz target
-	for target in $$(grep -oE '^func Fuzz[A-Za-z]+' fuzz_test.go | sed 's/func //'); do \
+	for target in $$(grep -ohE '^func Fuzz[A-Za-z]+' *_test.go | sed 's/func //'); do \
 		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime 10s . || exit 1; done

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	es "example.com/eventstore"
+	"example.com/eventstore/internal/storetest"
 )
 
 // personal is what a payload with personal data says of itself: whose it is, and what is to be seen
@@ -120,20 +121,20 @@ type addresses []string
 
 var people = es.Aggregate[addresses]{Stream: "people", When: []es.Fold[addresses]{
 	es.On(func(a *addresses, e moved) { *a = append(*a, e.Address) }),
-	es.On(func(a *addresses, e deposited) { *a = append(*a, fmt.Sprint(e.Cents)) }),
+	es.On(func(a *addresses, e storetest.Deposited) { *a = append(*a, fmt.Sprint(e.Cents)) }),
 }}
 
 // TestCodecShredding encrypts each person's payloads with a key of their own. When the key is
 // forgotten the events stay where they are, and show a declared text in its place.
 func TestCodecShredding(t *testing.T) {
-	forEachLane(t, func(t *testing.T, l lane) {
+	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
 		v := &vault{keys: map[string][]byte{}}
-		s := l.open(t, &es.Options{Codec: shredding{v}})
-		createStream(t, s, "people")
+		s := l.Open(t, &es.Options{Codec: shredding{v}})
+		storetest.CreateStream(t, s, "people")
 		for _, p := range []string{"ann", "bob"} {
 			if _, err := people.Execute(t.Context(), s, p, func(r *es.Root[addresses]) error {
 				r.Record(moved{p, p + "'s first"})
-				r.Record(deposited{5})
+				r.Record(storetest.Deposited{Cents: 5})
 				r.Record(moved{p, p + "'s second"})
 				return nil
 			}); err != nil {
@@ -150,7 +151,7 @@ func TestCodecShredding(t *testing.T) {
 			}
 		}
 		check(map[string]string{"ann": "ann's first, 5, ann's second", "bob": "bob's first, 5, bob's second"})
-		before := everything(t, s)
+		before := storetest.Everything(t, s)
 		for _, ev := range before {
 			if bytes.Contains(ev.Data, []byte("first")) || bytes.Contains(ev.Data, []byte("second")) {
 				t.Errorf("event %d is stored as %s, which can be read", ev.Position, ev.Data)
@@ -158,7 +159,7 @@ func TestCodecShredding(t *testing.T) {
 		}
 		v.forget("ann")
 		check(map[string]string{"ann": "(erased), 5, (erased)", "bob": "bob's first, 5, bob's second"})
-		sameEvents(t, "what is stored", everything(t, s), before)
+		storetest.SameEvents(t, "what is stored", storetest.Everything(t, s), before)
 		if m, err := es.Decode[moved](before[0]); err != nil || m.Address != "(erased)" {
 			t.Errorf("decoded as %+v (%v)", m, err)
 		}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	es "example.com/eventstore"
+	"example.com/eventstore/internal/storetest"
 )
 
 type (
@@ -16,19 +17,19 @@ type (
 
 var errTooMuch = errors.New("too much at once")
 
-var commanded = es.Aggregate[account]{
+var commanded = es.Aggregate[storetest.Account]{
 	Stream: "accounts",
-	When:   accounts.When,
-	Commands: []es.Command[account]{
-		es.OnCommand(func(_ context.Context, r *es.Root[account], c open) error {
+	When:   storetest.Accounts.When,
+	Commands: []es.Command[storetest.Account]{
+		es.OnCommand(func(_ context.Context, r *es.Root[storetest.Account], c open) error {
 			if r.Version() > 0 {
 				return errors.New("it is open")
 			}
-			r.Record(opened(c))
+			r.Record(storetest.Opened(c))
 			return nil
 		}),
-		es.OnCommand(func(ctx context.Context, r *es.Root[account], c deposit) error {
-			r.Record(deposited(c))
+		es.OnCommand(func(ctx context.Context, r *es.Root[storetest.Account], c deposit) error {
+			r.Record(storetest.Deposited(c))
 			if c.Cents > 1000 {
 				return errTooMuch
 			}
@@ -39,9 +40,9 @@ var commanded = es.Aggregate[account]{
 }
 
 func TestHandle(t *testing.T) {
-	forEachStore(t, func(t *testing.T, s *es.Store) {
+	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
 		ctx := t.Context()
-		createStream(t, s, "accounts")
+		storetest.CreateStream(t, s, "accounts")
 		if r, err := commanded.Handle(ctx, s, "a", open{"ann"}); err != nil || r.State().Owner != "ann" || r.Version() != 1 || len(r.Uncommitted()) != 0 {
 			t.Fatalf("open: %+v, %v", r, err)
 		}
@@ -54,9 +55,9 @@ func TestHandle(t *testing.T) {
 		}
 		for _, unknown := range []any{shut{}, nil, (*deposit)(nil), "deposit"} {
 			_, err := commanded.Handle(ctx, s, "a", unknown)
-			wantErr(t, "an unknown command", err, es.ErrUnknownCommand)
+			storetest.WantErr(t, "an unknown command", err, es.ErrUnknownCommand)
 		}
-		for i, err := range race(16, func(int) error { _, err := commanded.Handle(ctx, s, "a", deposit{1}); return err }) {
+		for i, err := range storetest.Race(16, func(int) error { _, err := commanded.Handle(ctx, s, "a", deposit{1}); return err }) {
 			if err != nil {
 				t.Errorf("racer %d: %v", i, err)
 			}
@@ -67,14 +68,14 @@ func TestHandle(t *testing.T) {
 		}
 
 		twice := commanded
-		twice.Commands = append(append([]es.Command[account](nil), commanded.Commands...), commanded.Commands[0])
+		twice.Commands = append(append([]es.Command[storetest.Account](nil), commanded.Commands...), commanded.Commands[0])
 		_, err = twice.Handle(ctx, s, "a", open{})
-		wantInvalid(t, "two entries for a type", err, "Aggregate.Commands")
-		missing := es.Aggregate[account]{Stream: "accounts", When: accounts.When, Commands: []es.Command[account]{es.OnCommand[open, account](nil)}}
+		storetest.WantInvalid(t, "two entries for a type", err, "Aggregate.Commands")
+		missing := es.Aggregate[storetest.Account]{Stream: "accounts", When: storetest.Accounts.When, Commands: []es.Command[storetest.Account]{es.OnCommand[open, storetest.Account](nil)}}
 		_, err = missing.Handle(ctx, s, "a", open{})
-		wantInvalid(t, "an entry without a function", err, "Aggregate.Commands[0]")
-		zero := es.Aggregate[account]{Stream: "accounts", When: accounts.When, Commands: []es.Command[account]{{}}}
+		storetest.WantInvalid(t, "an entry without a function", err, "Aggregate.Commands[0]")
+		zero := es.Aggregate[storetest.Account]{Stream: "accounts", When: storetest.Accounts.When, Commands: []es.Command[storetest.Account]{{}}}
 		_, err = zero.Handle(ctx, s, "a", open{})
-		wantInvalid(t, "the zero entry", err, "Aggregate.Commands[0]")
+		storetest.WantInvalid(t, "the zero entry", err, "Aggregate.Commands[0]")
 	})
 }

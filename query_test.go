@@ -1,142 +1,33 @@
 package eventstore_test
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"testing"
 
 	es "example.com/eventstore"
+	"example.com/eventstore/internal/storetest"
 )
 
-func TestQuery(t *testing.T) {
-	forEachLane(t, func(t *testing.T, l lane) {
-		s := l.open(t, nil)
-		ctx := t.Context()
-		createStream(t, s, "accounts", "cards", "order-eu", "order-us")
-		for i := range 1100 { // more than a page
-			evs := events(1, int64(i))
-			evs[0].Metadata = es.Metadata{"odd": i%2 == 1}
-			mustAppend(t, s, []string{"accounts", "cards", "order-eu", "order-us"}[i%4], "a", es.AnyVersion, evs...)
+// BenchmarkQuery folds 20,000 events.
+func BenchmarkQuery(b *testing.B) {
+	for _, l := range storetest.Lanes() {
+		if l.Odd {
+			continue
 		}
-		mustAppend(t, s, "accounts", "b", es.AnyVersion, es.NewEvent{Payload: opened{"ann"}})
-		sum := []es.Fold[int64]{es.On(func(n *int64, e deposited) { *n += e.Cents })}
-		var all, odd, orders int64
-		for i := range int64(1100) {
-			all += i
-			if i%2 == 1 {
-				odd += i
+		b.Run(l.Name, func(b *testing.B) {
+			s := l.Open(b, nil)
+			storetest.CreateStream(b, s, "accounts")
+			for i := range 200 {
+				storetest.MustAppend(b, s, "accounts", fmt.Sprint(i), es.MustNotExist, storetest.Deposits(100, 1)...)
 			}
-			if i%4 >= 2 {
-				orders += i
-			}
-		}
-		for name, c := range map[string]struct {
-			q    es.Query[int64]
-			want int64
-		}{
-			"everything":   {es.Query[int64]{From: es.FromAll(), When: sum}, all},
-			"with Init":    {es.Query[int64]{From: es.FromAll(), Init: func() int64 { return 1000 }, When: sum}, all + 1000},
-			"filtered":     {es.Query[int64]{From: es.FromAll(es.Meta("odd").Equals(true)), When: sum}, odd},
-			"a category":   {es.Query[int64]{From: es.FromCategory("order"), When: sum}, orders},
-			"two streams":  {es.Query[int64]{From: es.FromStreams("order-us", "order-eu"), When: sum}, orders},
-			"until enough": {es.Query[int64]{From: es.FromAll(), When: sum, Until: func(n int64) bool { return n >= 10 }}, 10},
-			"several folds, in order": {es.Query[int64]{From: es.FromAll(), When: append(sum[:1:1],
-				es.On(func(n *int64, _ opened) { *n = -1 }), es.On(func(n *int64, _ opened) { *n *= 7 }))}, -7},
-			"the rest": {es.Query[int64]{From: es.FromAll(), When: []es.Fold[int64]{
-				es.OnAny(func(n *int64, ev es.Event) { *n += 1000 }), es.On(func(*int64, deposited) {})}}, 1000},
-			"no stream": {es.Query[int64]{From: es.FromStream("none"), When: sum}, 0},
-		} {
-			for range 2 { // it keeps nothing
-				if got, err := c.q.Run(ctx, s); got != c.want || err != nil {
-					t.Errorf("%s: %d (%v), want %d", name, got, err, c.want)
+			q := es.Query[int64]{From: es.FromAll(), When: []es.Fold[int64]{es.On(func(cents *int64, e storetest.Deposited) { *cents += e.Cents })}}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := q.Run(b.Context(), s); err != nil {
+					b.Fatal(err)
 				}
 			}
-		}
-		for field, q := range map[string]es.Query[int64]{
-			"Query.From":    {When: sum},
-			"Query.When[0]": {From: es.FromAll(), When: []es.Fold[int64]{{}}},
-			"On":            {From: es.FromAll(), When: []es.Fold[int64]{es.On[deposited, int64](nil)}},
-		} {
-			_, err := q.Run(ctx, s)
-			wantInvalid(t, "a bad "+field, err, field)
-		}
-		wantIdle(t, l, "at the end")
-	})
-}
-
-// TestQuerySeesCommitted runs a query right behind each append: it is in.
-func TestQuerySeesCommitted(t *testing.T) {
-	forEachLane(t, func(t *testing.T, l lane) {
-		s, other := l.openTwice(t)
-		createStream(t, s, "accounts")
-		count := es.Query[int]{From: es.FromAll(), When: []es.Fold[int]{es.On(func(n *int, _ deposited) { *n++ })}}
-		for i, err := range race(4, func(i int) error {
-			for k := range 10 {
-				mustAppend(t, s, "accounts", fmt.Sprint("a", i), es.ExpectedVersion(k), events(1, 1)...)
-				own := count
-				own.From = es.FromAll(es.ByAggregateID.Equals(fmt.Sprint("a", i)))
-				n, err := own.Run(t.Context(), other)
-				if err != nil {
-					return err
-				}
-				if n != k+1 {
-					return fmt.Errorf("%d events, want %d", n, k+1)
-				}
-			}
-			return nil
-		}) {
-			if err != nil {
-				t.Errorf("writer %d: %v", i, err)
-			}
-		}
-	})
-}
-
-// TestQueryUntil ends a query while its next page is being read: nothing is left running behind it.
-func TestQueryUntil(t *testing.T) {
-	forEachLane(t, func(t *testing.T, l lane) {
-		s := l.open(t, nil)
-		createStream(t, s, "accounts")
-		mustAppend(t, s, "accounts", "a", es.MustNotExist, events(1500, 1)...)
-		q := es.Query[int]{From: es.FromAll(), When: []es.Fold[int]{es.On(func(n *int, _ deposited) { *n++ })}}
-		for _, at := range []int{1, 256, 257, 1255, 1256, 1257, 1500} {
-			q.Until = func(n int) bool { return n == at }
-			if n, err := q.Run(t.Context(), s); n != at || err != nil {
-				t.Errorf("until %d: %d events, %v", at, n, err)
-			}
-			wantIdle(t, l, fmt.Sprint("until ", at))
-		}
-	})
-}
-
-// TestSplitIsOneStep has the second of the events that a split makes fail: of the first nothing is
-// left, and the checkpoint is before both or behind both.
-func TestSplitIsOneStep(t *testing.T) {
-	forEachLane(t, func(t *testing.T, l lane) {
-		s := l.open(t, &es.Options{Upcasters: upcasters})
-		createStream(t, s, "accounts")
-		stored := mustAppend(t, s, "accounts", "a", 0, es.NewEvent{Payload: depositV3{5}}, es.NewEvent{Payload: transferV1{100, 1}}, es.NewEvent{Payload: depositV3{7}})
-		failing := true
-		p := &es.Projection[balance]{Name: "split", From: es.FromAll(), When: []es.Handler[balance]{
-			balanceFolds[0], balanceFolds[1],
-			es.Do(func(_ context.Context, step *es.Step[balance], e fee) error {
-				if failing {
-					return errors.New("no such luck")
-				}
-				step.State.see(-e.Cents, step.Event.Name, step.Event)
-				return nil
-			}),
-		}, OnError: func(context.Context, es.Event, error, int) es.ErrorAction { return es.Fail }}
-		if _, err := p.CatchUp(t.Context(), s); err == nil {
-			t.Fatal("no error")
-		}
-		if cp, err := p.Load(t.Context(), s); err != nil || cp.State.Cents != 5 || cp.Position != stored[0].Position {
-			t.Errorf("after the failure: %+v (%v), want the first event alone", cp, err)
-		}
-		failing = false
-		if cp := catchUp(t, p, s); cp.State.Cents != 5-100-1+7 || cp.Position < stored[2].Position {
-			t.Errorf("in the end: %+v", cp)
-		}
-	})
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/20000, "ns/event")
+		})
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	es "example.com/eventstore"
+	"example.com/eventstore/internal/storetest"
 )
 
 func stats(t testing.TB, s *es.Store) es.Stats {
@@ -55,8 +56,8 @@ func statsOf(t testing.TB, st es.Stats, name string) es.ProjectionStats {
 }
 
 // stopsAt returns a projection that ends its run behind a position.
-func stopsAt(name string, at es.Position) *es.Projection[totals] {
-	return totalsOf(name, es.Do(func(_ context.Context, step *es.Step[totals], _ deposited) error {
+func stopsAt(name string, at es.Position) *es.Projection[storetest.Totals] {
+	return storetest.TotalsOf(name, es.Do(func(_ context.Context, step *es.Step[storetest.Totals], _ storetest.Deposited) error {
 		if step.Event.Position >= at {
 			step.Stop()
 		}
@@ -73,24 +74,24 @@ func (p *past) options() *es.Options {
 
 // TestStats follows a store from its first event on.
 func TestStats(t *testing.T) {
-	forEachLane(t, func(t *testing.T, l lane) {
+	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
 		var clock past
-		s, ctx := l.open(t, clock.options()), t.Context()
+		s, ctx := l.Open(t, clock.options()), t.Context()
 		if got := stats(t, s); fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", es.Stats{}) {
 			t.Errorf("of an empty store: %+v, want nothing", got)
 		}
-		createStream(t, s, "accounts", "gone")
+		storetest.CreateStream(t, s, "accounts", "gone")
 		clock.ago = 3 * time.Hour
-		first := mustAppend(t, s, "accounts", "a", es.AnyVersion, events(3, 1)...)
+		first := storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(3, 1)...)
 		clock.ago = time.Hour
-		last := mustAppend(t, s, "accounts", "b", es.AnyVersion, events(2, 1)...)[1].Position
+		last := storetest.MustAppend(t, s, "accounts", "b", es.AnyVersion, storetest.Deposits(2, 1)...)[1].Position
 		wantSealing(t, "of five events", stats(t, s), last, last, 0, 0)
 
-		slow, all := stopsAt("slow", first[2].Position), totalsOf("all")
+		slow, all := stopsAt("slow", first[2].Position), storetest.TotalsOf("all")
 		if err := slow.Run(ctx, s); err != nil {
 			t.Fatal(err)
 		}
-		catchUp(t, all, s)
+		storetest.CatchUp(t, all, s)
 		relay := es.Relay{Name: "relay", From: es.FromAll(), Publish: func(context.Context, []es.Event) error { return errors.New("no broker") }}
 		limited, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 		if err := relay.Run(limited, s); err == nil {
@@ -124,13 +125,15 @@ func TestStats(t *testing.T) {
 
 		// What an append that was rolled back leaves, and what is deleted, is no event.
 		burnt := es.Position(0)
-		if l.db != nil {
-			l.inTx(t, s, false, nil, func(_ *sql.Tx, s *es.Store) { mustAppend(t, s, "accounts", "burnt", es.AnyVersion, events(2, 1)...) })
+		if l.DB != nil {
+			l.InTx(t, s, false, nil, func(_ *sql.Tx, s *es.Store) {
+				storetest.MustAppend(t, s, "accounts", "burnt", es.AnyVersion, storetest.Deposits(2, 1)...)
+			})
 			burnt = 2
 		}
-		tail := totalsOf("tail")
-		catchUp(t, tail, s)
-		gone := mustAppend(t, s, "gone", "a", es.AnyVersion, events(2, 1)...)[1].Position
+		tail := storetest.TotalsOf("tail")
+		storetest.CatchUp(t, tail, s)
+		gone := storetest.MustAppend(t, s, "gone", "a", es.AnyVersion, storetest.Deposits(2, 1)...)[1].Position
 		wantSealing(t, "of a hole that is filled", stats(t, s), last+burnt+2, gone, 0, 0)
 		wantBehind(t, "behind gap rows", statsOf(t, stats(t, s), "tail"), int64(burnt+2), time.Hour)
 		if err := s.DeleteStream(ctx, "gone"); err != nil {
@@ -139,22 +142,22 @@ func TestStats(t *testing.T) {
 		got = stats(t, s)
 		wantSealing(t, "of a stream that is gone", got, gone, gone, 0, 0)
 		wantBehind(t, "of a stream that is gone", statsOf(t, got, "tail"), int64(burnt+2), 0)
-		wantIdle(t, l, "at the end")
+		storetest.WantIdle(t, l, "at the end")
 	})
 }
 
 // TestStatsMany has more projections behind than are asked after with one statement, each somewhere
 // else, and some at the same place.
 func TestStatsMany(t *testing.T) {
-	forEachLane(t, func(t *testing.T, l lane) {
+	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
 		const n = 37
 		var clock past
-		s := l.open(t, clock.options())
-		createStream(t, s, "accounts")
+		s := l.Open(t, clock.options())
+		storetest.CreateStream(t, s, "accounts")
 		var at []es.Position
 		for i := range n + 1 {
 			clock.ago = time.Duration(100-i) * time.Hour
-			at = append(at, mustAppend(t, s, "accounts", "a", es.AnyVersion, events(1, 1)...)[0].Position)
+			at = append(at, storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(1, 1)...)[0].Position)
 		}
 		name := func(i int) string { return fmt.Sprintf("p%02d", i*10%n) }
 		for i := range n {
@@ -180,18 +183,18 @@ func TestStatsMany(t *testing.T) {
 
 // TestStatsParked counts events that are set aside.
 func TestStatsParked(t *testing.T) {
-	forEachStore(t, func(t *testing.T, s *es.Store) {
-		createStream(t, s, "accounts")
-		mustAppend(t, s, "accounts", "good", es.AnyVersion, events(2, 1)...)
-		mustAppend(t, s, "accounts", "bad", es.AnyVersion, events(3, 1)...)
-		p := totalsOf("parks", es.Do(func(_ context.Context, step *es.Step[totals], _ deposited) error {
+	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+		storetest.CreateStream(t, s, "accounts")
+		storetest.MustAppend(t, s, "accounts", "good", es.AnyVersion, storetest.Deposits(2, 1)...)
+		storetest.MustAppend(t, s, "accounts", "bad", es.AnyVersion, storetest.Deposits(3, 1)...)
+		p := storetest.TotalsOf("parks", es.Do(func(_ context.Context, step *es.Step[storetest.Totals], _ storetest.Deposited) error {
 			if step.Event.AggregateID == "bad" {
 				return errors.New("no such luck")
 			}
 			return nil
 		}))
 		p.OnError = func(context.Context, es.Event, error, int) es.ErrorAction { return es.Park }
-		catchUp(t, p, s)
+		storetest.CatchUp(t, p, s)
 		got := stats(t, s)
 		if len(got.Projections) != 1 || got.Projections[0].Parked != 3 {
 			t.Fatalf("projections are %+v, want one with 3 events parked", got.Projections)
@@ -202,15 +205,15 @@ func TestStatsParked(t *testing.T) {
 
 // TestStatsOfReadModels looks while a read model waits for its definition to be reset and deleted.
 func TestStatsOfReadModels(t *testing.T) {
-	forEachDatabase(t, func(t *testing.T, l lane) {
+	storetest.ForEachDatabase(t, func(t *testing.T, l storetest.Lane) {
 		clock := past{2 * time.Hour}
-		s, ctx := l.open(t, clock.options()), t.Context()
-		createStream(t, s, "accounts")
-		last := mustAppend(t, s, "accounts", "a", es.AnyVersion, events(3, 1)...)[2].Position
-		table := newRows(t, l)
-		p := totalsOf("rows", table.insert())
-		p.ReadModel = table.table()
-		catchUp(t, p, s)
+		s, ctx := l.Open(t, clock.options()), t.Context()
+		storetest.CreateStream(t, s, "accounts")
+		last := storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(3, 1)...)[2].Position
+		table := storetest.NewRows(t, l)
+		p := storetest.TotalsOf("rows", table.Insert())
+		p.ReadModel = table.Table()
+		storetest.CatchUp(t, p, s)
 		for _, c := range []struct {
 			control func() error
 			want    es.ProjectionStatus
@@ -233,32 +236,32 @@ func TestStatsOfReadModels(t *testing.T) {
 // TestStatsHole has a transaction hold sealing up, and looks from outside, from inside another
 // transaction, and from another process.
 func TestStatsHole(t *testing.T) {
-	forEachDatabase(t, func(t *testing.T, l lane) {
+	storetest.ForEachDatabase(t, func(t *testing.T, l storetest.Lane) {
 		clock := past{time.Hour}
-		prefix := l.newPrefix(t)
-		s := l.openIn(t, prefix, clock.options())
+		prefix := l.NewPrefix(t)
+		s := l.OpenIn(t, prefix, clock.options())
 		if err := s.Install(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		createStream(t, s, "accounts")
-		beside := l.beside(t)
-		other := beside.openIn(t, prefix, clock.options())
+		storetest.CreateStream(t, s, "accounts")
+		beside := l.Beside(t)
+		other := beside.OpenIn(t, prefix, clock.options())
 		now := time.Now()
 		es.SetSealingClock(s, func() time.Time { return now })
 
-		mustAppend(t, s, "accounts", "a", es.AnyVersion, events(1, 1)...)
-		p := totalsOf("totals")
-		catchUp(t, p, s)
+		storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(1, 1)...)
+		p := storetest.TotalsOf("totals")
+		storetest.CatchUp(t, p, s)
 		for _, end := range []func(*sql.Tx) error{(*sql.Tx).Commit, (*sql.Tx).Rollback} {
 			// What is sealed behind the projection is not there any more.
-			createStream(t, s, "gone")
-			mustAppend(t, s, "gone", "a", es.AnyVersion, events(1, 1)...)
+			storetest.CreateStream(t, s, "gone")
+			storetest.MustAppend(t, s, "gone", "a", es.AnyVersion, storetest.Deposits(1, 1)...)
 			before := stats(t, s).Sealed
 			if err := s.DeleteStream(t.Context(), "gone"); err != nil {
 				t.Fatal(err)
 			}
-			tx, hole := beside.appendOpen(t, other, "open", 2)
-			last := mustAppend(t, s, "accounts", "a", es.AnyVersion, events(2, 1)...)[1].Position
+			tx, hole := beside.AppendOpen(t, other, "open", 2)
+			last := storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(2, 1)...)[1].Position
 			wantSealing(t, "at once", stats(t, s), last, before, hole, 0)
 			now = now.Add(42 * time.Second)
 			got := stats(t, s)
@@ -266,7 +269,7 @@ func TestStatsHole(t *testing.T) {
 			wantBehind(t, "what is not sealed is nothing to come", got.Projections[0], 1, 0)
 			// A transaction does not look.
 			now = now.Add(time.Hour)
-			l.inTx(t, s, false, nil, func(_ *sql.Tx, s *es.Store) {
+			l.InTx(t, s, false, nil, func(_ *sql.Tx, s *es.Store) {
 				wantSealing(t, "in a transaction", stats(t, s), last, before, hole, 42*time.Second)
 			})
 			got = stats(t, other)
@@ -281,30 +284,30 @@ func TestStatsHole(t *testing.T) {
 			got = stats(t, s)
 			wantSealing(t, "when it is over", got, last, last, 0, 0)
 			wantBehind(t, "when it is over", got.Projections[0], int64(last-before)+1, time.Hour)
-			catchUp(t, p, s)
+			storetest.CatchUp(t, p, s)
 			wantBehind(t, "caught up", stats(t, s).Projections[0], 0, 0)
 		}
 
 		// A transaction sees what is its own.
 		sealed := stats(t, s).Sealed
-		l.inTx(t, s, false, &sql.TxOptions{Isolation: sql.LevelReadCommitted}, func(_ *sql.Tx, s *es.Store) {
-			mine := mustAppend(t, s, "accounts", "mine", es.AnyVersion, events(2, 1)...)[1].Position
+		l.InTx(t, s, false, &sql.TxOptions{Isolation: sql.LevelReadCommitted}, func(_ *sql.Tx, s *es.Store) {
+			mine := storetest.MustAppend(t, s, "accounts", "mine", es.AnyVersion, storetest.Deposits(2, 1)...)[1].Position
 			wantSealing(t, "of its own events", stats(t, s), mine, sealed, 0, 0)
 		})
-		wantIdle(t, l, "at the end")
+		storetest.WantIdle(t, l, "at the end")
 	})
 }
 
 // TestStatsReadsByIndex counts what the server reads: next to nothing, wherever projections are.
 func TestStatsReadsByIndex(t *testing.T) {
-	forEachDatabase(t, func(t *testing.T, l lane) {
-		if l.dialect != es.MySQL || !strings.HasSuffix(l.name, "-one") {
+	storetest.ForEachDatabase(t, func(t *testing.T, l storetest.Lane) {
+		if l.Dialect != es.MySQL || !strings.HasSuffix(l.Name, "-one") {
 			t.Skip("only MySQL counts by session, which a pool of one connection is")
 		}
-		s := l.open(t, nil)
-		createStream(t, s, "accounts")
+		s := l.Open(t, nil)
+		storetest.CreateStream(t, s, "accounts")
 		for i := range 5 {
-			mustAppend(t, s, "accounts", fmt.Sprint("a", i), 0, events(1000, 1)...)
+			storetest.MustAppend(t, s, "accounts", fmt.Sprint("a", i), 0, storetest.Deposits(1000, 1)...)
 		}
 		for _, at := range []es.Position{10, 2500, 4990} {
 			if err := stopsAt(fmt.Sprint("at", at), at).Run(t.Context(), s); err != nil {
@@ -312,7 +315,7 @@ func TestStatsReadsByIndex(t *testing.T) {
 			}
 		}
 		stats(t, s) // and the statements are prepared
-		if n := l.rowsRead(t, func() { stats(t, s) }); n > 60 {
+		if n := l.RowsRead(t, func() { stats(t, s) }); n > 60 {
 			t.Errorf("the server read %d rows for three projections", n)
 		}
 	})

@@ -12,12 +12,13 @@ import (
 	"time"
 
 	"example.com/eventstore"
+	"example.com/eventstore/internal/storetest"
 )
 
 // client talks to a service of its own over HTTP.
 type client struct {
 	t      *testing.T
-	lane   lane
+	lane   storetest.Lane
 	prefix string
 	bank   *bank
 	url    string
@@ -38,9 +39,9 @@ func (b *watchedBalances) wait(ctx context.Context, at eventstore.Position) erro
 	return b.balances.wait(ctx, at)
 }
 
-func startBank(t *testing.T, l lane, prefix string) *client {
+func startBank(t *testing.T, l storetest.Lane, prefix string) *client {
 	t.Helper()
-	b, err := openBank(t.Context(), l.target, prefix)
+	b, err := openBank(t.Context(), l.URL(t), prefix)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"errors"
 	"flag"
 	"fmt"
@@ -12,31 +11,20 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"example.com/eventstore"
-	"example.com/eventstore/internal/testserver"
+	"example.com/eventstore/internal/storetest"
 	"github.com/go-sql-driver/mysql"
 )
-
-// Tests of what a store keeps run on all of them. Servers are started for the run and stopped at
-// its end; DSNs in EVENTSTORE_TEST_POSTGRES and EVENTSTORE_TEST_MYSQL replace them.
-var memoryOnly = flag.Bool("memory", false, "run on the memory store only, without database servers")
-
-// lane is a store that tests run on, and what -store is given for it.
-type lane struct{ name, url string }
-
-var lanes []lane
 
 func TestMain(m *testing.M) {
 	if os.Getenv("GITLOG_TEST_MAIN") != "" {
 		main()
 		return
 	}
-	flag.Parse()
 	os.Exit(runAll(m))
 }
 
@@ -51,13 +39,7 @@ func runAll(m *testing.M) (code int) {
 	}
 	defer os.RemoveAll(scratch)
 	isolateGit()
-	stop, err := startServers()
-	defer stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
+	return storetest.Run(m)
 }
 
 // isolateGit sees to it that neither this machine's settings of git, nor a hook that runs the
@@ -89,71 +71,13 @@ func isolateGit() {
 	}
 }
 
-func startServers() (stop func(), err error) {
-	lanes = []lane{{"memory", "memory"}}
-	if *memoryOnly {
-		fmt.Println("stores: memory only, as -memory says")
-		return func() {}, nil
-	}
-	var started []*testserver.Server
-	stop = func() {
-		for _, s := range started {
-			_ = s.Stop()
-		}
-	}
-	for _, s := range []struct {
-		name, variable string
-		engine         testserver.Engine
-	}{
-		{"postgres", "EVENTSTORE_TEST_POSTGRES", testserver.Postgres},
-		{"mysql", "EVENTSTORE_TEST_MYSQL", testserver.MariaDB},
-	} {
-		dsn := os.Getenv(s.variable)
-		if dsn == "" {
-			server, err := testserver.Start(context.Background(), s.engine, testserver.Options{})
-			if err != nil {
-				return stop, err
-			}
-			started = append(started, server)
-			dsn = server.DSN("")
-		}
-		if s.engine == testserver.MariaDB {
-			if dsn, err = withDatabase(dsn); err != nil {
-				return stop, err
-			}
-		}
-		lanes = append(lanes, lane{s.name, dsn})
-	}
-	fmt.Println("stores: memory, postgres, mysql")
-	return stop, nil
-}
-
-// withDatabase creates a database if the DSN names none.
-func withDatabase(dsn string) (string, error) {
-	cfg, err := mysql.ParseDSN(dsn)
-	if err != nil || cfg.DBName != "" {
-		return dsn, err
-	}
-	db, err := sql.Open("mysql", dsn)
-	if err != nil {
-		return "", err
-	}
-	defer db.Close()
-	if _, err := db.Exec("CREATE DATABASE IF NOT EXISTS gitlog_test"); err != nil {
-		return "", err
-	}
-	cfg.DBName = "gitlog_test"
-	return cfg.FormatDSN(), nil
-}
-
-var prefixes atomic.Int64
+// newPrefix returns a table prefix whose tables are dropped after the test.
+func newPrefix(t *testing.T, l storetest.Lane) string { return l.NewPrefix(t, "touched") }
 
 // forEachServer runs a test on each database server, with a table prefix of its own.
 func forEachServer(t *testing.T, test func(t *testing.T, url, prefix string)) {
 	t.Helper()
-	for _, l := range lanes[1:] {
-		t.Run(l.name, func(t *testing.T) { test(t, l.url, newPrefix(t, l.url)) })
-	}
+	storetest.ForEachKind(t, func(t *testing.T, l storetest.Lane) { test(t, l.URL(t), newPrefix(t, l)) })
 }
 
 // opener makes an empty store.
@@ -162,75 +86,12 @@ type opener func(...eventstore.Middleware) *eventstore.Store
 // forEachStore runs a test on memory and on each server.
 func forEachStore(t *testing.T, test func(t *testing.T, open opener)) {
 	t.Helper()
-	for _, l := range lanes {
-		t.Run(l.name, func(t *testing.T) {
-			test(t, func(mw ...eventstore.Middleware) *eventstore.Store {
-				t.Helper()
-				if l.url == "memory" {
-					return eventstore.NewMemStore(&eventstore.Options{Middleware: mw})
-				}
-				return openServer(t, l.url, mw)
-			})
+	storetest.ForEach(t, storetest.SomeLanes, storetest.Usual, func(t *testing.T, l storetest.Lane) {
+		test(t, func(mw ...eventstore.Middleware) *eventstore.Store {
+			t.Helper()
+			return l.Open(t, &eventstore.Options{Middleware: mw})
 		})
-	}
-}
-
-func openServer(t *testing.T, url string, mw []eventstore.Middleware) *eventstore.Store {
-	t.Helper()
-	db, dialect, err := openDB(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	prefix := newPrefix(t, url)
-	t.Cleanup(func() { db.Close() })
-	s, err := eventstore.Open(db, dialect, &eventstore.Options{TablePrefix: prefix, Middleware: mw})
-	if err == nil {
-		err = s.Install(t.Context())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-func newPrefix(t *testing.T, url string) string {
-	prefix := fmt.Sprintf("gl%d_%d_", os.Getpid(), prefixes.Add(1))
-	t.Cleanup(func() { dropTables(t, url, prefix) })
-	return prefix
-}
-
-func dropTables(t *testing.T, url, prefix string) {
-	db, dialect, err := openDB(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	schema := "DATABASE()"
-	if dialect == eventstore.Postgres {
-		schema = "current_schema()"
-	}
-	rows, err := db.Query("SELECT table_name FROM information_schema.tables WHERE table_schema = " + schema)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			t.Fatal(err)
-		}
-		if strings.HasPrefix(name, prefix) {
-			names = append(names, name)
-		}
-	}
-	if err := rows.Err(); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range names {
-		if _, err := db.Exec("DROP TABLE " + name); err != nil {
-			t.Error(err)
-		}
-	}
+	})
 }
 
 // result is what a run of the program left.

@@ -3,10 +3,10 @@ package main
 import (
 	"context"
 	"database/sql"
-	"flag"
 	"fmt"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,36 +14,11 @@ import (
 	"github.com/google/uuid"
 
 	"example.com/eventstore"
+	"example.com/eventstore/internal/storetest"
 	"example.com/eventstore/internal/testserver"
 )
 
-var memoryOnly = flag.Bool("memory", false, "run without database servers, and so without these tests")
-
-var dsn string
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(runTests(m))
-}
-
-// runTests runs the tests on the server that EVENTSTORE_TEST_POSTGRES names, or on one of its own.
-func runTests(m *testing.M) int {
-	dsn = os.Getenv("EVENTSTORE_TEST_POSTGRES")
-	if *memoryOnly {
-		fmt.Println("what is copied here is on Postgres: with -memory there is nothing to test")
-		return 0
-	}
-	if dsn == "" {
-		server, err := testserver.Start(context.Background(), testserver.Postgres, testserver.Options{})
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer func() { _ = server.Stop() }()
-		dsn = server.DSN("postgres")
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { storetest.Main(m, testserver.Postgres) }
 
 // makeOld makes a stream as its makers' code would: their tables, and rows of two aggregates.
 func makeOld(t *testing.T, db *sql.DB, stream string) *oldStream {
@@ -75,20 +50,14 @@ func addOld(t *testing.T, old *oldStream, id, kind string, version int, payload,
 }
 
 func TestMigrate(t *testing.T) {
-	db, err := sql.Open("pgx", dsn)
-	if err != nil {
-		t.Fatal(err)
+	lanes := slices.DeleteFunc(storetest.Lanes(), func(l storetest.Lane) bool { return l.Name != "postgres" })
+	if len(lanes) == 0 {
+		t.Log("what is copied here is on Postgres: with -memory there is nothing to test")
+		return
 	}
-	t.Cleanup(func() { _ = db.Close() })
+	l := lanes[0]
+	db, prefix := l.DB, l.NewPrefix(t)
 	stream := fmt.Sprintf("foo-stream-%d", os.Getpid())
-	prefix := fmt.Sprintf("mig%d_", os.Getpid())
-	defer func() {
-		for _, table := range []string{"meta", "streams", "events", "snapshots", "projections", "parked"} {
-			if _, err := db.Exec("DROP TABLE IF EXISTS " + prefix + table); err != nil {
-				t.Error(err)
-			}
-		}
-	}()
 	old := makeOld(t, db, stream)
 	ids := []string{uuid.NewString(), uuid.NewString()}
 	for v := 1; v <= 1200; v++ {

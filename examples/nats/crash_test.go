@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"example.com/eventstore"
+	"example.com/eventstore/internal/storetest"
 )
 
 // victimVariable makes a process of the test binary a relay that kills itself.
@@ -24,9 +25,9 @@ type victimTask struct {
 
 // crash runs a relay that publishes some events and dies before the store has noted it: a process
 // of its own, by SIGKILL; on memory, which no other process can share, a run that is cut short.
-func (l lane) crash(t *testing.T, s *eventstore.Store, b *broker, prefix string, published int) {
+func crash(t *testing.T, l storetest.Lane, s *eventstore.Store, b *broker, prefix string, published int) {
 	t.Helper()
-	if l.driver == "" {
+	if l.DB == nil {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		relay := testRelay(b.connect(t))
@@ -36,7 +37,7 @@ func (l lane) crash(t *testing.T, s *eventstore.Store, b *broker, prefix string,
 		}
 		return
 	}
-	task, err := json.Marshal(victimTask{l.driver, l.dsn, prefix, b.url, published})
+	task, err := json.Marshal(victimTask{l.Driver, l.DSN, prefix, b.url, published})
 	if err != nil {
 		t.Fatal(err)
 	}

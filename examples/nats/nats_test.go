@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/eventstore"
+	"example.com/eventstore/internal/storetest"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -127,8 +128,8 @@ func deposit(t *testing.T, s *eventstore.Store, id string, cents int64) eventsto
 // server goes away and returns, and the consumer fails and begins again: it takes in each event
 // once, in order.
 func TestArrives(t *testing.T) {
-	forEachLane(t, func(t *testing.T, l lane) {
-		s, _ := l.open(t)
+	forEachLane(t, func(t *testing.T, l storetest.Lane) {
+		s, _ := openLane(t, l)
 		b := newBroker(t)
 		js := b.connect(t)
 		if err := createStream(t.Context(), js, 2*time.Minute); err != nil {
@@ -195,10 +196,10 @@ func lag(t *testing.T, s *eventstore.Store) int64 {
 // The one that takes over publishes them again: within the server's window that leaves no trace,
 // and after it the consumer drops them.
 func TestCrash(t *testing.T) {
-	forEachLane(t, func(t *testing.T, l lane) {
+	forEachLane(t, func(t *testing.T, l storetest.Lane) {
 		for _, late := range []bool{false, true} {
 			t.Run(map[bool]string{false: "within the window", true: "after the window"}[late], func(t *testing.T) {
-				s, prefix := l.open(t)
+				s, prefix := openLane(t, l)
 				b := newBroker(t)
 				js := b.connect(t)
 				window := 2 * time.Minute
@@ -216,7 +217,7 @@ func TestCrash(t *testing.T) {
 						last = ev
 					}
 				}
-				l.crash(t, s, b, prefix, published)
+				crash(t, l, s, b, prefix, published)
 				if n := stored(t, js); n != published {
 					t.Fatalf("the server keeps %d messages, want %d", n, published)
 				}
@@ -254,7 +255,7 @@ func TestCrash(t *testing.T) {
 
 // TestOddNames publishes events with the longest and oddest names that a store takes.
 func TestOddNames(t *testing.T) {
-	s, _ := lanes[0].open(t)
+	s, _ := openLane(t, storetest.Lanes()[0])
 	b := newBroker(t)
 	js := b.connect(t)
 	if err := createStream(t.Context(), js, 2*time.Minute); err != nil {
@@ -282,11 +283,11 @@ func (o odd) EventName() string { return string(o) }
 // TestRun runs the program, and once more on the same store. The second relay may begin with the last
 // events of the first, which ended as soon as they had been consumed.
 func TestRun(t *testing.T) {
-	forEachLane(t, func(t *testing.T, l lane) {
-		prefix := l.newPrefix(t)
+	forEachLane(t, func(t *testing.T, l storetest.Lane) {
+		prefix := l.NewPrefix(t)
 		for range 2 {
 			var out strings.Builder
-			if err := run(t.Context(), &out, "", l.url(t), prefix); err != nil {
+			if err := run(t.Context(), &out, "", l.URL(t), prefix); err != nil {
 				t.Fatal(err)
 			}
 			if want := " events consumed, 0 repetitions dropped\naccount A-1 holds "; !strings.Contains(out.String(), want) {

@@ -178,6 +178,15 @@ func (f *folder) explain(err error) error {
 	return fmt.Errorf("%w; the end of its log:\n%s", err, bytes.TrimSpace(log))
 }
 
+// clear empties the data part.
+func (f *folder) clear() error {
+	entries, err := os.ReadDir(f.data())
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(f.data(), e.Name())))
+	}
+	return err
+}
+
 // remove deletes the folder and gives up the lock.
 func (f *folder) remove() error { return errors.Join(os.RemoveAll(f.path), f.unlock()) }
 

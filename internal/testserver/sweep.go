@@ -22,6 +22,7 @@ func sweep(user *syscall.Credential) {
 		if err != nil {
 			continue
 		}
+		sweepTemplates(base, entries)
 		for _, entry := range entries {
 			if !strings.HasPrefix(entry.Name(), folderPrefix) {
 				continue

@@ -39,45 +39,48 @@ func TestHelper(t *testing.T) {
 func TestProcessEndsWithoutStop(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, name Engine) {
 		for _, way := range []string{"sigkill", "panic", "timeout"} {
-			// Nothing ends the helper before it has told what it started.
-			cmd := exec.Command(os.Args[0], "-test.run=^TestHelper$", "-test.timeout=10m")
-			if way == "timeout" {
-				cmd.Args[2] = "-test.timeout=10s"
-			}
-			cmd.Env = append(os.Environ(), helperEnv+"="+name.String()+" "+way)
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			var (
-				pid  int
-				path string
-			)
-			_, scanErr := fmt.Fscanf(out, "started %d %s\n", &pid, &path)
-			if way == "sigkill" || scanErr != nil {
-				if err := cmd.Process.Kill(); err != nil {
-					t.Error(err)
+			t.Run(way, func(t *testing.T) {
+				t.Parallel()
+				// Nothing ends the helper before it has told what it started.
+				cmd := exec.Command(os.Args[0], "-test.run=^TestHelper$", "-test.timeout=10m")
+				if way == "timeout" {
+					cmd.Args[2] = "-test.timeout=10s"
 				}
-			}
-			// Its exit status and what else it prints is that of its end.
-			_ = cmd.Wait()
-			if scanErr != nil {
-				t.Fatalf("%s: %v", way, scanErr)
-			}
+				cmd.Env = append(os.Environ(), helperEnv+"="+name.String()+" "+way)
+				out, err := cmd.StdoutPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				var (
+					pid  int
+					path string
+				)
+				_, scanErr := fmt.Fscanf(out, "started %d %s\n", &pid, &path)
+				if way == "sigkill" || scanErr != nil {
+					if err := cmd.Process.Kill(); err != nil {
+						t.Error(err)
+					}
+				}
+				// Its exit status and what else it prints is that of its end.
+				_ = cmd.Wait()
+				if scanErr != nil {
+					t.Fatalf("%s: %v", way, scanErr)
+				}
 
-			user, err := serverUser()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if runtime.GOOS == "linux" {
+				user, err := serverUser()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if runtime.GOOS == "linux" {
+					eventually(t, way+": the server ends", func() bool { return !running(pid, path) })
+				}
+				sweep(user)
 				eventually(t, way+": the server ends", func() bool { return !running(pid, path) })
-			}
-			sweep(user)
-			eventually(t, way+": the server ends", func() bool { return !running(pid, path) })
-			eventually(t, way+": the folder is removed", func() bool { return !exists(path) })
+				eventually(t, way+": the folder is removed", func() bool { return !exists(path) })
+			})
 		}
 	})
 }

@@ -12,6 +12,11 @@
 // kernel ends the server on Linux, and the next Start of any process removes
 // the folder, ending the server first where it still runs.
 //
+// The data of a fresh server is kept as a template in the folder for temporary
+// files, so that the next Start copies it instead of initialising its own. A
+// template depends on the installed version and the user; one that is not used
+// for a week is removed.
+//
 // The package works on Unix systems.
 package testserver
 
@@ -245,7 +250,7 @@ func (s *Server) Stop() error {
 
 // create fills the data folder and launches the server on a free port.
 func (s *Server) create(ctx context.Context) error {
-	if err := s.folder.run(ctx, s.engine.initialise(s.folder)); err != nil {
+	if err := fill(ctx, s.folder, s.engine.initialise(s.folder)); err != nil {
 		return fmt.Errorf("create the data folder: %w", err)
 	}
 	// Another process may take the port between freePort and the server's

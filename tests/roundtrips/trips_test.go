@@ -1,0 +1,97 @@
+package roundtrips_test
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+
+	es "example.com/eventstore"
+	"example.com/eventstore/internal/storetest"
+)
+
+// TestTrips counts the round trips of operations once their statements are known: on all kinds of
+// database, on MySQL with and without interpolateParams, on Postgres with prepared statements and
+// with the simple protocol.
+func TestTrips(t *testing.T) {
+	storetest.ForEachDatabase(t, func(t *testing.T, l storetest.Lane) {
+		l, proxy := l.Proxied(t, 1)
+		s, ctx := l.Open(t, nil), t.Context()
+		storetest.CreateStream(t, s, "accounts", "orders")
+		var version es.ExpectedVersion
+		add := func(expected es.ExpectedVersion, n int) func() {
+			return func() {
+				if expected >= 0 {
+					expected = version
+				}
+				storetest.MustAppend(t, s, "accounts", "a", expected, storetest.Deposits(n, 1)...)
+				version += es.ExpectedVersion(n)
+			}
+		}
+		add(0, 300)()
+		stats := func() {
+			if _, err := s.Stats(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fallBehind := sync.OnceFunc(func() {
+			storetest.CatchUp(t, storetest.TotalsOf("totals"), s)
+			add(es.AnyVersion, 1)()
+		})
+		for _, op := range []struct {
+			name string
+			want int
+			run  func()
+		}{
+			{"Append at a version", 1, add(0, 1)},
+			{"Append of 3", 1, add(0, 3)},
+			{"Append of 100", 1, add(0, 100)},
+			{"Append with AnyVersion", 1, add(es.AnyVersion, 2)},
+			{"Append with MustExist", 1, add(es.MustExist, 1)},
+			{"Append to a new aggregate", 1, func() {
+				storetest.MustAppend(t, s, "orders", fmt.Sprint(version), 0, storetest.Deposits(1, 1)...)
+				version++
+			}},
+			{"Execute", 2, func() {
+				if _, err := storetest.Accounts.Execute(ctx, s, "b", func(r *es.Root[storetest.Account]) error {
+					r.Record(storetest.Deposited{Cents: 1})
+					return nil
+				}); err != nil {
+					t.Fatal(err)
+				}
+			}},
+			{"Load", 1, func() {
+				if _, err := storetest.Accounts.Load(ctx, s, "b"); err != nil {
+					t.Fatal(err)
+				}
+			}},
+			{"first page of ReadAggregate", 1, func() {
+				for _, err := range s.ReadAggregate(ctx, "accounts", "a", 0) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					break
+				}
+			}},
+			{"first page of Read", 1, func() {
+				for _, err := range s.Read(ctx, es.FromStream("accounts"), es.ReadOptions{}) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					break
+				}
+			}},
+			{"Read with a limit", 1, func() { storetest.Collect(t, s.Read(ctx, es.FromStream("accounts"), es.ReadOptions{Limit: 10})) }},
+			{"HasStream", 1, func() { storetest.WantHas(t, s, "accounts", true) }},
+			{"Stats", 3, stats},
+			{"Stats with a projection behind", 4, func() { fallBehind(); stats() }},
+		} {
+			op.run()
+			op.run()
+			proxy.ResetTrips()
+			op.run()
+			if got := proxy.Trips(); got != op.want {
+				t.Errorf("%s: %d trips, want %d", op.name, got, op.want)
+			}
+		}
+	})
+}
