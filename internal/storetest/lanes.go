@@ -121,7 +121,7 @@ func (o *opening) dsn(variable string, engine testserver.Engine, database string
 	if v := os.Getenv(variable); v != "" {
 		return v, nil
 	}
-	s, err := testserver.Start(context.Background(), engine, testserver.Options{})
+	s, err := testserver.Start(context.Background(), engine, testserver.Options{Small: true})
 	if err != nil {
 		return "", err
 	}

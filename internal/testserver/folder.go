@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 )
 
@@ -41,11 +42,16 @@ type folder struct {
 const noOwner = -1
 
 // newFolder creates a folder whose data and work parts belong to user, or to
-// the current user if that is nil.
-func newFolder(user *syscall.Credential) (*folder, error) {
+// the current user if that is nil. A small one is in memory, where it fits.
+func newFolder(user *syscall.Credential, small bool) (*folder, error) {
 	bases := tempBases(user)
 	if len(bases) == 0 {
 		return nil, fmt.Errorf("no folder for temporary files that a server can use: %s is too long or closed to other users", os.TempDir())
+	}
+	if dir, ok := memoryBase(); small && ok {
+		if dir, ok := usableBase(dir, user); ok {
+			bases = append([]string{dir}, bases...)
+		}
 	}
 	path, err := os.MkdirTemp(bases[0], folderPrefix)
 	if err != nil {
@@ -207,19 +213,21 @@ func (f *folder) unlock() error {
 func tempBases(user *syscall.Credential) []string {
 	var bases []string
 	for _, dir := range []string{os.TempDir(), "/tmp"} {
-		// The servers report their data folder with links resolved.
-		dir, err := filepath.EvalSymlinks(dir)
-		if err != nil || len(dir) > maxBase || !filepath.IsAbs(dir) {
-			continue
-		}
-		if user != nil && !passable(dir) {
-			continue
-		}
-		if len(bases) == 0 || bases[0] != dir {
+		if dir, ok := usableBase(dir, user); ok && !slices.Contains(bases, dir) {
 			bases = append(bases, dir)
 		}
 	}
 	return bases
+}
+
+// usableBase returns a place for temporary folders as the servers report it,
+// with links resolved, and whether they can use it.
+func usableBase(dir string, user *syscall.Credential) (string, bool) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil || len(dir) > maxBase || !filepath.IsAbs(dir) {
+		return "", false
+	}
+	return dir, user == nil || passable(dir)
 }
 
 // passable reports whether every user may pass through dir and the folders above.

@@ -205,7 +205,7 @@ func TestProxyCuts(t *testing.T) {
 // as soon as the client sees the error.
 func TestProxyLosesAnswerOfCommit(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, name Engine) {
-		s := start(t, name, Options{})
+		s := start(t, name, Options{Small: true})
 		direct := openDB(t, s, "")
 		mustExec(t, direct, "CREATE DATABASE bank")
 		direct = openDB(t, s, "bank")

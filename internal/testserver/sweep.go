@@ -17,7 +17,11 @@ const creationTime = time.Minute
 // sweep removes the folders of processes that are gone, and ends the servers
 // that still run in them. What cannot be removed is left to the next sweep.
 func sweep(user *syscall.Credential) {
-	for _, base := range tempBases(user) {
+	bases := tempBases(user)
+	if dir, _ := memoryBase(); dir != "" { // whether it has room or not
+		bases = append(bases, dir)
+	}
+	for _, base := range bases {
 		entries, err := os.ReadDir(base)
 		if err != nil {
 			continue

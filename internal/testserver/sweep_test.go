@@ -25,7 +25,7 @@ func TestHelper(t *testing.T) {
 	if strings.HasPrefix(mode, MariaDB.String()) {
 		name = MariaDB
 	}
-	s, err := Start(context.Background(), name, Options{})
+	s, err := Start(context.Background(), name, Options{Small: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestProcessEndsWithoutStop(t *testing.T) {
 // what is left where the kernel does not end the server.
 func TestSweepEndsServer(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, name Engine) {
-		s := start(t, name, Options{})
+		s := start(t, name, Options{Small: true})
 		sweep(s.folder.user)
 		if err := openDB(t, s, "").PingContext(t.Context()); err != nil || !exists(s.folder.path) {
 			t.Fatalf("sweep has touched a server in use: %v", err)
@@ -118,7 +118,7 @@ func TestSweepSparesOtherProcesses(t *testing.T) {
 	}()
 	asleep := func() bool { return strings.HasPrefix(commandLine(bystander.Process.Pid), "sleep") }
 	eventually(t, "the command line is there", asleep)
-	f, err := newFolder(nil)
+	f, err := newFolder(nil, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestSweepSparesOtherProcesses(t *testing.T) {
 // from sweeping it away.
 func TestSweepSparesDroppedServer(t *testing.T) {
 	t.Parallel()
-	f, err := newFolder(nil)
+	f, err := newFolder(nil, true)
 	if err != nil {
 		t.Fatal(err)
 	}

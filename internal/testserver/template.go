@@ -61,6 +61,10 @@ func newTemplate(f *folder, args []string) (*template, error) {
 	if err != nil {
 		return nil, err
 	}
+	bases := tempBases(f.user)
+	if len(bases) == 0 {
+		return nil, errors.New("no folder for temporary files")
+	}
 	key := sha256.New()
 	fmt.Fprintln(key, templateFormat, program.Size(), program.ModTime().UnixNano(), os.Geteuid())
 	if f.user != nil {
@@ -70,7 +74,7 @@ func newTemplate(f *folder, args []string) (*template, error) {
 		fmt.Fprintf(key, "%q\n", strings.ReplaceAll(arg, f.path, "."))
 	}
 	name := templatePrefix + hex.EncodeToString(key.Sum(nil)[:12])
-	return &template{filepath.Join(filepath.Dir(f.path), name)}, nil
+	return &template{filepath.Join(bases[0], name)}, nil
 }
 
 func (t *template) data() string { return filepath.Join(t.path, "data") }

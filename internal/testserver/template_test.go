@@ -22,7 +22,7 @@ func initialised(t *testing.T) (*folder, []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := newFolder(user)
+	f, err := newFolder(user, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -61,6 +61,11 @@ type Options struct {
 	// disk before it is answered. Without it the server saves the waiting for
 	// the disk; what it has committed then survives Kill, but not a power cut.
 	Durable bool
+
+	// Small promises that the server will hold less than a few gigabytes. Its
+	// data is then in memory (/dev/shm) if that has much more room, unless it
+	// is to be durable. What the server has committed survives Kill all the same.
+	Small bool
 }
 
 const (
@@ -167,7 +172,7 @@ func Start(ctx context.Context, name Engine, opts Options) (*Server, error) {
 		return nil, fmt.Errorf("testserver: %w", err)
 	}
 	sweep(user)
-	f, err := newFolder(user)
+	f, err := newFolder(user, opts.Small && !opts.Durable)
 	if err != nil {
 		return nil, fmt.Errorf("testserver: %w", err)
 	}

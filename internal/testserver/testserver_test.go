@@ -186,7 +186,7 @@ func writeUntilKilled(t *testing.T, s *Server, db *sql.DB, round int) []int64 {
 
 func TestRestartOfRunningServer(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, name Engine) {
-		s := start(t, name, Options{})
+		s := start(t, name, Options{Small: true})
 		mustExec(t, openDB(t, s, ""), "CREATE DATABASE bank")
 		if err := s.Restart(t.Context()); err != nil {
 			t.Fatal(err)
@@ -200,7 +200,7 @@ func TestRestartOfRunningServer(t *testing.T) {
 func TestStopLeavesNothing(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, name Engine) {
 		for _, kill := range []bool{false, true} {
-			s := start(t, name, Options{})
+			s := start(t, name, Options{Small: true})
 			// A client that stays does not hold up Stop.
 			db := openDB(t, s, "")
 			if err := db.PingContext(t.Context()); err != nil {
@@ -285,7 +285,7 @@ func TestDurable(t *testing.T) {
 	fast := map[Engine]string{Postgres: "off off", MariaDB: "2"}
 	durable := map[Engine]string{Postgres: "on on", MariaDB: "1"}
 	forEachEngine(t, func(t *testing.T, name Engine) {
-		for want, opts := range map[string]Options{fast[name]: {}, durable[name]: {Durable: true}} {
+		for want, opts := range map[string]Options{fast[name]: {Small: true}, durable[name]: {Durable: true}} {
 			s := start(t, name, opts)
 			if got := query[string](t, openDB(t, s, ""), setting[name]); got != want {
 				t.Errorf("%+v: settings = %q, want %q", opts, got, want)
@@ -299,7 +299,7 @@ func TestConcurrentStarts(t *testing.T) {
 		var wait sync.WaitGroup
 		for range 3 {
 			wait.Go(func() {
-				s, err := Start(t.Context(), name, Options{})
+				s, err := Start(t.Context(), name, Options{Small: true})
 				if err != nil {
 					t.Error(err)
 					return
@@ -317,7 +317,7 @@ func TestConcurrentStarts(t *testing.T) {
 // not the one that was started.
 func TestPortTaken(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, name Engine) {
-		other, s := start(t, name, Options{}), start(t, name, Options{})
+		other, s := start(t, name, Options{Small: true}), start(t, name, Options{Small: true})
 		if err := s.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -341,14 +341,14 @@ func TestStartWithEndedContext(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, name Engine) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if s, err := Start(ctx, name, Options{}); !errors.Is(err, context.Canceled) {
+		if s, err := Start(ctx, name, Options{Small: true}); !errors.Is(err, context.Canceled) {
 			t.Errorf("Start = %v, %v, want context.Canceled", s, err)
 		}
 	})
 }
 
 func TestUnknownEngine(t *testing.T) {
-	if s, err := Start(t.Context(), 0, Options{}); err == nil {
+	if s, err := Start(t.Context(), 0, Options{Small: true}); err == nil {
 		t.Errorf("Start = %v, want an error", s)
 	}
 }

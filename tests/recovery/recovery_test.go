@@ -232,7 +232,7 @@ func TestRecoveryFromCrashes(t *testing.T) {
 		{testserver.Postgres, "pgx", es.Postgres},
 		{testserver.MariaDB, "mysql", es.MySQL},
 	}, func(c crashing) string { return c.engine.String() }, func(t *testing.T, c crashing) {
-		server, err := testserver.Start(t.Context(), c.engine, testserver.Options{})
+		server, err := testserver.Start(t.Context(), c.engine, testserver.Options{Small: true})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -80,7 +80,7 @@ func TestSealingWaitsForPrepared(t *testing.T) {
 		return
 	}
 	ctx := t.Context()
-	server, err := testserver.Start(ctx, testserver.Postgres, testserver.Options{})
+	server, err := testserver.Start(ctx, testserver.Postgres, testserver.Options{Small: true})
 	if err != nil {
 		t.Fatal(err)
 	}
