@@ -1,6 +1,7 @@
 package testserver
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -26,7 +27,7 @@ const (
 	templateAge = 7 * 24 * time.Hour
 
 	// templateFormat changes when what is in a template does.
-	templateFormat = 1
+	templateFormat = 2
 
 	// manifestFile is in a template, beside the copy of the data.
 	manifestFile = "manifest"
@@ -45,11 +46,15 @@ type template struct {
 
 // entry is a file or folder of a template's data.
 type entry struct {
-	Name string
-	Mode fs.FileMode
-	Size int64
-	Sum  uint32
+	Name  string
+	Mode  fs.FileMode
+	Size  int64
+	Parts []part // what is not zeros
+	Sum   uint32 // of the parts
 }
+
+// part is a range of bytes of a file.
+type part struct{ From, To int64 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -157,7 +162,7 @@ func (t *template) copyFrom(f *folder) error {
 		case d.IsDir():
 			err = os.Mkdir(target, 0o700)
 		case info.Mode().IsRegular():
-			e.Size, e.Sum, err = copyFile(target, path, 0o600)
+			err = e.keep(target, path)
 		default:
 			err = fmt.Errorf("%s is neither a file nor a folder", path)
 		}
@@ -199,21 +204,13 @@ func (t *template) copyTo(ctx context.Context, f *folder) error {
 		case e.Mode.IsDir():
 			err = f.own(os.Mkdir(filepath.Join(f.data(), e.Name), e.Mode.Perm()), e)
 		default:
-			err = t.copyOne(f, e)
+			err = f.own(e.restore(filepath.Join(f.data(), e.Name), filepath.Join(t.data(), e.Name)), e)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (t *template) copyOne(f *folder, e entry) error {
-	size, sum, err := copyFile(filepath.Join(f.data(), e.Name), filepath.Join(t.data(), e.Name), e.Mode.Perm())
-	if err == nil && (size != e.Size || sum != e.Sum) {
-		err = fmt.Errorf("%s has changed", e.Name)
-	}
-	return f.own(err, e)
 }
 
 // own gives what was created without err in the data part to the folder's
@@ -230,46 +227,78 @@ func (f *folder) own(err error, e entry) error {
 	return err
 }
 
-// copyFile copies a file and returns its size and checksum. Blocks of zeros
-// become holes: most of a fresh server's log is zeros.
-func copyFile(to, from string, perm fs.FileMode) (size int64, sum uint32, err error) {
+// keep copies a file into a template, and notes in the entry what it holds.
+func (e *entry) keep(to, from string) error {
 	in, err := os.Open(from)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	defer in.Close()
+	var block, zeros [64 << 10]byte
+	for {
+		n, err := io.ReadFull(in, block[:])
+		if !bytes.Equal(block[:n], zeros[:n]) {
+			if last := len(e.Parts) - 1; last >= 0 && e.Parts[last].To == e.Size {
+				e.Parts[last].To += int64(n)
+			} else {
+				e.Parts = append(e.Parts, part{e.Size, e.Size + int64(n)})
+			}
+		}
+		e.Size += int64(n)
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	e.Sum, err = e.copyParts(to, in, 0o600)
+	return err
+}
+
+// restore copies a file out of a template, if it is as the entry says. Most of
+// a fresh server's log is zeros, which are neither read nor written.
+func (e *entry) restore(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	sum, err := e.copyParts(to, in, e.Mode.Perm())
+	if err == nil && (info.Size() != e.Size || sum != e.Sum) {
+		err = fmt.Errorf("%s has changed", e.Name)
+	}
+	return err
+}
+
+// copyParts creates a file of the entry's size with its parts, and returns
+// their checksum.
+func (e *entry) copyParts(to string, in *os.File, perm fs.FileMode) (sum uint32, err error) {
 	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, perm)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	var (
-		block [64 << 10]byte
-		zeros [64 << 10]byte
-	)
-	hole := false // at the end of out
-	for {
-		n, readErr := io.ReadFull(in, block[:])
-		if n > 0 {
-			sum = crc32.Update(sum, castagnoli, block[:n])
-			if hole = n == len(block) && block == zeros; !hole {
-				if _, err := out.WriteAt(block[:n], size); err != nil {
-					return 0, 0, err
-				}
-			}
-			size += int64(n)
+	var end int64
+	for _, p := range e.Parts {
+		data := make([]byte, p.To-p.From)
+		if _, err := in.ReadAt(data, p.From); err != nil {
+			return 0, err
 		}
-		switch readErr {
-		case nil:
-		case io.EOF, io.ErrUnexpectedEOF:
-			if hole {
-				return size, sum, out.Truncate(size)
-			}
-			return size, sum, nil
-		default:
-			return 0, 0, readErr
+		sum = crc32.Update(sum, castagnoli, data)
+		if _, err := out.WriteAt(data, p.From); err != nil {
+			return 0, err
 		}
+		end = p.To
 	}
+	if end < e.Size {
+		return sum, out.Truncate(e.Size)
+	}
+	return sum, nil
 }
 
 // sweepTemplates removes the templates of the current user that no Start has
