@@ -100,6 +100,7 @@ func equalLists(t *testing.T, what string, got []string, want ...string) {
 }
 
 func TestTotalsAgreeWithGit(t *testing.T) {
+	t.Parallel()
 	repo := exampleRepo(t)
 	want := countWithGit(t, repo.dir)
 	if want.merges < 3 || want.renamed < 5 || want.binary < 3 || want.deleted < 2 {
@@ -232,6 +233,7 @@ func TestEventIDs(t *testing.T) {
 }
 
 func TestGrownRepository(t *testing.T) {
+	t.Parallel()
 	forEachStore(t, func(t *testing.T, open opener) {
 		repo := exampleRepo(t)
 		s := open()
@@ -289,6 +291,7 @@ var errInterrupted = errors.New("interrupted")
 // An import that ends anywhere is completed by the next one, also if the repository has grown in
 // between, and no commit is ever stored without its files.
 func TestResume(t *testing.T) {
+	t.Parallel()
 	repo := exampleRepo(t)
 	commits := readRepo(t, repo.dir)
 	complete := importAll(t, memStore(), commits).newEvents
@@ -341,6 +344,7 @@ func TestResume(t *testing.T) {
 
 // Imports at the same time, of histories of different lengths, store each event once.
 func TestConcurrentImports(t *testing.T) {
+	t.Parallel()
 	forEachStore(t, func(t *testing.T, open opener) {
 		repo := exampleRepo(t)
 		commits := readRepo(t, repo.dir)
@@ -361,6 +365,7 @@ func TestConcurrentImports(t *testing.T) {
 
 // A commit of very many files, and a file with more events than one append takes.
 func TestLargeHistory(t *testing.T) {
+	t.Parallel()
 	const wide, long = 500, maxBatch + 100
 	var commits []*commit
 	add := func(changes ...fileChange) {
@@ -488,6 +493,7 @@ func TestOtherRenameDetection(t *testing.T) {
 
 // A commit that is rewritten stays stored beside its successor, and the report says so.
 func TestRewrittenHistory(t *testing.T) {
+	t.Parallel()
 	forEachStore(t, func(t *testing.T, open opener) {
 		repo := exampleRepo(t)
 		s := open()
@@ -570,6 +576,7 @@ func TestBrokenRepository(t *testing.T) {
 }
 
 func TestShallowClone(t *testing.T) {
+	t.Parallel()
 	repo := exampleRepo(t)
 	dir := filepath.Join(t.TempDir(), "shallow")
 	repo.git("clone", "-q", "--depth", "3", "file://"+repo.dir, dir)
@@ -586,6 +593,7 @@ func TestShallowClone(t *testing.T) {
 
 // A file whose path does not fit into an aggregate ID, or is no text, keeps its history.
 func TestOddPaths(t *testing.T) {
+	t.Parallel()
 	forEachStore(t, func(t *testing.T, open opener) {
 		repo := exampleRepo(t)
 		s := open()
@@ -611,6 +619,7 @@ func TestOddPaths(t *testing.T) {
 }
 
 func TestServers(t *testing.T) {
+	t.Parallel()
 	forEachServer(t, func(t *testing.T, url, prefix string) {
 		repo := exampleRepo(t)
 		args := []string{"-repo", repo.dir, "-store", url, "-prefix", prefix}
@@ -662,6 +671,7 @@ func TestServersMalformed(t *testing.T) {
 
 // A part of a history is stored for good only behind what it follows.
 func TestServersPartOfHistory(t *testing.T) {
+	t.Parallel()
 	repo := exampleRepo(t)
 	args := strings.Fields(logCommand)[1:]
 	part := repo.git(append(args, "main~6..main")...)

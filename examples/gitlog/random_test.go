@@ -13,6 +13,7 @@ import (
 
 // Whatever a history is like, what is stored agrees with git, also where it was stored in parts.
 func TestRandomHistories(t *testing.T) {
+	t.Parallel()
 	for range 4 {
 		seed := uint64(time.Now().UnixNano())
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
