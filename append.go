@@ -32,11 +32,20 @@ func (s *Store) Append(ctx context.Context, stream, aggregateID string, expected
 	if len(events) == 0 {
 		return nil, nil
 	}
-	b := Batch{Stream: stream, AggregateID: aggregateID, Expected: expected, Events: append([]NewEvent(nil), events...)}
+	return s.appendBatch(ctx, Batch{Stream: stream, AggregateID: aggregateID, Expected: expected, Events: append([]NewEvent(nil), events...)}, nil)
+}
+
+// appendBatch completes a batch, which becomes the store's, and appends it. origin may be nil.
+func (s *Store) appendBatch(ctx context.Context, b Batch, origin *batchOrigin) ([]Event, error) {
 	if err := s.complete(ctx, b.Events); err != nil {
 		return nil, err
 	}
-	return s.appendThrough(ctx, s.opts.Middleware, b)
+	if origin != nil && !s.noAppendMiddleware {
+		if err := origin.prepare(s.codec); err != nil {
+			return nil, err
+		}
+	}
+	return s.appendThrough(ctx, s.opts.Middleware, b, origin)
 }
 
 // complete gives events their IDs and their metadata.
@@ -66,18 +75,18 @@ func (s *Store) complete(ctx context.Context, events []NewEvent) error {
 }
 
 // appendThrough stores a batch through what is left of the middleware.
-func (s *Store) appendThrough(ctx context.Context, mw []Middleware, b Batch) ([]Event, error) {
+func (s *Store) appendThrough(ctx context.Context, mw []Middleware, b Batch, origin *batchOrigin) ([]Event, error) {
 	for i, m := range mw {
 		if m.Append != nil {
 			return m.Append(ctx, b, func(ctx context.Context, b Batch) ([]Event, error) {
-				return s.appendThrough(ctx, mw[i+1:], b)
+				return s.appendThrough(ctx, mw[i+1:], b, origin)
 			})
 		}
 	}
 	if len(b.Events) == 0 {
 		return nil, nil
 	}
-	a, err := s.encode(b)
+	a, err := s.encode(b, origin)
 	if err != nil {
 		return nil, err
 	}
@@ -90,14 +99,14 @@ func (s *Store) appendThrough(ctx context.Context, mw []Middleware, b Batch) ([]
 }
 
 // encode checks a batch and turns it into rows.
-func (s *Store) encode(b Batch) (*appendRequest, error) {
+func (s *Store) encode(b Batch, origin *batchOrigin) (*appendRequest, error) {
 	if err := checkAggregate(b.Stream, b.AggregateID); err != nil {
 		return nil, err
 	}
 	if b.Expected < MustExist {
 		return nil, invalid("expected version %d", int64(b.Expected))
 	}
-	a := &appendRequest{stream: b.Stream, aggregateID: b.AggregateID, expected: b.Expected, at: s.now()}
+	a := &appendRequest{stream: b.Stream, aggregateID: b.AggregateID, lastEvent: lastEvent{b.Expected, origin.follows(&b)}, at: s.now()}
 	if len(b.Events) == 1 {
 		a.rows = a.one[:]
 	} else {
@@ -117,14 +126,15 @@ func (s *Store) encode(b Batch) (*appendRequest, error) {
 		if seen != nil {
 			seen[ev.ID] = i
 		}
-		if err := s.encodeEvent(r, ev); err != nil {
+		if err := s.encodeEvent(r, ev, origin.data(i, ev, s.codec, !s.noAppendMiddleware)); err != nil {
 			return nil, within(fmt.Sprintf("event %d", i), err)
 		}
 	}
 	return a, nil
 }
 
-func (s *Store) encodeEvent(r *record, ev *NewEvent) error {
+// encodeEvent fills in a row. data is the payload if it is encoded already.
+func (s *Store) encodeEvent(r *record, ev *NewEvent, data []byte) error {
 	if ev.ID == uuid.Nil {
 		return invalid("event ID is zero")
 	}
@@ -138,10 +148,15 @@ func (s *Store) encodeEvent(r *record, ev *NewEvent) error {
 	if err := checkName("event name", r.name); err != nil {
 		return err
 	}
-	if stored, ok := ev.Payload.(storedPayload); ok {
+	switch stored, ok := ev.Payload.(storedPayload); {
+	case data != nil:
+		r.data = data
+	case ok:
 		r.data = stored.data
-	} else if r.data, err = s.codec.Marshal(ev.Payload); err != nil {
-		return invalid("payload %q can't be encoded: %w", r.name, err)
+	default:
+		if r.data, err = s.codec.Marshal(ev.Payload); err != nil {
+			return invalid("payload %q can't be encoded: %w", r.name, err)
+		}
 	}
 	if err := checkData(s.codec.Codec, r.name, r.data); err != nil {
 		return err
@@ -206,7 +221,7 @@ func (s *Store) explainConflict(ctx context.Context, a *appendRequest) ([]record
 		return nil, fmt.Errorf("%w: %q: Store.CreateStream makes it", ErrStreamNotFound, a.stream)
 	case isRepeat(a, cause.stored):
 		return cause.stored, nil
-	case len(cause.stored) == 0 && !cause.taken && a.expected.admits(cause.actual):
+	case len(cause.stored) == 0 && !cause.taken && a.admits(cause.actual, cause.position):
 		return nil, errRetry
 	}
 	s.opts.Logger.DebugContext(ctx, "append conflicts", "stream", a.stream, "aggregate", a.aggregateID, "expected", a.expected, "actual", cause.actual)

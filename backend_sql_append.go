@@ -35,7 +35,7 @@ func (b *sqlBackend) groupable(a *appendRequest) bool {
 		_, known := b.hints.stream(a.stream)
 		return known
 	}
-	h, known := b.hints.get(a.stream, a.aggregateID, a.expected, false)
+	h, known := b.hints.get(a.stream, a.aggregateID, a.lastEvent, false)
 	return known && h.can.noWait && !b.hints.isPast(a.stream, a.aggregateID, h.version)
 }
 
@@ -45,7 +45,7 @@ func (b *sqlBackend) appendAlone(ctx context.Context, a *appendRequest) error {
 	chunks := b.chunks(a.rows)
 	if len(chunks) == 1 {
 		c := b.conn()
-		return b.failed("append", b.insert(ctx, c, a, a.rows, a.expected))
+		return b.failed("append", b.insert(ctx, c, a, a.rows, a.lastEvent))
 	}
 	if b.tx != nil {
 		return b.failed("append", b.insertChunks(ctx, b.conn(), a, chunks))
@@ -63,11 +63,11 @@ func (b *sqlBackend) appendAlone(ctx context.Context, a *appendRequest) error {
 }
 
 // insert stores rows with one statement and completes them.
-func (b *sqlBackend) insert(ctx context.Context, c conn, a *appendRequest, rows []record, expected ExpectedVersion) error {
+func (b *sqlBackend) insert(ctx context.Context, c conn, a *appendRequest, rows []record, after lastEvent) error {
 	if b.dialect.returning {
-		return b.insertReturning(ctx, c, a, rows, expected)
+		return b.insertReturning(ctx, c, a, rows, after)
 	}
-	return b.insertGuarded(ctx, c, a, rows, expected)
+	return b.insertGuarded(ctx, c, a, rows, after)
 }
 
 func (b *sqlBackend) chunks(rows []record) [][]record {
@@ -90,9 +90,9 @@ func (b *sqlBackend) chunks(rows []record) [][]record {
 }
 
 func (b *sqlBackend) insertChunks(ctx context.Context, c conn, a *appendRequest, chunks [][]record) error {
-	expected, done := a.expected, 0
+	after, done := a.lastEvent, 0
 	for _, rows := range chunks {
-		err := b.insert(ctx, c, a, rows, expected)
+		err := b.insert(ctx, c, a, rows, after)
 		if b.tx != nil && done > 0 && errors.Is(err, errVersion) {
 			// The caller's transaction may go on: nothing of the append may stay in it.
 			if err := b.dropRows(ctx, c, a.rows[:done]); err != nil {
@@ -103,7 +103,8 @@ func (b *sqlBackend) insertChunks(ctx context.Context, c conn, a *appendRequest,
 			return err
 		}
 		done += len(rows)
-		expected = ExpectedVersion(rows[len(rows)-1].version)
+		last := &rows[len(rows)-1]
+		after = lastEvent{ExpectedVersion(last.version), last.position}
 	}
 	return nil
 }

@@ -16,12 +16,12 @@ import (
 // if the stream or the version before them is missing; a unique key fails it if they are taken.
 // What has to be known for that (the stream's id, with AnyVersion and MustExist the aggregate's
 // version, and the database's time) is remembered from earlier statements, and looked up otherwise.
-func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendRequest, rows []record, expected ExpectedVersion) error {
-	h, known := b.hints.get(a.stream, a.aggregateID, expected, c.tx != nil)
+func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendRequest, rows []record, after lastEvent) error {
+	h, known := b.hints.get(a.stream, a.aggregateID, after, c.tx != nil)
 	if !known {
 		// A caller's transaction, which nobody repeats, must not fail for what was wrong with a
 		// hint: it may have replaced the stream itself.
-		if err := b.mustLookUp(ctx, c, a, expected, &h); err != nil {
+		if err := b.mustLookUp(ctx, c, a, after, &h); err != nil {
 			return err
 		}
 	}
@@ -30,7 +30,7 @@ func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendRequest
 	if noWait && b.dialect.classify(err) == faultRetry {
 		// It has to wait, with what it has locked by then: on MariaDB that is, of the event before,
 		// the gap as well, unless its position is known.
-		if err := b.mustLookUp(ctx, c, a, expected, &h); err != nil {
+		if err := b.mustLookUp(ctx, c, a, after, &h); err != nil {
 			return err
 		}
 		err = b.insertHinted(ctx, c, a, rows, h, false)
@@ -141,7 +141,7 @@ func (b *sqlBackend) groupGuarded(ctx context.Context, calls []*appendRequest) (
 	stored := make([]bool, len(calls))
 	hints := make([]appendHint, len(calls))
 	for i, a := range calls {
-		h, known := b.hints.get(a.stream, a.aggregateID, a.expected, false)
+		h, known := b.hints.get(a.stream, a.aggregateID, a.lastEvent, false)
 		hints[i], stored[i] = h, known && h.can.noWait && !b.hints.isPast(a.stream, a.aggregateID, h.version)
 	}
 	text, args, rows := b.guardedGroup(calls, hints, stored)
@@ -166,7 +166,7 @@ func (b *sqlBackend) groupGuarded(ctx context.Context, calls []*appendRequest) (
 // guardedGroup returns the statement for those of the appends that are wanted, and its rows.
 func (b *sqlBackend) guardedGroup(calls []*appendRequest, hints []appendHint, wanted []bool) (text string, args []any, rows []*record) {
 	var streams []int64
-	var ids, previous, values []any
+	var ids, versions, positions, values []any // of the streams, of the events before, of the rows
 	for i, a := range calls {
 		if !wanted[i] {
 			continue
@@ -176,8 +176,11 @@ func (b *sqlBackend) guardedGroup(calls []*appendRequest, hints []appendHint, wa
 			streams = append(streams, h.stream)
 			ids = append(ids, h.stream)
 		}
-		if h.version > 0 {
-			previous = append(previous, h.stream, a.aggregateID, h.version)
+		switch {
+		case h.position > 0:
+			positions = append(positions, int64(h.position), h.stream, a.aggregateID, h.version)
+		case h.version > 0:
+			versions = append(versions, h.stream, a.aggregateID, h.version)
 		}
 		when := h.at(a).Format(b.dialect.timeLayout)
 		for j := range a.rows {
@@ -195,15 +198,19 @@ func (b *sqlBackend) guardedGroup(calls []*appendRequest, hints []appendHint, wa
 	}
 	args = append([]any{values[0]}, ids...)
 	args = append(args, len(streams))
-	text = b.text.numbered.group + placeholders(len(ids))
-	if n := len(previous) / 3; n == 0 {
-		text += b.text.numbered.groupFirst
-	} else {
-		previous = padded(previous, 3, len(rows))
-		text += b.text.numbered.groupPrevious + strings.TrimSuffix(strings.Repeat("(?, ?, ?), ", len(previous)/3), ", ") + b.text.numbered.groupFirstAfter
-		args = append(append(args, previous...), n)
+	text = b.text.numbered.group + placeholders(len(ids)) + b.text.numbered.groupStreams
+	guard := func(head, key string, previous []any) {
+		width := strings.Count(key, "?")
+		if n := len(previous) / width; n > 0 {
+			previous = padded(previous, width, len(rows))
+			text += head + strings.TrimSuffix(strings.Repeat(key+", ", len(previous)/width), ", ") + b.text.numbered.groupLocked
+			args = append(append(args, previous...), n)
+		}
 	}
-	return text + strings.Repeat(", "+b.text.numbered.row, len(rows)-1), append(args, values[1:]...), rows
+	guard(b.text.numbered.groupVersions, "(?, ?, ?)", versions)
+	guard(b.text.numbered.groupPositions, "(?, ?, ?, ?)", positions)
+	text += b.text.numbered.groupFirst + strings.Repeat(", "+b.text.numbered.row, len(rows)-1)
+	return text, append(args, values[1:]...), rows
 }
 
 // padded repeats the first n values of a list until it is that of so many rows.

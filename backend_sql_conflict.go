@@ -19,7 +19,7 @@ func (b *sqlBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCa
 		if v.found, err = b.lookUp(ctx, c, a, &h); err != nil || !v.found {
 			return err
 		}
-		v.actual = h.version
+		v.actual, v.position = h.version, h.position
 		lock := ""
 		if c.tx != nil && b.text.read.latest != "" {
 			// The transaction's snapshot may be older than what refused the append.
@@ -58,10 +58,10 @@ func (b *sqlBackend) lookUp(ctx context.Context, c conn, a *appendRequest, h *ap
 	return found, err
 }
 
-// mustLookUp is lookUp, and errVersion if an append can't go on from what is found.
-func (b *sqlBackend) mustLookUp(ctx context.Context, c conn, a *appendRequest, expected ExpectedVersion, h *appendHint) error {
+// mustLookUp is lookUp, and errVersion if rows can't go on from what is found.
+func (b *sqlBackend) mustLookUp(ctx context.Context, c conn, a *appendRequest, after lastEvent, h *appendHint) error {
 	found, err := b.lookUp(ctx, c, a, h)
-	if err == nil && (!found || !expected.admits(h.version)) {
+	if err == nil && (!found || !after.admits(h.version, h.position)) {
 		err = errVersion
 	}
 	return err

@@ -82,7 +82,7 @@ func (b *sqlBackend) migrate(ctx context.Context, c conn) error {
 	}
 	for i, step := range b.dialect.schema[have:] {
 		for _, text := range step {
-			if _, err := c.exec(ctx, text); err != nil {
+			if _, err := c.exec(ctx, text); err != nil && b.dialect.classify(err) != faultHasColumn {
 				return err
 			}
 		}

@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-func (b *sqlBackend) createStream(ctx context.Context, name string, metadata []byte, at time.Time) (bool, error) {
+func (b *sqlBackend) createStream(ctx context.Context, name string, metadata []byte, emittedBy string, at time.Time) (bool, error) {
 	var created bool
 	err := b.run(ctx, "create stream", func(c conn) error {
 		err := b.eraseQueued(ctx, c)
 		if err != nil {
 			return err
 		}
-		created, err = c.changes(ctx, b.text.streams.create, name, string(metadata), b.timeArg(at))
+		created, err = c.changes(ctx, b.text.streams.create, name, string(metadata), emittedBy, b.timeArg(at))
 		if b.dialect.classify(err) == faultTaken {
 			return nil
 		}
@@ -69,6 +69,21 @@ func (b *sqlBackend) eraseQueued(ctx context.Context, c conn) error {
 		}
 	}
 	return nil
+}
+
+func (b *sqlBackend) streamEmitter(ctx context.Context, name string) (emittedBy *string, found bool, err error) {
+	err = b.run(ctx, "look for the stream's emitter", func(c conn) (err error) {
+		found, err = c.row(ctx, []any{&emittedBy}, b.text.streams.emitter, name)
+		return err
+	})
+	return emittedBy, found, err
+}
+
+func (b *sqlBackend) disownStream(ctx context.Context, name string) error {
+	return b.run(ctx, "disown stream", func(c conn) error {
+		_, err := c.exec(ctx, b.text.streams.disown, name)
+		return err
+	})
 }
 
 func (b *sqlBackend) hasStream(ctx context.Context, name string) (bool, error) {

@@ -5,6 +5,10 @@ package eventstore
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
+	"fmt"
+	"strconv"
+	"time"
 )
 
 // sqlBatchTx is a transaction that begins when it is first needed: a batch that changes nothing but
@@ -13,6 +17,9 @@ type sqlBatchTx struct {
 	b   *sqlBackend
 	ctx context.Context
 	tx  *sql.Tx
+
+	locked *sql.Conn // that of tx, with a lock by name
+	lock   string    // the name
 }
 
 func (b *sqlBackend) begin(ctx context.Context) backendTx { return &sqlBatchTx{b: b, ctx: ctx} }
@@ -21,23 +28,92 @@ func (u *sqlBatchTx) sqlTx() (*sql.Tx, error) {
 	if u.tx != nil {
 		return u.tx, nil
 	}
-	// The checkpoint has to be known before the transaction has the connection: a pool of one
-	// could not prepare it any more.
+	if err := u.prepare(); err != nil {
+		return nil, err
+	}
+	if err := u.beginOn(u.b.db); err != nil {
+		return nil, err
+	}
+	return u.tx, nil
+}
+
+// prepare prepares the checkpoint, which has to be known before the transaction has the connection: a
+// pool of one could not do it any more.
+func (u *sqlBatchTx) prepare() error {
 	for _, text := range []string{u.b.text.projections.checkpoint, u.b.text.projections.checkpointState} {
 		st, err := u.b.cache.get(u.ctx, text, true)
 		if err != nil {
-			return nil, u.b.failed("begin", err)
+			return u.b.failed("begin", err)
 		}
 		st.release()
 	}
-	// Read committed, whatever the default: the lease is renewed in the row that the checkpoint
-	// updates, and a higher level would take that for a conflict.
-	tx, err := u.b.db.BeginTx(u.ctx, readCommitted)
-	if err != nil {
-		return nil, u.b.failed("begin", err)
+	return nil
+}
+
+// beginOn begins the transaction on the pool or a connection: read committed, whatever the default.
+// The lease is renewed in the row that the checkpoint updates, and a higher level would take that for
+// a conflict.
+func (u *sqlBatchTx) beginOn(on interface {
+	BeginTx(context.Context, *sql.TxOptions) (*sql.Tx, error)
+}) (err error) {
+	u.tx, err = on.BeginTx(u.ctx, readCommitted)
+	return u.b.failed("begin", err)
+}
+
+// unlockTime is how long rollback tries to give a lock back.
+const unlockTime = time.Second
+
+// lockWait is how many seconds exclusive waits for a lock before it ends the connection that has it.
+const lockWait = 1
+
+// exclusive takes a lock by name where a statement that defines data commits by itself, so that the
+// fence comes too late for it. A process that was stopped between the fence and such a statement
+// keeps the lock for as long as it keeps its connection, which is ended here: the statement can't run
+// any more when the process goes on.
+func (u *sqlBatchTx) exclusive(name string, epoch int64) error {
+	if u.b.text.projections.lock == "" {
+		return nil
 	}
-	u.tx = tx
-	return tx, nil
+	err := u.prepare()
+	if err == nil {
+		u.locked, err = u.b.db.Conn(u.ctx)
+	}
+	if err != nil {
+		return u.b.failed("lock read model", err)
+	}
+	u.lock = u.b.prefix + "projection\x00" + name
+	if err := u.takeLock(conn{b: u.b, one: u.locked}, name, epoch); err != nil {
+		return u.b.failed("lock read model", err)
+	}
+	return u.beginOn(u.locked)
+}
+
+func (u *sqlBatchTx) takeLock(c conn, name string, epoch int64) error {
+	for {
+		var got sql.NullInt64
+		if _, err := c.row(u.ctx, []any{&got}, u.b.text.projections.lock, u.lock, lockWait); err != nil {
+			return err
+		}
+		// Whoever had it may have taken over.
+		held, err := c.row(u.ctx, []any{new(int64)}, u.b.text.projections.holdsLease, name, epoch)
+		switch {
+		case err != nil:
+			return err
+		case !held:
+			return ErrLeaseLost
+		case got.Int64 == 1:
+			return nil
+		}
+		var holder sql.NullInt64
+		if _, err := c.row(u.ctx, []any{&holder}, u.b.text.projections.holder, u.lock); err != nil {
+			return err
+		}
+		if holder.Valid {
+			if _, err := c.exec(u.ctx, u.b.text.projections.kill+strconv.FormatInt(holder.Int64, 10)); err != nil {
+				return &transientError{"projection", fmt.Errorf("connection %d keeps the read model locked, and can't be ended: %w", holder.Int64, err), errRetry}
+			}
+		}
+	}
 }
 
 func (u *sqlBatchTx) backend() (backend, error) {
@@ -111,8 +187,21 @@ func (u *sqlBatchTx) commit(c checkpoint) (bool, error) {
 	if c.state != nil {
 		text, args = u.b.text.projections.checkpointState, append(args, string(c.state))
 	}
+	var before []string // what else changes, where the epoch is this
 	if c.resumed {
-		if err := u.exec("projection", u.b.text.projections.resumed, c.name, c.epoch); err != nil {
+		before = append(before, u.b.text.projections.resumed)
+	}
+	if c.emptied {
+		before = append(before, u.b.text.projections.emptied)
+	}
+	if c.removed {
+		text, args = u.b.text.projections.remove, nil
+		if err := u.dropParked(c.name); err != nil {
+			return false, err
+		}
+	}
+	for _, text := range before {
+		if err := u.exec("projection", text, c.name, c.epoch); err != nil {
 			return false, err
 		}
 	}
@@ -126,7 +215,20 @@ func (u *sqlBatchTx) commit(c checkpoint) (bool, error) {
 
 func (u *sqlBatchTx) rollback() {
 	if u.tx != nil {
-		// A rollback fails only behind a commit or with a connection that is gone.
+		// A rollback fails only after a commit or with a connection that is gone.
 		_ = u.tx.Rollback()
 	}
+	if u.locked == nil {
+		return
+	}
+	// A connection that may still hold the lock must not go back.
+	var released sql.NullInt64
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.ctx), unlockTime)
+	defer cancel()
+	c := conn{b: u.b, one: u.locked}
+	if _, err := c.row(ctx, []any{&released}, u.b.text.projections.unlock, u.lock); err != nil || released.Int64 != 1 {
+		_ = u.locked.Raw(func(any) error { return driver.ErrBadConn })
+	}
+	_ = u.locked.Close() // gives it back
+	u.locked = nil
 }

@@ -10,6 +10,8 @@ import (
 // Codec turns payloads and states into JSON text and back. It must be safe for concurrent use.
 // Marshal must return valid JSON in UTF-8, which is stored as it is: the store keeps every byte. It
 // must leave the result alone from then on: an append whose context has ended may still be on its way.
+// Unmarshal must copy what it keeps of data, as encoding/json does: the value belongs to a handler,
+// which may change it.
 type Codec interface {
 	Marshal(v any) ([]byte, error)
 	Unmarshal(data []byte, v any) error

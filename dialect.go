@@ -85,8 +85,10 @@ type installStatements struct {
 
 // streamStatements are about streams as such.
 type streamStatements struct {
-	create          string // name, metadata, time; 0 rows: it exists
+	create          string // name, metadata, who emits it, time; 0 rows: it exists
 	lock            string // name; one row: id
+	emitter         string // name; one row: who emits it, NULL if that is not known; locked against its deletion
+	disown          string // name
 	id              string // name; one row: id
 	exists          string // name
 	list            string // prefix, prefix
@@ -124,14 +126,14 @@ type appendStatements struct {
 type returningStatements struct {
 	values        string // up to the rows: name, aggregate id, time
 	valuesRow     string // one row: number, event ID, name, data, metadata
-	valuesTail    string // behind the rows: lowest and highest version to go on from
-	arrays        string // name, aggregate id, time, arrays of the rows' event IDs, names, data, metadata, lowest and highest version
+	valuesTail    string // behind the rows: lowest and highest version to go on from, its position or 0
+	arrays        string // name, aggregate id, time, arrays of the rows' event IDs, names, data, metadata, lowest and highest version, position or 0
 	known         string // one row: stream id, aggregate id, version, event ID, name, data, metadata, time, stream id
-	knownPrevious string // behind it if the version has one before it: stream id, aggregate id, that version
+	knownPrevious string // behind it if the version has one before it: stream id, aggregate id, that version, its position or 0
 	skipTaken     string // behind any of these: conflicts of unique keys skip the row instead of failing the statement
 
 	// Several appends, as arrays. Of each append: stream id, aggregate id, lowest and highest version to
-	// go on from (NULL: the same), time (NULL: the database's); of each row: number of the append,
+	// go on from (NULL: the same), its position (NULL or 0: any), time (NULL: the database's); of each row: number of the append,
 	// number within it, event ID, name, data, metadata.
 	group       string
 	groupOfOnes string // the same without the two numbers, where each append has one row
@@ -146,12 +148,13 @@ type numberedStatements struct {
 	noWait    string // before a statement, which then fails where it would wait for a lock; only on MariaDB
 	positions string // behind a statement, which then returns positions; only on MariaDB
 
-	// Several appends, up to the list of stream ids: id of the first row; then up to the list of (id,
-	// aggregate id, version), or behind the last list: how many, and the first row without its id.
-	group           string
-	groupPrevious   string // behind the ids: how many, up to the list of previous versions; "": there is none
-	groupFirst      string // behind the ids, where no append has a version before it
-	groupFirstAfter string // behind the list of previous versions
+	// Several appends, in this order. Each list is followed by how many different entries it has.
+	group          string // id of the first row, up to the list of stream ids
+	groupStreams   string // after the list of stream ids
+	groupVersions  string // up to the list of (id, aggregate id, version) that appends go on from
+	groupPositions string // up to the list of (position, id, aggregate id, version) that appends go on from
+	groupLocked    string // after either of these lists
+	groupFirst     string // the first row without its id
 }
 
 // guardedRow is the first row of an INSERT, which fails the statement if the stream, or the version
@@ -183,7 +186,7 @@ type projectionStatements struct {
 	create          string // name, epoch, generation; leaves alone what exists
 	get             string // name
 	list            string
-	takeLease       string // owner, has a read model, microseconds, name, epoch, owner; 0 rows: another owner has it
+	takeLease       string // owner, kind, has a read model, microseconds, name, epoch, owner; 0 rows: another owner has it
 	renewLease      string // microseconds, name, epoch; 0 rows: it is lost
 	holdsLease      string // name, epoch; no row: it is lost
 	releaseLease    string // error, status, name, owner
@@ -193,14 +196,22 @@ type projectionStatements struct {
 	stop            string // name; ends all of its runs
 	reset           string // name; the next to take the lease has to empty what it has written; 0 rows: it has been deleted
 	resumed         string // name, epoch; what was asked for has been done
-	delete          string // name; ends all of its runs
-	remove          string // name, epoch
+	delete          string // whether with the stream that it has emitted, name; ends all of its runs
+	emptied         string // name, epoch; the stream that it has emitted has been deleted
+	remove          string // name, epoch; 0 rows: the lease is lost
 	retryParked     string // name; the next to take the lease has to try parked events again; 0 rows: it has been deleted
 	fence           string // name; the holder of the lease has to take it, and all that belongs to it, anew; 0 rows: it has been deleted
 	park            string // projection, position, stream, aggregate id, error
 	unpark          string // projection, position
 	dropParked      string // projection
 	listParked      string // projection
+
+	// A lock by name, which the connection keeps until it unlocks or ends; "": what defines data is
+	// part of a transaction.
+	lock   string // name, seconds to wait; one row: 1 if it has the lock
+	holder string // name; one row: the connection that has the lock, or NULL
+	unlock string // name; one row: 1 if it had the lock
+	kill   string // up to the connection
 }
 
 // readStatements are parts of reads, which are put together from what a Selection asks for, and
@@ -228,13 +239,14 @@ type readModelStatements struct {
 type fault int
 
 const (
-	faultOther   fault = iota
-	faultTaken         // a unique key or a guard of the append statement refused the row
-	faultRetry         // deadlock, serialisation failure, lock time-out: the transaction can be repeated
-	faultNoTable       // a table or a column is missing
-	faultAborted       // the transaction takes no statement any more, because an earlier one has failed
-	faultLost          // the connection or the server is gone, or not ready
-	faultForeign       // the database is one for another dialect
+	faultOther     fault = iota
+	faultTaken           // a unique key or a guard of the append statement refused the row
+	faultRetry           // deadlock, serialisation failure, lock time-out: the transaction can be repeated
+	faultNoTable         // a table or a column is missing
+	faultAborted         // the transaction takes no statement any more, because an earlier one has failed
+	faultLost            // the connection or the server is gone, or not ready
+	faultForeign         // the database is one for another dialect
+	faultHasColumn       // a column that is to be added is there
 )
 
 // classifyConnection recognises, in an error that carries no code of a server, a connection that is

@@ -43,9 +43,11 @@ CREATE TABLE IF NOT EXISTS {meta} (
 		},
 		streams: streamStatements{
 			create: `
-INSERT INTO {streams} (name, metadata, created_at)
-VALUES (?, ?, COALESCE(?, UTC_TIMESTAMP(6)))`,
+INSERT INTO {streams} (name, metadata, emitted_by, created_at)
+VALUES (?, ?, ?, COALESCE(?, UTC_TIMESTAMP(6)))`,
 			lock:            `SELECT id FROM {streams} WHERE name = ? FOR UPDATE`,
+			emitter:         `SELECT emitted_by FROM {streams} WHERE name = ? LOCK IN SHARE MODE`,
+			disown:          `UPDATE {streams} SET emitted_by = '' WHERE name = ? AND emitted_by IS NULL`,
 			id:              `SELECT id FROM {streams} WHERE name = ?`,
 			delete:          `DELETE FROM {streams} WHERE id = ?`,
 			deleteSnapshots: `DELETE FROM {snapshots} WHERE stream_id = ?`,
@@ -134,12 +136,18 @@ SET STATEMENT innodb_lock_wait_timeout = 0 FOR
 INSERT INTO {events} ({columns})
 VALUES ((SELECT CAST(? AS SIGNED) UNION ALL
   SELECT 0 FROM DUAL WHERE (SELECT COUNT(*) FROM {streams} FORCE INDEX (PRIMARY) WHERE id IN (`,
-			groupPrevious: `)) <> ?
+			groupStreams: `)) <> ?`,
+			groupVersions: `
   UNION ALL
   SELECT 0 FROM DUAL WHERE (SELECT COUNT(*) FROM (
     SELECT 1 FROM {events} FORCE INDEX (stream_id) WHERE (stream_id, aggregate_id, version) IN (`,
-			groupFirst:      `)) <> ?), ?, ?, ?, ?, ?, ?, ?)`,
-			groupFirstAfter: `) LOCK IN SHARE MODE) previous) <> ?), ?, ?, ?, ?, ?, ?, ?)`,
+			// By the primary key no gap is locked: see afterPosition.
+			groupPositions: `
+  UNION ALL
+  SELECT 0 FROM DUAL WHERE (SELECT COUNT(*) FROM (
+    SELECT 1 FROM {events} FORCE INDEX (PRIMARY) WHERE (position, stream_id, aggregate_id, version) IN (`,
+			groupLocked: `) LOCK IN SHARE MODE) previous) <> ?`,
+			groupFirst:  `), ?, ?, ?, ?, ?, ?, ?)`,
 			one: guardedRow{
 				// The first row has the guard of all. Both tables are looked at for one value of a unique key and so
 				// lock a record, MySQL without a gap. The lock of the event is asked for, and not left to what an
@@ -213,7 +221,7 @@ INSERT INTO {projections} (name, position, status, owner, epoch, generation, lea
 VALUES (?, 0, 'idle', '', ?, ?, UTC_TIMESTAMP(6), FALSE, FALSE, '')
 ON DUPLICATE KEY UPDATE name = {projections}.name`,
 			get: `
-SELECT position, state, status, owner, epoch, generation, lease_until > UTC_TIMESTAMP(6), read_model, retry, error
+SELECT position, state, status, owner, epoch, generation, lease_until > UTC_TIMESTAMP(6), read_model, retry, error, kind, delete_emitted
 FROM {projections} WHERE name = ?`,
 			list: `
 SELECT p.name, p.position, p.status, p.owner, p.lease_until > UTC_TIMESTAMP(6), p.error,
@@ -221,7 +229,7 @@ SELECT p.name, p.position, p.status, p.owner, p.lease_until > UTC_TIMESTAMP(6), 
 FROM {projections} p ORDER BY p.name`,
 			takeLease: `
 UPDATE {projections}
-SET owner = ?, epoch = epoch + 1, read_model = ?, error = '',
+SET owner = ?, epoch = epoch + 1, kind = ?, read_model = ?, error = '',
     lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND,
     status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE 'running' END
 WHERE name = ? AND epoch = ?
@@ -259,8 +267,10 @@ WHERE name = ? AND status <> 'deleting'`,
 			dropParked: `DELETE FROM {parked} WHERE projection = ?`,
 			delete: `
 UPDATE {projections}
-SET epoch = epoch + 1, generation = generation + 1, status = 'deleting', lease_until = UTC_TIMESTAMP(6)
+SET epoch = epoch + 1, generation = generation + 1, status = 'deleting', lease_until = UTC_TIMESTAMP(6),
+    delete_emitted = delete_emitted OR ?
 WHERE name = ?`,
+			emptied:     `UPDATE {projections} SET delete_emitted = FALSE WHERE name = ? AND epoch = ?`,
 			remove:      `DELETE FROM {projections} WHERE name = ? AND epoch = ?`,
 			retryParked: `UPDATE {projections} SET epoch = epoch + 1, retry = TRUE WHERE name = ? AND status <> 'deleting'`,
 			fence:       `UPDATE {projections} SET epoch = epoch + 1 WHERE name = ? AND status <> 'deleting'`,
@@ -270,6 +280,10 @@ VALUES (?, ?, ?, ?, ?)
 ON DUPLICATE KEY UPDATE error = VALUES(error)`,
 			unpark:     `DELETE FROM {parked} WHERE projection = ? AND position = ?`,
 			listParked: `SELECT position, stream, aggregate_id, error FROM {parked} WHERE projection = ? ORDER BY position`,
+			lock:       `SELECT GET_LOCK(SHA2(CONCAT(DATABASE(), CHAR(0), ?), 256), ?)`,
+			holder:     `SELECT IS_USED_LOCK(SHA2(CONCAT(DATABASE(), CHAR(0), ?), 256))`,
+			unlock:     `SELECT RELEASE_LOCK(SHA2(CONCAT(DATABASE(), CHAR(0), ?), 256))`,
+			kill:       `KILL CONNECTION `,
 		},
 		read: readStatements{
 			lastPosition: `SELECT COALESCE(MAX(position), 0) FROM {events}`,
@@ -348,6 +362,12 @@ CREATE TABLE IF NOT EXISTS {parked} (
     PRIMARY KEY (projection, position)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`,
 	},
+	// Of streams and projections that are there it is not known: see backend.streamEmitter.
+	{
+		`ALTER TABLE {streams} ADD COLUMN emitted_by VARBINARY(255)`,
+		`ALTER TABLE {projections} ADD COLUMN kind VARBINARY(16) NOT NULL DEFAULT ''`,
+		`ALTER TABLE {projections} ADD COLUMN delete_emitted BOOLEAN NOT NULL DEFAULT FALSE`,
+	},
 }
 
 // classifyMySQL goes by the server's error numbers.
@@ -373,6 +393,8 @@ func classifyMySQL(err error) fault {
 		return faultRetry
 	case 1146, 1054: // no such table, unknown column
 		return faultNoTable
+	case 1060: // duplicate column name
+		return faultHasColumn
 	case 1040, 1053, 1927, 3169: // too many connections, shutdown, connection killed, session killed
 		return faultLost
 	}

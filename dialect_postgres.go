@@ -19,10 +19,11 @@ const postgresGuarded = `
     FROM given c
     CROSS JOIN LATERAL (SELECT id FROM {streams} WHERE id = c.stream_id FOR KEY SHARE SKIP LOCKED) stream
     LEFT JOIN LATERAL (
-        SELECT version FROM {events}
+        SELECT version, position FROM {events}
         WHERE stream_id = stream.id AND aggregate_id = c.aggregate_id COLLATE "C"
         ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true
-    WHERE COALESCE(p.version, 0) BETWEEN c.low AND COALESCE(c.high, c.low)`
+    WHERE COALESCE(p.version, 0) BETWEEN c.low AND COALESCE(c.high, c.low)
+    AND COALESCE(c.after, 0) IN (0, COALESCE(p.position, 0))`
 
 // postgresAppendTo is the stream and the aggregate that an append goes to, with its version.
 //
@@ -34,10 +35,10 @@ const postgresGuarded = `
 const postgresAppendTo = `
 WITH stream AS MATERIALIZED (SELECT id FROM {streams} WHERE name = ?::text FOR KEY SHARE),
 s AS MATERIALIZED (
-    SELECT stream.id, a.aggregate_id, COALESCE(p.version, 0) AS version
+    SELECT stream.id, a.aggregate_id, COALESCE(p.version, 0) AS version, COALESCE(p.position, 0) AS position
     FROM stream CROSS JOIN (SELECT ?::text COLLATE "C" AS aggregate_id) a
     LEFT JOIN LATERAL (
-        SELECT version FROM {events} WHERE stream_id = stream.id AND aggregate_id = a.aggregate_id
+        SELECT version, position FROM {events} WHERE stream_id = stream.id AND aggregate_id = a.aggregate_id
         ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true)`
 
 // postgresErase makes gap rows of events, up to the condition.
@@ -72,10 +73,12 @@ ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value`,
 		},
 		streams: streamStatements{
 			create: `
-INSERT INTO {streams} (name, metadata, created_at)
-VALUES (?::text, ?::json, COALESCE(?::timestamptz, statement_timestamp()))
+INSERT INTO {streams} (name, metadata, emitted_by, created_at)
+VALUES (?::text, ?::json, ?::text, COALESCE(?::timestamptz, statement_timestamp()))
 ON CONFLICT (name) DO NOTHING`,
 			lock:            `SELECT id FROM {streams} WHERE name = ?::text FOR UPDATE`,
+			emitter:         `SELECT emitted_by FROM {streams} WHERE name = ?::text FOR KEY SHARE`,
+			disown:          `UPDATE {streams} SET emitted_by = '' WHERE name = ?::text AND emitted_by IS NULL`,
 			id:              `SELECT id FROM {streams} WHERE name = ?::text`,
 			delete:          `DELETE FROM {streams} WHERE id = ?::bigint`,
 			deleteSnapshots: `DELETE FROM {snapshots} WHERE stream_id = ?::bigint`,
@@ -165,7 +168,7 @@ SELECT s.id, s.aggregate_id, s.version + v.n, v.event_id, v.name, v.data, v.meta
 FROM s CROSS JOIN (VALUES `,
 			valuesRow: `(?::bigint, ?::uuid, ?::text, ?::json, ?::json)`,
 			valuesTail: `) v (n, event_id, name, data, metadata)
-WHERE s.version BETWEEN ?::bigint AND ?::bigint
+WHERE s.version BETWEEN ?::bigint AND ?::bigint AND ?::bigint IN (0, s.position)
 ORDER BY v.n`,
 			arrays: postgresAppendTo + `
 INSERT INTO {events} ({columns})
@@ -173,7 +176,7 @@ SELECT s.id, s.aggregate_id, s.version + v.n, v.event_id, v.name, v.data::json, 
        COALESCE(?::timestamptz, statement_timestamp())
 FROM s CROSS JOIN unnest(?::text::uuid[], ?::text::text[], ?::text::text[], ?::text::text[])
            WITH ORDINALITY v (event_id, name, data, metadata, n)
-WHERE s.version BETWEEN ?::bigint AND ?::bigint
+WHERE s.version BETWEEN ?::bigint AND ?::bigint AND ?::bigint IN (0, s.position)
 ORDER BY v.n`,
 			// For a stream whose id is known. It takes the same locks in the same order, stores nothing
 			// where one of the two rows is missing, and is the cheapest that does: each WITH and each
@@ -183,7 +186,8 @@ INSERT INTO {events} ({columns})
 SELECT ?::bigint, ?::text, ?::bigint, ?::uuid, ?::text, ?::json, ?::json, COALESCE(?::timestamptz, statement_timestamp())
 WHERE (SELECT 1 FROM {streams} WHERE id = ?::bigint FOR KEY SHARE) = 1`,
 			knownPrevious: `
-AND (SELECT 1 FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text AND version = ?::bigint FOR KEY SHARE) = 1`,
+AND (SELECT 1 FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text AND version = ?::bigint
+     AND ?::bigint IN (0, position) FOR KEY SHARE) = 1`,
 			// For appends to streams whose ids are known. It takes the same locks in the same order, and
 			// takes aggregates in the order in which they are given. It waits for none of them for
 			// longer than lock_timeout says, which is set before anything is locked, and ends with the
@@ -193,8 +197,8 @@ AND (SELECT 1 FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::te
 WITH given AS MATERIALIZED (
     SELECT c.*
     FROM (SELECT set_config('lock_timeout', '10ms', true) AS timeout OFFSET 0) w
-    CROSS JOIN unnest(?::text::bigint[], ?::text::text[], ?::text::bigint[], ?::text::bigint[], ?::text::timestamptz[])
-        WITH ORDINALITY c (stream_id, aggregate_id, low, high, at, n)
+    CROSS JOIN unnest(?::text::bigint[], ?::text::text[], ?::text::bigint[], ?::text::bigint[], ?::text::bigint[], ?::text::timestamptz[])
+        WITH ORDINALITY c (stream_id, aggregate_id, low, high, after, at, n)
     WHERE w.timeout <> ''),
 s AS MATERIALIZED (
     SELECT c.n, stream.id, c.aggregate_id, COALESCE(p.version, 0) AS version,
@@ -210,9 +214,9 @@ ORDER BY v.n`,
 WITH given AS MATERIALIZED (
     SELECT c.*
     FROM (SELECT set_config('lock_timeout', '10ms', true) AS timeout OFFSET 0) w
-    CROSS JOIN unnest(?::text::bigint[], ?::text::text[], ?::text::bigint[], ?::text::bigint[], ?::text::timestamptz[],
+    CROSS JOIN unnest(?::text::bigint[], ?::text::text[], ?::text::bigint[], ?::text::bigint[], ?::text::bigint[], ?::text::timestamptz[],
                       ?::text::uuid[], ?::text::text[], ?::text::text[], ?::text::text[])
-        c (stream_id, aggregate_id, low, high, at, event_id, name, data, metadata)
+        c (stream_id, aggregate_id, low, high, after, at, event_id, name, data, metadata)
     WHERE w.timeout <> '')
 INSERT INTO {events} ({columns})
 SELECT stream.id, c.aggregate_id, COALESCE(p.version, 0) + 1, c.event_id, c.name, c.data::json, c.metadata::json,
@@ -252,7 +256,7 @@ INSERT INTO {projections} (name, position, status, owner, epoch, generation, lea
 VALUES (?::text, 0, 'idle', '', ?::bigint, ?::bigint, clock_timestamp(), false, false, '')
 ON CONFLICT (name) DO NOTHING`,
 			get: `
-SELECT position, state, status, owner, epoch, generation, lease_until > clock_timestamp(), read_model, retry, error
+SELECT position, state, status, owner, epoch, generation, lease_until > clock_timestamp(), read_model, retry, error, kind, delete_emitted
 FROM {projections} WHERE name = ?::text`,
 			list: `
 SELECT p.name, p.position, p.status, p.owner, p.lease_until > clock_timestamp(), p.error,
@@ -260,7 +264,7 @@ SELECT p.name, p.position, p.status, p.owner, p.lease_until > clock_timestamp(),
 FROM {projections} p ORDER BY p.name`,
 			takeLease: `
 UPDATE {projections}
-SET owner = ?::text, epoch = epoch + 1, read_model = ?::boolean, error = '',
+SET owner = ?::text, epoch = epoch + 1, kind = ?::text, read_model = ?::boolean, error = '',
     lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond',
     status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE 'running' END
 WHERE name = ?::text AND epoch = ?::bigint
@@ -298,8 +302,10 @@ WHERE name = ?::text AND status <> 'deleting'`,
 			dropParked: `DELETE FROM {parked} WHERE projection = ?::text`,
 			delete: `
 UPDATE {projections}
-SET epoch = epoch + 1, generation = generation + 1, status = 'deleting', lease_until = clock_timestamp()
+SET epoch = epoch + 1, generation = generation + 1, status = 'deleting', lease_until = clock_timestamp(),
+    delete_emitted = delete_emitted OR ?::boolean
 WHERE name = ?::text`,
+			emptied:     `UPDATE {projections} SET delete_emitted = false WHERE name = ?::text AND epoch = ?::bigint`,
 			remove:      `DELETE FROM {projections} WHERE name = ?::text AND epoch = ?::bigint`,
 			retryParked: `UPDATE {projections} SET epoch = epoch + 1, retry = true WHERE name = ?::text AND status <> 'deleting'`,
 			fence:       `UPDATE {projections} SET epoch = epoch + 1 WHERE name = ?::text AND status <> 'deleting'`,
@@ -386,6 +392,12 @@ CREATE TABLE IF NOT EXISTS {parked} (
     error        text   NOT NULL,
     PRIMARY KEY (projection, position)
 )`,
+	},
+	// Of streams and projections that are there it is not known: see backend.streamEmitter.
+	{
+		`ALTER TABLE {streams} ADD COLUMN IF NOT EXISTS emitted_by text COLLATE "C"`,
+		`ALTER TABLE {projections} ADD COLUMN IF NOT EXISTS kind text NOT NULL DEFAULT ''`,
+		`ALTER TABLE {projections} ADD COLUMN IF NOT EXISTS delete_emitted boolean NOT NULL DEFAULT false`,
 	},
 }
 

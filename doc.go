@@ -55,6 +55,8 @@
 //     them ever misses one, with any number of writers, long transactions, rollbacks and crashes.
 //   - A projection's state, its rows, the events it emits and its position commit together, or not
 //     at all: each event counts once. A runner that has been replaced can't commit any more.
+//   - A projection owns the stream that its [Step.Emit] has created. Resetting or deleting a projection
+//     or a relay deletes no other stream, whatever its name.
 //   - A relay publishes each event at least once, and in order.
 //   - Payloads come back byte for byte, integers with all their digits, times to the microsecond
 //     in UTC.

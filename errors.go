@@ -65,7 +65,7 @@ type ConflictError struct {
 func (e *ConflictError) Error() string {
 	why := ""
 	if e.Expected.admits(e.Actual) {
-		why = ", but an ID of the events is in use, or a version that the transaction can't see"
+		why = ", but an ID of the events is in use, or a version that the transaction can't see, or the aggregate was deleted and created again"
 	}
 	return fmt.Sprintf("%v: aggregate %q of stream %q: expected %s, is at version %d%s",
 		ErrConflict, e.AggregateID, e.Stream, e.Expected, e.Actual, why)

@@ -116,6 +116,9 @@ func (p *Projection[S]) Load(ctx context.Context, s *Store) (Checkpoint[S], erro
 	case !found || row.status == StatusDeleting:
 		return cp, notFound(p.Name)
 	}
+	if err := p.own(&row); err != nil {
+		return cp, err
+	}
 	f := p.projector(s)
 	if err := f.restore(row.state); err != nil {
 		return cp, fmt.Errorf("eventstore: state of projection %q: %w", p.Name, err)
@@ -141,6 +144,9 @@ func (p *Projection[S]) Wait(ctx context.Context, s *Store, at Position) error {
 	for {
 		poll.listen()
 		row, found, err := s.backend.projection(ctx, p.Name)
+		if err == nil {
+			err = p.own(&row)
+		}
 		switch {
 		case err != nil && !transient(err):
 			return err
@@ -154,8 +160,9 @@ func (p *Projection[S]) Wait(ctx context.Context, s *Store, at Position) error {
 }
 
 // Reset begins the projection at the first event again: its state, its read model's rows, its
-// parked events and the stream that it emits to are gone. Runners go on from there at once. If it
-// has never run, or has been deleted: [ErrProjectionNotFound].
+// parked events and the stream that its [Step.Emit] has created are gone. A stream that only has the
+// projection's name is left alone. Runners go on from there at once. If it has never run, or has been
+// deleted: [ErrProjectionNotFound].
 func (p *Projection[S]) Reset(ctx context.Context, s *Store) error {
 	r, _, err := p.runner(s)
 	if err != nil {
@@ -164,8 +171,9 @@ func (p *Projection[S]) Reset(ctx context.Context, s *Store) error {
 	return s.resetProjection(ctx, r)
 }
 
-// Delete removes the projection with its read model, and, if emitted, the stream that it emits to;
-// its runs end with nil. If it has never run: [ErrProjectionNotFound].
+// Delete removes the projection with its read model, and, if emitted, the stream that its
+// [Step.Emit] has created; its runs end with nil. A stream that only has the projection's name is
+// left alone. If it has never run: [ErrProjectionNotFound].
 func (p *Projection[S]) Delete(ctx context.Context, s *Store, emitted bool) error {
 	r, _, err := p.runner(s)
 	if err != nil {
@@ -174,9 +182,15 @@ func (p *Projection[S]) Delete(ctx context.Context, s *Store, emitted bool) erro
 	return s.deleteProjection(ctx, r, emitted)
 }
 
+// own returns an error if the row of the projection's name is a relay's.
+func (p *Projection[S]) own(row *projectionRow) error {
+	c := runnerConfig{name: p.Name, kind: kindProjection}
+	return c.mismatch(row)
+}
+
 // runner checks the definition and returns what runs it.
 func (p *Projection[S]) runner(s *Store) (*runner, *projector[S], error) {
-	c := runnerConfig{name: p.Name, from: p.From, batchSize: p.BatchSize, poll: p.Poll, term: p.Lease, readModel: p.ReadModel}
+	c := runnerConfig{name: p.Name, kind: kindProjection, from: p.From, batchSize: p.BatchSize, poll: p.Poll, term: p.Lease, readModel: p.ReadModel}
 	if err := c.check("Projection"); err != nil {
 		return nil, nil, err
 	}

@@ -87,15 +87,17 @@ type Step[S any] struct {
 func (st *Step[S]) Tx() (*sql.Tx, error) { return st.tx.sqlTx() }
 
 // Emit appends events, together with state and position, to the stream named as the projection,
-// which is made if it is not there, and to the aggregate there that has the ID of the step's own.
-// A projection whose From picks that stream sees them too. If another runner has taken over:
+// which is created if it is not there, and to the aggregate there that has the ID of the step's own.
+// The stream is the projection's own: a reset deletes it. A stream of that name that the projection
+// has not created is [ErrInvalid], and nothing is ever stored in it or deleted from it. A projection
+// whose From picks its own stream sees the events too. If another runner has taken over:
 // [ErrLeaseLost].
 func (st *Step[S]) Emit(ctx context.Context, events ...NewEvent) error {
 	if len(events) == 0 {
 		return nil
 	}
 	b := Batch{Stream: st.tx.name, AggregateID: st.record.aggregateID, Expected: AnyVersion, Events: events}
-	return st.tx.append(ctx, b, true)
+	return st.tx.emit(ctx, b)
 }
 
 // LinkTo puts the step's event into another stream too, which is made if it is not there: with the
@@ -114,7 +116,7 @@ func (st *Step[S]) LinkTo(ctx context.Context, stream string) error {
 	}
 	md["$link.stream"], md["$link.position"] = r.stream, int64(r.position)
 	link := NewEvent{ID: linkID(r.id, stream), Payload: storedPayload{r.name, r.data}, Metadata: md}
-	return st.tx.append(ctx, Batch{Stream: stream, AggregateID: r.aggregateID, Expected: AnyVersion, Events: []NewEvent{link}}, false)
+	return st.tx.link(ctx, Batch{Stream: stream, AggregateID: r.aggregateID, Expected: AnyVersion, Events: []NewEvent{link}})
 }
 
 // Stop ends the run after this event, which still counts: Run returns nil, and CatchUp how far the

@@ -76,7 +76,13 @@ func (f *projector[S]) handle(ctx context.Context, tx *batchTx, rows []record) (
 
 func (f *projector[S]) deliver(ctx context.Context, tx *batchTx, d *delivery) error {
 	var step *Step[S] // of all the event's effects
-	for _, e := range f.handlers.entries(d.payload.name) {
+	entries := f.handlers.entries(d.payload.name)
+	if len(entries) > 1 {
+		if err := d.encode(); err != nil {
+			return err
+		}
+	}
+	for _, e := range entries {
 		f.touched = true
 		var err error
 		if e.fold != nil {
@@ -105,7 +111,7 @@ func (f *projector[S]) fatal(r *record, err error) error {
 // eventOf returns a record as an Event for somebody who is told of a failure, which may be that
 // its metadata can't be read.
 func (s *Store) eventOf(r *record) Event {
-	ev, err := s.event(r)
+	ev, err := s.eventCopy(r)
 	if err != nil {
 		ev = Event{Position: r.position, ID: r.id, Stream: r.stream, AggregateID: r.aggregateID, Version: r.version, Name: r.name, RecordedAt: r.recordedAt, codec: s.codec}
 	}

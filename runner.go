@@ -126,6 +126,8 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 			return row, err
 		case !found && r.started:
 			return row, r.end(&row) // it has been deleted
+		case r.kind != row.kind && row.kind != "":
+			return row, r.mismatch(&row)
 		case !found:
 			if err := r.store.backend.createProjection(ctx, r.name); err != nil {
 				return row, err
@@ -158,16 +160,17 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 			return row, r.end(&row)
 		}
 		if row.free(r.owner) {
-			if taken, err := r.store.backend.takeLease(ctx, r.name, r.owner, &row, r.readModel != nil, r.term); err != nil {
+			if taken, err := r.store.backend.takeLease(ctx, &row, r.claim(&row)); err != nil {
 				return row, err
 			} else if taken {
 				// Whatever was under way when the lease was taken is stored by now, or never will be.
-				row, found, err := r.store.backend.projection(ctx, r.name)
+				now, found, err := r.store.backend.projection(ctx, r.name)
 				if err != nil {
-					return row, err
+					return now, err
 				}
-				if found && row.owner == r.owner {
-					return row, nil
+				if found && now.owner == r.owner {
+					now.readModel = now.readModel || row.readModel
+					return now, nil
 				}
 			}
 			continue
@@ -176,6 +179,11 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 			return row, err
 		}
 	}
+}
+
+// claim is what the runner takes a lease with.
+func (r *runner) claim(row *projectionRow) leaseClaim {
+	return leaseClaim{name: r.name, owner: r.owner, kind: cmp.Or(r.kind, row.kind), readModel: r.readModel != nil, term: r.term}
 }
 
 // end ends a run. A catch-up returns what is stored by then: the state here may hold events whose

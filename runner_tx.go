@@ -20,6 +20,7 @@ type batchTx struct {
 	name    string
 	stopped bool
 	wrote   bool  // events
+	emits   bool  // the projection's own stream is there, and can't be deleted
 	fault   error // what has ended the transaction, if it was not the handler
 }
 
@@ -64,41 +65,94 @@ func (t *batchTx) ensureHeld() error {
 	return context.Cause(t.lease.ctx)
 }
 
-// append stores events in a stream, which it makes if it is not there, as part of the transaction.
-func (t *batchTx) append(ctx context.Context, b Batch, complete bool) error {
-	if err := t.ensureHeld(); err != nil {
+// emit appends events to the projection's own stream, which it makes if it is not there, as part of
+// the transaction.
+func (t *batchTx) emit(ctx context.Context, b Batch) error {
+	s, err := t.inside()
+	if err != nil {
 		return err
+	}
+	if !t.emits {
+		if err := t.ownStream(ctx, s); err != nil {
+			t.noteFault(err) // a deadlock, say, that the handler may hide
+			return err
+		}
+		t.emits = true
+	}
+	return t.append(ctx, s, b)
+}
+
+// ownStream makes the stream of the projection's name, or finds out that the projection has made it.
+func (t *batchTx) ownStream(ctx context.Context, s *Store) error {
+	for range maxRetries {
+		emittedBy, found, err := s.backend.streamEmitter(ctx, t.name)
+		switch {
+		case err != nil:
+			return err
+		case found && emittedBy != nil && *emittedBy != t.name:
+			return invalid("projection %q can't emit to stream %q, which it has not made: rename one of them, or delete the stream", t.name, t.name)
+		case found:
+			return nil
+		}
+		if created, err := t.createStream(ctx, s, t.name); err != nil || created {
+			return err
+		}
+	}
+	return &transientError{"emit", fmt.Errorf("stream %q is made and deleted all the time", t.name), errRetry}
+}
+
+// createStream makes a stream that is the projection's own if it has its name.
+func (t *batchTx) createStream(ctx context.Context, s *Store, name string) (created bool, err error) {
+	emittedBy := ""
+	if name == t.name {
+		emittedBy = t.name
+	}
+	md, err := s.checkStream(ctx, name, nil)
+	if err != nil {
+		return false, err
+	}
+	return s.backend.createStream(ctx, name, md.encode(), emittedBy, s.now())
+}
+
+// link puts an event into a stream, which it makes if it is not there, as part of the transaction.
+func (t *batchTx) link(ctx context.Context, b Batch) error {
+	s, err := t.inside()
+	if err != nil {
+		return err
+	}
+	return t.append(ctx, s, b)
+}
+
+// inside returns a store whose calls are part of the transaction.
+func (t *batchTx) inside() (*Store, error) {
+	if err := t.ensureHeld(); err != nil {
+		return nil, err
 	}
 	inside, err := t.inner.backend()
 	if err != nil {
 		t.noteFault(err)
-		return err
+		return nil, err
 	}
 	s := *t.store
 	s.backend, s.inTx, s.appended = inside, true, newBroadcast()
+	return &s, nil
+}
+
+func (t *batchTx) append(ctx context.Context, s *Store, b Batch) error {
 	t.wrote = true
-	err = s.appendBatch(ctx, b, complete)
+	_, err := s.Append(ctx, b.Stream, b.AggregateID, b.Expected, b.Events...)
 	if errors.Is(err, ErrStreamNotFound) {
-		if err := s.CreateStream(ctx, b.Stream, nil); err != nil && !errors.Is(err, ErrStreamExists) {
+		if _, err := t.createStream(ctx, s, b.Stream); err != nil {
+			t.noteFault(err)
 			return err
 		}
-		err = s.appendBatch(ctx, b, complete)
+		_, err = s.Append(ctx, b.Stream, b.AggregateID, b.Expected, b.Events...)
 	}
-	if conflict := (*ConflictError)(nil); errors.As(err, &conflict) && t.raced(ctx, &s, b) {
+	if conflict := (*ConflictError)(nil); errors.As(err, &conflict) && t.raced(ctx, s, b) {
 		err = fmt.Errorf("%w: %w", ErrRetryTx, err)
 	}
 	if errors.Is(err, ErrRetryTx) {
 		t.fault = err
-	}
-	return err
-}
-
-func (s *Store) appendBatch(ctx context.Context, b Batch, complete bool) error {
-	var err error
-	if complete {
-		_, err = s.Append(ctx, b.Stream, b.AggregateID, b.Expected, b.Events...)
-	} else {
-		_, err = s.appendThrough(ctx, s.opts.Middleware, b)
 	}
 	return err
 }

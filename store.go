@@ -183,7 +183,7 @@ func (s *Store) CreateStream(ctx context.Context, name string, md Metadata) erro
 	if err != nil {
 		return err
 	}
-	created, err := s.backend.createStream(ctx, name, md.encode(), s.now())
+	created, err := s.backend.createStream(ctx, name, md.encode(), "", s.now())
 	if err == nil && !created {
 		return fmt.Errorf("%w: %q", ErrStreamExists, name)
 	}
