@@ -78,21 +78,25 @@ var (
 	errVersion = errors.New("eventstore: the aggregate is not as expected")
 	errRetry   = errors.New("eventstore: the statement can be retried")
 	errLost    = errors.New("eventstore: the connection to the database is lost")
+
+	errUnavailable = errors.New("eventstore: the database does not take the statement for now")
+	errDenied      = errors.New("eventstore: the database does not take the statement")
 )
 
-// transientError is an error of the database that need not come back when it is asked again: an
-// errRetry or an errLost.
-type transientError struct {
+// statementError is an error of the database that says nothing about what the store has asked for: an
+// errRetry, errLost, errUnavailable or errDenied. All but the last need not come back when it is asked
+// again.
+type statementError struct {
 	op   string
 	err  error
 	kind error
 }
 
-func (e *transientError) Error() string { return prefix + e.op + ": " + e.err.Error() }
+func (e *statementError) Error() string { return prefix + e.op + ": " + e.err.Error() }
 
-func (e *transientError) Unwrap() error { return e.err }
+func (e *statementError) Unwrap() error { return e.err }
 
-func (e *transientError) Is(target error) bool { return target == e.kind }
+func (e *statementError) Is(target error) bool { return target == e.kind }
 
 // record is an event as it is stored. Its bytes are never changed once it has been handed out.
 type record struct {
@@ -270,8 +274,8 @@ type ProjectionInfo struct {
 	Owner    string   // who holds the lease, as host/process/run; empty: nobody runs it
 	Parked   int      // events set aside
 
-	// Error is why it has failed; while it runs, why the last try of an event that it is still
-	// trying has. Empty: there is nothing wrong.
+	// Error is why it has failed; while it runs, why its last try has, be it an event's failure or the
+	// database's. Empty: there is nothing wrong.
 	Error string
 }
 
@@ -354,8 +358,14 @@ type backendTx interface {
 	park(name string, row parkedRow) error
 	unpark(name string, p Position) error
 	dropParked(name string) error
-	// databaseFault returns an error of kind errRetry or errLost if err, which a handler has returned, or
-	// the state of the transaction, is due to the database and not to what the handler did.
+	// keepLease renews the lease as part of the transaction, which keeps others from it until the end. It
+	// reports whether the epoch is still this.
+	keepLease(name string, epoch int64, term time.Duration) (held bool, err error)
+	// guard is called before a handler gets the transaction. From then on commit fails if the handler,
+	// or the database behind its back, ends the transaction.
+	guard() error
+	// databaseFault returns an error of kind errRetry, errLost or errUnavailable if err, which a handler
+	// has returned, or the state of the transaction, is due to the database and not to what the handler did.
 	databaseFault(err error) error
 	// isAftermath reports whether err only says that something before it has failed.
 	isAftermath(err error) bool

@@ -102,9 +102,13 @@ func (b *sqlBackend) failed(op string, err error) error {
 		if b.tx != nil {
 			return fmt.Errorf("%w: %s: %w", ErrRetryTx, op, err)
 		}
-		return &transientError{op, err, errRetry}
+		return &statementError{op, err, errRetry}
 	case faultLost:
-		return &transientError{op, err, errLost}
+		return &statementError{op, err, errLost}
+	case faultDown, faultEnded:
+		return &statementError{op, err, errUnavailable}
+	case faultDenied:
+		return &statementError{op, err, errDenied}
 	case faultForeign:
 		return invalid("dialect %s: this is another kind of database: %s: %w", b.dialect.name, op, err)
 	}

@@ -69,7 +69,7 @@ func (b *sqlBackend) change(ctx context.Context, op, text string, args ...any) (
 }
 
 func (b *sqlBackend) takeLease(ctx context.Context, row *projectionRow, c leaseClaim) (bool, error) {
-	return b.change(ctx, "take lease", b.text.projections.takeLease, c.owner, string(c.kind), c.readModel, c.term.Microseconds(), c.name, row.epoch, c.owner)
+	return b.change(ctx, "take lease", b.text.projections.takeLease, c.owner, c.owner, string(c.kind), c.readModel, c.term.Microseconds(), c.name, row.epoch, c.owner)
 }
 
 func (b *sqlBackend) renewLease(ctx context.Context, name string, epoch int64, term time.Duration) (bool, error) {

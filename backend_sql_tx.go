@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -18,8 +19,9 @@ type sqlBatchTx struct {
 	ctx context.Context
 	tx  *sql.Tx
 
-	locked *sql.Conn // that of tx, with a lock by name
-	lock   string    // the name
+	one     *sql.Conn // that of tx, where something has to be undone on it after the transaction
+	lock    string    // the name of a lock that it has, or ""
+	guarded bool
 }
 
 func (b *sqlBackend) begin(ctx context.Context) backendTx { return &sqlBatchTx{b: b, ctx: ctx} }
@@ -31,10 +33,55 @@ func (u *sqlBatchTx) sqlTx() (*sql.Tx, error) {
 	if err := u.prepare(); err != nil {
 		return nil, err
 	}
-	if err := u.beginOn(u.b.db); err != nil {
-		return nil, err
+	var on interface {
+		BeginTx(context.Context, *sql.TxOptions) (*sql.Tx, error)
+	} = u.b.db
+	if u.b.text.projections.endGuard != "" {
+		var err error
+		if u.one, err = u.b.db.Conn(u.ctx); err != nil {
+			return nil, u.b.failed("begin", err)
+		}
+		on = u.one
 	}
-	return u.tx, nil
+	// Read committed, whatever the default: the lease is renewed in the row that the checkpoint updates,
+	// and a higher level would take that for a conflict.
+	tx, err := on.BeginTx(u.ctx, readCommitted)
+	if err != nil {
+		return nil, u.b.failed("begin", err)
+	}
+	u.tx = tx
+	return tx, nil
+}
+
+// guard begins a savepoint that only its own transaction can release. Where a statement can end a
+// transaction without a word, and leaves a connection that commits each of the next ones by itself,
+// that is switched off too, so that what comes after the end is undone with the batch.
+func (u *sqlBatchTx) guard() error {
+	if u.guarded {
+		return nil
+	}
+	u.guarded = true
+	for _, text := range u.b.text.projections.guard {
+		if err := u.exec("guard", text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errEnded is a handler's failure: its transaction is not the one that it was given.
+var errEnded = errors.New("the step's transaction was ended before its checkpoint: by a statement that defines data, by COMMIT or ROLLBACK, or by a deadlock whose error the handler did not return")
+
+// checkGuard finds out whether the transaction is still the one of guard.
+func (u *sqlBatchTx) checkGuard() error {
+	if !u.guarded {
+		return nil
+	}
+	_, err := conn{b: u.b, tx: u.tx}.exec(u.ctx, u.b.text.projections.checkGuard)
+	if u.b.dialect.classify(err) == faultNoSavepoint {
+		return errEnded
+	}
+	return err
 }
 
 // prepare prepares the checkpoint, which has to be known before the transaction has the connection: a
@@ -50,18 +97,8 @@ func (u *sqlBatchTx) prepare() error {
 	return nil
 }
 
-// beginOn begins the transaction on the pool or a connection: read committed, whatever the default.
-// The lease is renewed in the row that the checkpoint updates, and a higher level would take that for
-// a conflict.
-func (u *sqlBatchTx) beginOn(on interface {
-	BeginTx(context.Context, *sql.TxOptions) (*sql.Tx, error)
-}) (err error) {
-	u.tx, err = on.BeginTx(u.ctx, readCommitted)
-	return u.b.failed("begin", err)
-}
-
-// unlockTime is how long rollback tries to give a lock back.
-const unlockTime = time.Second
+// tidyTime is how long rollback tries to leave the connection as it was.
+const tidyTime = time.Second
 
 // lockWait is how many seconds exclusive waits for a lock before it ends the connection that has it.
 const lockWait = 1
@@ -74,18 +111,11 @@ func (u *sqlBatchTx) exclusive(name string, epoch int64) error {
 	if u.b.text.projections.lock == "" {
 		return nil
 	}
-	err := u.prepare()
-	if err == nil {
-		u.locked, err = u.b.db.Conn(u.ctx)
-	}
-	if err != nil {
-		return u.b.failed("lock read model", err)
+	if _, err := u.sqlTx(); err != nil {
+		return err
 	}
 	u.lock = u.b.prefix + "projection\x00" + name
-	if err := u.takeLock(conn{b: u.b, one: u.locked}, name, epoch); err != nil {
-		return u.b.failed("lock read model", err)
-	}
-	return u.beginOn(u.locked)
+	return u.b.failed("lock read model", u.takeLock(conn{b: u.b, tx: u.tx}, name, epoch))
 }
 
 func (u *sqlBatchTx) takeLock(c conn, name string, epoch int64) error {
@@ -110,7 +140,7 @@ func (u *sqlBatchTx) takeLock(c conn, name string, epoch int64) error {
 		}
 		if holder.Valid {
 			if _, err := c.exec(u.ctx, u.b.text.projections.kill+strconv.FormatInt(holder.Int64, 10)); err != nil {
-				return &transientError{"projection", fmt.Errorf("connection %d keeps the read model locked, and can't be ended: %w", holder.Int64, err), errRetry}
+				return &statementError{"projection", fmt.Errorf("connection %d keeps the read model locked, and can't be ended: %w", holder.Int64, err), errRetry}
 			}
 		}
 	}
@@ -143,6 +173,15 @@ func (u *sqlBatchTx) holds(name string, epoch int64) (held bool, err error) {
 	return held, u.b.failed("look at lease", err)
 }
 
+func (u *sqlBatchTx) keepLease(name string, epoch int64, term time.Duration) (held bool, err error) {
+	tx, err := u.sqlTx()
+	if err != nil {
+		return false, err
+	}
+	held, err = conn{b: u.b, tx: tx}.changes(u.ctx, u.b.text.projections.renewLease, term.Microseconds(), name, epoch)
+	return held, u.b.failed("renew lease", err)
+}
+
 func (u *sqlBatchTx) park(name string, row parkedRow) error {
 	return u.exec("park", u.b.text.projections.park, name, int64(row.position), row.stream, row.aggregateID, row.errText)
 }
@@ -161,7 +200,9 @@ func (u *sqlBatchTx) databaseFault(err error) error {
 	}
 	switch fault := u.b.dialect.classify(err); {
 	case fault == faultRetry:
-		return &transientError{"projection", err, errRetry}
+		return &statementError{"projection", err, errRetry}
+	case fault == faultDown:
+		return &statementError{"projection", err, errUnavailable}
 	case u.tx != nil:
 		// The handler may have hidden what it met.
 		ask = u.tx
@@ -175,7 +216,7 @@ func (u *sqlBatchTx) databaseFault(err error) error {
 	// only met an error of its statements the connection still answers, if with another error.
 	var one int
 	if err := ask.QueryRowContext(u.ctx, "SELECT 1").Scan(&one); err != nil && u.b.dialect.classify(err) == faultLost {
-		return &transientError{"projection", err, errLost}
+		return &statementError{"projection", err, errLost}
 	}
 	return nil
 }
@@ -186,6 +227,9 @@ func (u *sqlBatchTx) commit(c checkpoint) (bool, error) {
 	text, args := u.b.text.projections.checkpoint, []any{int64(c.position), c.term.Microseconds()}
 	if c.state != nil {
 		text, args = u.b.text.projections.checkpointState, append(args, string(c.state))
+	}
+	if err := u.checkGuard(); err != nil {
+		return false, u.b.failed("checkpoint", err)
 	}
 	var before []string // what else changes, where the epoch is this
 	if c.resumed {
@@ -218,17 +262,31 @@ func (u *sqlBatchTx) rollback() {
 		// A rollback fails only after a commit or with a connection that is gone.
 		_ = u.tx.Rollback()
 	}
-	if u.locked == nil {
+	if u.one == nil {
 		return
 	}
-	// A connection that may still hold the lock must not go back.
-	var released sql.NullInt64
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.ctx), unlockTime)
-	defer cancel()
-	c := conn{b: u.b, one: u.locked}
-	if _, err := c.row(ctx, []any{&released}, u.b.text.projections.unlock, u.lock); err != nil || released.Int64 != 1 {
-		_ = u.locked.Raw(func(any) error { return driver.ErrBadConn })
+	// A connection that is not as it was must not go back.
+	if !u.tidy() {
+		_ = u.one.Raw(func(any) error { return driver.ErrBadConn })
 	}
-	_ = u.locked.Close() // gives it back
-	u.locked = nil
+	_ = u.one.Close() // gives it back
+	u.one = nil
+}
+
+// tidy undoes what the transaction has left on its connection, and reports whether it could.
+func (u *sqlBatchTx) tidy() bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.ctx), tidyTime)
+	defer cancel()
+	c := conn{b: u.b, one: u.one}
+	if u.guarded {
+		if _, err := c.exec(ctx, u.b.text.projections.endGuard); err != nil {
+			return false
+		}
+	}
+	if u.lock == "" {
+		return true
+	}
+	var released sql.NullInt64
+	_, err := c.row(ctx, []any{&released}, u.b.text.projections.unlock, u.lock)
+	return err == nil && released.Int64 == 1
 }

@@ -186,7 +186,7 @@ type projectionStatements struct {
 	create          string // name, epoch, generation; leaves alone what exists
 	get             string // name
 	list            string
-	takeLease       string // owner, kind, has a read model, microseconds, name, epoch, owner; 0 rows: another owner has it
+	takeLease       string // owner, owner, kind, has a read model, microseconds, name, epoch, owner; 0 rows: another owner has it
 	renewLease      string // microseconds, name, epoch; 0 rows: it is lost
 	holdsLease      string // name, epoch; no row: it is lost
 	releaseLease    string // error, status, name, owner
@@ -205,6 +205,11 @@ type projectionStatements struct {
 	unpark          string // projection, position
 	dropParked      string // projection
 	listParked      string // projection
+
+	// What a handler's transaction is guarded with.
+	guard      []string // a savepoint, which ends with the transaction; and that nothing is committed without being told to
+	checkGuard string   // fails if the transaction is not the one of guard
+	endGuard   string   // on the connection, after the transaction; "": not needed
 
 	// A lock by name, which the connection keeps until it unlocks or ends; "": what defines data is
 	// part of a transaction.
@@ -239,14 +244,18 @@ type readModelStatements struct {
 type fault int
 
 const (
-	faultOther     fault = iota
-	faultTaken           // a unique key or a guard of the append statement refused the row
-	faultRetry           // deadlock, serialisation failure, lock time-out: the transaction can be repeated
-	faultNoTable         // a table or a column is missing
-	faultAborted         // the transaction takes no statement any more, because an earlier one has failed
-	faultLost            // the connection or the server is gone, or not ready
-	faultForeign         // the database is one for another dialect
-	faultHasColumn       // a column that is to be added is there
+	faultOther       fault = iota
+	faultTaken             // a unique key or a guard of the append statement refused the row
+	faultRetry             // deadlock, serialisation failure, lock time-out: the transaction can be repeated
+	faultNoTable           // a table or a column is missing
+	faultAborted           // the transaction takes no statement any more, because an earlier one has failed
+	faultLost              // the connection or the server is gone, or not ready
+	faultForeign           // the database is one for another dialect
+	faultHasColumn         // a column that is to be added is there
+	faultDown              // the server is read-only, or out of space, memory or connections
+	faultEnded             // the server has ended the statement, or failed with it in a way that is not known to be for good
+	faultDenied            // the statement is not allowed, or not understood
+	faultNoSavepoint       // a savepoint is gone, and so is the transaction that it was in
 )
 
 // classifyConnection recognises, in an error that carries no code of a server, a connection that is

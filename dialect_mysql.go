@@ -229,7 +229,8 @@ SELECT p.name, p.position, p.status, p.owner, p.lease_until > UTC_TIMESTAMP(6), 
 FROM {projections} p ORDER BY p.name`,
 			takeLease: `
 UPDATE {projections}
-SET owner = ?, epoch = epoch + 1, kind = ?, read_model = ?, error = '',
+SET error = CASE WHEN owner = ? THEN error ELSE '' END,
+    owner = ?, epoch = epoch + 1, kind = ?, read_model = ?,
     lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND,
     status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE 'running' END
 WHERE name = ? AND epoch = ?
@@ -284,6 +285,11 @@ ON DUPLICATE KEY UPDATE error = VALUES(error)`,
 			holder:     `SELECT IS_USED_LOCK(SHA2(CONCAT(DATABASE(), CHAR(0), ?), 256))`,
 			unlock:     `SELECT RELEASE_LOCK(SHA2(CONCAT(DATABASE(), CHAR(0), ?), 256))`,
 			kill:       `KILL CONNECTION `,
+			// A deadlock and a statement that defines data end the transaction. The next statements are
+			// in one of their own then, which nothing commits, and the savepoint is gone.
+			guard:      []string{`SAVEPOINT es_batch`, `SET SESSION autocommit = 0`},
+			checkGuard: `RELEASE SAVEPOINT es_batch`,
+			endGuard:   `SET SESSION autocommit = 1`,
 		},
 		read: readStatements{
 			lastPosition: `SELECT COALESCE(MAX(position), 0) FROM {events}`,
@@ -389,14 +395,33 @@ func classifyMySQL(err error) fault {
 		if strings.Contains(e.Message, "stream_id") {
 			return faultTaken
 		}
+		return faultOther
 	case 1205, 1213, 1020, 3572: // lock wait time-out, deadlock, record changed (MariaDB's snapshot isolation), no wait
 		return faultRetry
 	case 1146, 1054: // no such table, unknown column
 		return faultNoTable
 	case 1060: // duplicate column name
 		return faultHasColumn
-	case 1040, 1053, 1927, 3169: // too many connections, shutdown, connection killed, session killed
+	case 1305: // SAVEPOINT does not exist (or a function, whose statement is not understood)
+		return faultNoSavepoint
+	case 1290, 1836, 3032, 4067, // --read-only and other options; read-only mode; offline mode; MariaDB: read-only
+		1021, 1030, 1037, 1038, 1041, 1114, // disk full; storage engine; out of memory; table full
+		1040, 1203, 1226, 1047: // too many connections, of the user; resources of the user; not ready (Galera)
+		return faultDown
+	case 1317, 3024, 1969, 1028: // interrupted; timed out on MySQL, on MariaDB; sort aborted
+		return faultEnded
+	case 1366, 1364, 1292, 1153, 1301: // a value; a packet above max_allowed_packet
+		return faultOther
+	case 1053, 1927, 3169: // shutdown, connection killed, session killed
 		return faultLost
 	}
-	return faultOther
+	switch string(e.SQLState[:2]) {
+	case "28", "3D", "42": // authorization, database, syntax error or access rule violation
+		return faultDenied
+	case "0A", "21", "22", "23", "45": // features, cardinality, data, constraints, SIGNAL
+		return faultOther
+	case "08":
+		return faultLost
+	}
+	return faultEnded
 }

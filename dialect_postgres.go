@@ -5,7 +5,6 @@ package eventstore
 import (
 	"encoding/hex"
 	"errors"
-	"strings"
 
 	"github.com/go-sql-driver/mysql"
 )
@@ -264,7 +263,8 @@ SELECT p.name, p.position, p.status, p.owner, p.lease_until > clock_timestamp(),
 FROM {projections} p ORDER BY p.name`,
 			takeLease: `
 UPDATE {projections}
-SET owner = ?::text, epoch = epoch + 1, kind = ?::text, read_model = ?::boolean, error = '',
+SET error = CASE WHEN owner = ?::text THEN error ELSE '' END,
+    owner = ?::text, epoch = epoch + 1, kind = ?::text, read_model = ?::boolean,
     lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond',
     status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE 'running' END
 WHERE name = ?::text AND epoch = ?::bigint
@@ -315,6 +315,8 @@ VALUES (?::text, ?::bigint, ?::text, ?::text, ?::text)
 ON CONFLICT (projection, position) DO UPDATE SET error = EXCLUDED.error`,
 			unpark:     `DELETE FROM {parked} WHERE projection = ?::text AND position = ?::bigint`,
 			listParked: `SELECT position, stream, aggregate_id, error FROM {parked} WHERE projection = ?::text ORDER BY position`,
+			guard:      []string{`SAVEPOINT es_batch`},
+			checkGuard: `RELEASE SAVEPOINT es_batch`,
 		},
 		read: readStatements{
 			lastPosition: `SELECT COALESCE(max(position), 0) FROM {events}`,
@@ -419,11 +421,23 @@ func classifyPostgres(err error) fault {
 		return faultAborted
 	case "42P01", "42703", "3F000": // undefined_table, undefined_column, invalid_schema_name
 		return faultNoTable
-	case "57P01", "57P02", "57P03", "57P05", "53300": // shutdown, crash, not ready, idle session ended, too many connections
+	case "3B001", "25P01": // invalid_savepoint_specification, no_active_sql_transaction
+		return faultNoSavepoint
+	case "25006": // read_only_sql_transaction
+		return faultDown
+	case "57P01", "57P02", "57P03", "57P05", "25P03", "25P04":
+		// shutdown, crash, not ready; idle session, idle transaction, transaction timed out
 		return faultLost
 	}
-	if strings.HasPrefix(coded.SQLState(), "08") { // connection exception
+	switch class := coded.SQLState()[:min(2, len(coded.SQLState()))]; class {
+	case "08": // connection exception
 		return faultLost
+	case "53", "58": // insufficient resources, system error
+		return faultDown
+	case "28", "3D", "42": // authorization, catalog name, syntax error or access rule violation
+		return faultDenied
+	case "0A", "20", "21", "22", "23", "27", "2F", "38", "39", "44", "P0":
+		return faultOther // of the statement's data, its functions or its triggers
 	}
-	return faultOther
+	return faultEnded
 }

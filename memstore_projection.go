@@ -70,7 +70,10 @@ func (m *memBackend) takeLease(ctx context.Context, row *projectionRow, c leaseC
 		if now.epoch != row.epoch || !now.free(c.owner) {
 			return false
 		}
-		p.owner, p.kind, p.readModel, p.errText, p.leaseUntil = c.owner, c.kind, c.readModel, "", time.Now().Add(c.term)
+		if p.owner != c.owner {
+			p.errText = ""
+		}
+		p.owner, p.kind, p.readModel, p.leaseUntil = c.owner, c.kind, c.readModel, time.Now().Add(c.term)
 		p.epoch++
 		if p.status != StatusResetting && p.status != StatusDeleting {
 			p.status = StatusRunning

@@ -32,6 +32,13 @@ func (u *memTx) sqlTx() (*sql.Tx, error) {
 	return nil, fmt.Errorf("eventstore: a memory store has no transactions: %w", errors.ErrUnsupported)
 }
 
+func (u *memTx) keepLease(name string, epoch int64, term time.Duration) (bool, error) {
+	return u.m.renewLease(u.ctx, name, epoch, term)
+}
+
+// guard has nothing to guard: memory has no transactions that a handler could end.
+func (u *memTx) guard() error { return u.ctx.Err() }
+
 // exclusive has nothing to keep from others: memory has no statements that define data.
 func (u *memTx) exclusive(string, int64) error { return u.ctx.Err() }
 
@@ -77,7 +84,7 @@ func (u *memTx) commit(c checkpoint) (bool, error) {
 	}
 	// What others have done since an append was accepted is a reason to try again.
 	if !u.fits() {
-		return false, &transientError{"checkpoint", errVersion, errRetry}
+		return false, &statementError{"checkpoint", errVersion, errRetry}
 	}
 	for _, change := range u.changes {
 		change()

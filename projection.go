@@ -41,15 +41,23 @@ type Projection[S any] struct {
 	ReadModel ReadModel
 
 	// OnError decides what becomes of an event whose handling has failed; attempt counts its
-	// tries, from 1. Default: [Retry] three times, then [Fail]. What the database asks to have
-	// repeated (deadlocks, lost connections) is repeated without asking.
+	// tries, from 1. Default: [Retry] three times, then [Fail].
+	//
+	// It is asked only about what a handler did. A deadlock, a lost connection, a server that is
+	// read-only or out of space, and a failure of the store's own statements blame no event: the runner
+	// retries with a growing pause for as long as it takes, and [ProjectionInfo].Error says why. But an
+	// event that is alone in its batch and loses its transaction ten times running, while the database
+	// takes other statements, has failed: its handler brings that about.
 	OnError func(ctx context.Context, ev Event, err error, attempt int) ErrorAction
 
 	BatchSize int           // the most events of a transaction; zero: 1000
 	Poll      time.Duration // the longest wait between looks for new events; zero: 500ms
 
 	// Lease is how long a runner that has died keeps others from taking over. It is renewed while
-	// handlers run. Zero: 10s; at least 1s.
+	// handlers run, on another connection; a batch that has taken half a lease commits what it has. A
+	// handler that takes longer than a lease, where the pool has no other connection, loses the lease
+	// once; from then on its transaction keeps the lease, and others wait for its end. Zero: 10s; at
+	// least 1s.
 	Lease time.Duration
 }
 
@@ -64,8 +72,8 @@ type Checkpoint[S any] struct {
 // for good, and returns a [*ProjectionError]: calling Run again tries again.
 //
 // Any number of processes may run one projection. One of them holds its lease; the others stand by
-// and take over when it ends. A lease that was lost and a database that can't be reached end
-// nothing: Run goes on when it can. No lock is held on the lease while handlers run. Reading goes
+// and take over when it ends. A lease that was lost and a database that can't be reached, or refuses
+// statements for now, end nothing: Run goes on when it can. No lock is held on the lease while handlers run. Reading goes
 // on beside handling, on another connection if the pool has one.
 //
 // A store from [Store.WithTx] can't run projections: [errors.ErrUnsupported].

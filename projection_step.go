@@ -79,9 +79,15 @@ type Step[S any] struct {
 }
 
 // Tx returns the transaction that also stores state and position, at read committed. It is for
-// reading and writing: it is not the handler's to end, be it by a statement that defines data, which
-// commits on MySQL. A handler returns the errors of its statements, or those at least that it does
-// not expect: on MySQL a deadlock undoes the whole transaction, with what earlier steps have done.
+// reading and writing, and not the handler's to end. A handler should return the errors of its
+// statements. If it hides a deadlock, which on MySQL and MariaDB undoes the whole transaction, the batch
+// is undone and its events are handled one by one.
+//
+// A statement that defines data commits the transaction on MySQL and MariaDB, as COMMIT does everywhere.
+// That is noticed before the checkpoint and counts as the event's failure. But what the steps before it
+// in the batch wrote stays committed and comes again with their retry, and on Postgres so does what
+// comes after a COMMIT or ROLLBACK. Create tables in [ReadModel].Init.
+//
 // If another runner has taken over: [ErrLeaseLost], as far as this one can know; what it has not
 // noticed, its commit does. On a memory store: [errors.ErrUnsupported].
 func (st *Step[S]) Tx() (*sql.Tx, error) { return st.tx.sqlTx() }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"time"
 )
 
 // projector is a projection's consumer.
@@ -58,6 +59,7 @@ func (f *projector[S]) encode() ([]byte, error) {
 func (f *projector[S]) handle(ctx context.Context, tx *batchTx, rows []record) (done int, err error) {
 	dispatcher := f.store.dispatcher(func(d *delivery) error { return f.deliver(ctx, tx, d) })
 	for i := range rows {
+		tx.current = &rows[i]
 		err := dispatcher.dispatch(ctx, &rows[i])
 		if err == nil {
 			// A handler may have hidden it. At once, because on MySQL a deadlock has ended the
@@ -67,7 +69,7 @@ func (f *projector[S]) handle(ctx context.Context, tx *batchTx, rows []record) (
 		if err != nil {
 			return i, err
 		}
-		if tx.stopped {
+		if tx.stopped || time.Now().After(tx.due) {
 			return i + 1, nil
 		}
 	}

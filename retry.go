@@ -21,9 +21,13 @@ func transient(err error) bool {
 	if terminal(err) {
 		return false
 	}
-	return errors.Is(err, errRetry) || errors.Is(err, errLost) || errors.Is(err, ErrRetryTx) ||
+	return errors.Is(err, errRetry) || errors.Is(err, errLost) || errors.Is(err, errUnavailable) || errors.Is(err, ErrRetryTx) ||
 		errors.Is(err, context.DeadlineExceeded)
 }
+
+// denied reports whether the database will never take a statement of the store's own, which is nothing
+// that an event or a handler is to blame for: rights are missing, say.
+func denied(err error) bool { return errors.Is(err, errDenied) }
 
 // terminal reports whether err says that a handler has failed for good. What the handler's own error wraps,
 // which may be anything, means nothing then.

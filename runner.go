@@ -56,8 +56,12 @@ func (r *runner) run(ctx context.Context) error {
 			r.store.opts.Logger.InfoContext(ctx, "lease lost", "projection", r.name, "owner", r.owner)
 		case transient(err):
 			r.batches.failures++
+			pause := pauseAfter(r.batches.failures)
+			if r.batches.losses.err == err { //nolint:errorlint // the very error: the database is well otherwise
+				pause = min(pause, lossPause)
+			}
 			r.store.opts.Logger.WarnContext(ctx, "projection begins again from its checkpoint", "projection", r.name, "attempt", r.batches.failures, "error", err)
-			if sleep(ctx, pauseAfter(r.batches.failures)) != nil {
+			if sleep(ctx, pause) != nil {
 				r.release(ctx, StatusIdle, "")
 				return ctx.Err()
 			}
@@ -84,7 +88,7 @@ func (r *runner) hold(ctx context.Context) (err error) {
 	status := StatusIdle
 	errText := ""
 	l := r.store.leases.begin(ctx, r.store.backend, r.name, r.owner, row.epoch, r.term)
-	r.batches.lease = l
+	r.batches.lease, r.batches.noted = l, false
 	defer func() {
 		if l.lost() && !errors.Is(err, errStopped) {
 			err = ErrLeaseLost
@@ -92,7 +96,10 @@ func (r *runner) hold(ctx context.Context) (err error) {
 		l.giveUp()
 		if err != nil && !errors.Is(err, errStopped) && (terminal(err) || !errors.Is(err, ErrLeaseLost)) && ctx.Err() == nil {
 			if transient(err) {
-				return // run takes it again at once
+				if !r.batches.noted {
+					r.batches.noteFailure(ctx, err)
+				}
+				return // run takes it again
 			}
 			status, errText = StatusFailed, errorText(err)
 		}

@@ -107,7 +107,7 @@ func (r *runner) deleteEmitted(ctx context.Context, tx backendTx, row *projectio
 		err = r.deleteStream(ctx, inside)
 	}
 	if errors.Is(err, ErrRetryTx) {
-		err = &transientError{"projection", err, errRetry} // the transaction is the errand's own
+		err = &statementError{"projection", err, errRetry} // the transaction is the errand's own
 	}
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 )
@@ -18,6 +19,8 @@ type batchTx struct {
 	lease   *lease
 	store   *Store
 	name    string
+	due     time.Time // when to commit, with however many events of the batch
+	current *record   // in the hands of handlers, or the last that was
 	stopped bool
 	wrote   bool  // events
 	emits   bool  // the projection's own stream is there, and can't be deleted
@@ -30,13 +33,19 @@ func (t *batchTx) sqlTx() (*sql.Tx, error) {
 		return nil, err
 	}
 	tx, err := t.inner.sqlTx()
+	if err == nil {
+		err = t.inner.guard()
+	}
 	t.noteFault(err)
-	return tx, err
+	if err != nil {
+		return nil, err
+	}
+	return tx, nil
 }
 
-// noteFault keeps what has kept the transaction from beginning, which is not the handler's failure.
+// noteFault keeps a failure of the store's own statements, which is not the handler's.
 func (t *batchTx) noteFault(err error) {
-	if transient(err) {
+	if transient(err) || denied(err) {
 		t.fault = err
 	}
 }
@@ -98,7 +107,7 @@ func (t *batchTx) ownStream(ctx context.Context, s *Store) error {
 			return err
 		}
 	}
-	return &transientError{"emit", fmt.Errorf("stream %q is made and deleted all the time", t.name), errRetry}
+	return &statementError{"emit", fmt.Errorf("stream %q is made and deleted all the time", t.name), errRetry}
 }
 
 // createStream makes a stream that is the projection's own if it has its name.
@@ -151,9 +160,7 @@ func (t *batchTx) append(ctx context.Context, s *Store, b Batch) error {
 	if conflict := (*ConflictError)(nil); errors.As(err, &conflict) && t.raced(ctx, s, b) {
 		err = fmt.Errorf("%w: %w", ErrRetryTx, err)
 	}
-	if errors.Is(err, ErrRetryTx) {
-		t.fault = err
-	}
+	t.noteFault(err)
 	return err
 }
 
