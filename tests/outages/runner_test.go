@@ -64,6 +64,9 @@ func TestOwnStatementsFail(t *testing.T) {
 		}
 		for statement, is := range statements {
 			for i, o := range outages {
+				if statement != "checkpoint" && i%3 != 0 {
+					continue // which kinds there are, one statement shows
+				}
 				var armed atomic.Int64
 				var seen, met atomic.Bool
 				name := fmt.Sprintf("%s %d", statement, i)
