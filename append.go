@@ -22,7 +22,11 @@ import (
 // Appends can be repeated: one to the same aggregate with the same event IDs in the same order
 // changes nothing and returns the events already stored, whatever version is expected. A partial
 // overlap, another order, or IDs that are stored elsewhere are [*ConflictError]. One ID twice in a
-// call is [ErrInvalid], as is everything else that can't be stored.
+// call is [ErrInvalid], as is everything else that can't be stored. That includes an event larger than
+// the database takes in one statement: max_allowed_packet on MySQL and MariaDB, 1 GB on Postgres. An
+// append of many events is cut into as many statements as it takes.
+//
+// A failed append leaves nothing of it in a caller's transaction, or ends the transaction.
 //
 // Outside a caller's transaction deadlocks and serialisation failures are repeated with back-off.
 // If the connection is lost, the append may or may not have been stored: repeat it with the same

@@ -134,6 +134,15 @@ func (c *statementCache) evict(el *list.Element) {
 	}
 }
 
+// drop has nobody use a statement any more beside those that do.
+func (c *statementCache) drop(st *statement) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if el, ok := c.byText[st.key]; ok && el.Value == st {
+		c.evict(el)
+	}
+}
+
 // close gives back what the server holds, once nobody uses it any more.
 func (c *statementCache) close() {
 	c.mu.Lock()

@@ -36,6 +36,11 @@ type Dialect struct {
 	// locks of gaps.
 	twoGroups bool
 
+	// maxPacket is how many bytes a statement can hold where no setting says so, and packetSetting the
+	// name of the setting where one does.
+	maxPacket     int
+	packetSetting string
+
 	// schema are the steps from nothing to today's tables; they are only ever added to. A
 	// database's schema version says how many of them it has.
 	schema     [][]string
@@ -78,6 +83,7 @@ type installStatements struct {
 	lock       string // name; waits for the lock
 	unlock     string // "": with the transaction
 	encoding   string // one row: the text encoding in use, and whether it will do
+	packet     string // one row: how many bytes a statement can hold; "": Dialect.maxPacket
 	createMeta string
 	version    string
 	setVersion string // version
@@ -118,6 +124,9 @@ type appendStatements struct {
 	versionTaken string // name, aggregate id, version; at the latest, whatever the isolation
 	positionOf   string // event ID; only where not Dialect.returning
 	dropEvents   string // up to the list of positions
+	savepoint    string
+	rollbackTo   string
+	release      string
 }
 
 // returningStatements append where an INSERT returns what it has stored.
@@ -235,6 +244,7 @@ const (
 	faultAborted       // the transaction takes no statement any more, because an earlier one has failed
 	faultLost          // the connection or the server is gone, or not ready
 	faultForeign       // the database is one for another dialect
+	faultPacket        // the statement or a value in it is larger than the server or the driver takes
 )
 
 // classifyConnection recognises, in an error that carries no code of a server, a connection that is

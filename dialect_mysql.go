@@ -21,18 +21,21 @@ SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'nu
     event_id = UNHEX(CONCAT('e5e5000000000000', LPAD(HEX(position), 16, '0')))`
 
 var mysqlDialect = Dialect{
-	name:       "mysql",
-	prepares:   true,
-	schema:     mysqlSchema,
-	timeLayout: "2006-01-02 15:04:05.000000", // without a zone, or the server would convert it
-	classify:   classifyMySQL,
-	eventID:    func(id [16]byte) any { return id[:] },
+	name:          "mysql",
+	prepares:      true,
+	packetSetting: "max_allowed_packet",
+	schema:        mysqlSchema,
+	timeLayout:    "2006-01-02 15:04:05.000000", // without a zone, or the server would convert it
+	classify:      classifyMySQL,
+	eventID:       func(id [16]byte) any { return id[:] },
 	statements: statements{
 		install: installStatements{
 			lock:   `SELECT GET_LOCK(CONCAT(CRC32(DATABASE()), ':', ?), 3600)`,
 			unlock: `SELECT RELEASE_LOCK(CONCAT(CRC32(DATABASE()), ':', ?))`,
 			encoding: `
 SELECT @@character_set_connection, @@character_set_connection = 'utf8mb4' AND @@character_set_client = 'utf8mb4'`,
+			// New connections take the global value, old ones keep theirs.
+			packet: `SELECT LEAST(@@session.max_allowed_packet, @@global.max_allowed_packet)`,
 			createMeta: `
 CREATE TABLE IF NOT EXISTS {meta} (
     name  VARBINARY(64) NOT NULL PRIMARY KEY,
@@ -117,6 +120,9 @@ SELECT 1 FROM {events}
 WHERE stream_id = (SELECT id FROM {streams} WHERE name = ?) AND aggregate_id = ? AND version = ?
 LOCK IN SHARE MODE`,
 			dropEvents: `DELETE FROM {events} WHERE position IN (`,
+			savepoint:  `SAVEPOINT eventstore_append`,
+			rollbackTo: `ROLLBACK TO SAVEPOINT eventstore_append`,
+			release:    `RELEASE SAVEPOINT eventstore_append`,
 		},
 		numbered: numberedStatements{
 			insert: `
@@ -354,8 +360,11 @@ CREATE TABLE IF NOT EXISTS {parked} (
 func classifyMySQL(err error) fault {
 	var e *mysql.MySQLError
 	if !errors.As(err, &e) {
-		if errors.Is(err, mysql.ErrInvalidConn) {
+		switch {
+		case errors.Is(err, mysql.ErrInvalidConn):
 			return faultLost
+		case errors.Is(err, mysql.ErrPktTooLarge):
+			return faultPacket
 		}
 		if errors.As(err, new(interface{ SQLState() string })) {
 			return faultForeign
@@ -369,6 +378,12 @@ func classifyMySQL(err error) fault {
 		if strings.Contains(e.Message, "stream_id") {
 			return faultTaken
 		}
+	case 1105: // ER_UNKNOWN_ERROR, of which this is one: what was sent ahead of a statement is too large
+		if strings.Contains(e.Message, "mysql_send_long_data") {
+			return faultPacket
+		}
+	case 1153: // ER_NET_PACKET_TOO_LARGE
+		return faultPacket
 	case 1205, 1213, 1020, 3572: // lock wait time-out, deadlock, record changed (MariaDB's snapshot isolation), no wait
 		return faultRetry
 	case 1146, 1054: // no such table, unknown column

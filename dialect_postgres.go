@@ -51,6 +51,7 @@ var postgresDialect = Dialect{
 	dollarParameters: true,
 	returning:        true,
 	twoGroups:        true,
+	maxPacket:        1<<30 - 1, // of a message; a value and a row can have some bytes less
 	schema:           postgresSchema,
 	timeLayout:       "2006-01-02 15:04:05.000000Z07:00",
 	classify:         classifyPostgres,
@@ -156,6 +157,9 @@ SELECT s.id,
        statement_timestamp(), 1, false
 FROM {streams} s WHERE s.name = ?::text`,
 			dropEvents: `DELETE FROM {events} WHERE position IN (`,
+			savepoint:  `SAVEPOINT eventstore_append`,
+			rollbackTo: `ROLLBACK TO SAVEPOINT eventstore_append`,
+			release:    `RELEASE SAVEPOINT eventstore_append`,
 		},
 		returning: returningStatements{
 			values: postgresAppendTo + `

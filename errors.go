@@ -44,7 +44,8 @@ var (
 	ErrRetryTx = errors.New("eventstore: roll back and retry the transaction")
 
 	// ErrInvalid says that an argument, an option or a definition can't be used; the text names
-	// it. Nothing was stored.
+	// it. Nothing was stored. A state or metadata larger than the database takes in one statement are
+	// ErrInvalid too.
 	ErrInvalid = errors.New("eventstore: invalid")
 
 	// ErrNotInstalled says that the store's tables are missing or older than this package. Any call

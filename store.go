@@ -165,7 +165,8 @@ func (s *Store) Install(ctx context.Context) error {
 func (s *Store) WriteSchema(w io.Writer) error { return s.backend.writeSchema(w) }
 
 // WithTx returns a store whose calls run inside tx, at whatever isolation it has, and which never
-// commits or rolls it back. Nothing of it is repeated: [Aggregate.Execute] and [Aggregate.Handle]
+// commits it. It rolls tx back in one case: an append has failed, and the database refuses to undo
+// the part that is already stored. Nothing of it is repeated: [Aggregate.Execute] and [Aggregate.Handle]
 // try once, and a deadlock, a serialisation failure or a lost position is [ErrRetryTx]: roll back
 // and run the transaction again. After [*ConflictError] roll back too. Like tx, it is not safe for
 // concurrent use while a sequence is being read. On a memory store, which has no transactions,
