@@ -28,7 +28,9 @@ import (
 //
 // A failed append leaves nothing of it in a caller's transaction, or ends the transaction.
 //
-// Outside a caller's transaction deadlocks and serialisation failures are repeated with back-off.
+// Outside a caller's transaction deadlocks and serialisation failures are repeated with back-off. If
+// the context ends that, the error wraps the last of them too. A unique violation that is not about
+// the store's own keys, but a trigger's say, comes back as it is.
 // If the connection is lost, the append may or may not have been stored: repeat it with the same
 // IDs. The same goes for one whose context ends. Appends that arrive together may share a statement,
 // which then has the values of one of their contexts.
@@ -172,6 +174,7 @@ func (p storedPayload) EventName() string { return p.name }
 // appendWithRetry has the backend append, retries transient failures, and tells a conflict from an
 // append that an earlier call has stored. It returns a.rows, or the rows stored earlier.
 func (s *Store) appendWithRetry(ctx context.Context, a *appendRequest) (stored []record, earlier bool, err error) {
+	var past retries
 	for attempt := 1; ; attempt++ {
 		err := s.backend.append(ctx, a)
 		if err == nil {
@@ -179,22 +182,25 @@ func (s *Store) appendWithRetry(ctx context.Context, a *appendRequest) (stored [
 		}
 		if errors.Is(err, errVersion) {
 			var stored []record
+			refusal := err
 			if stored, err = s.explainConflict(ctx, a); err == nil {
 				return stored, true, nil
 			}
+			err = past.refused(refusal, err)
 		}
 		if !errors.Is(err, errRetry) {
-			return nil, false, err
+			return nil, false, past.ended(ctx, err)
 		}
+		past.last = err
 		if s.inTx {
-			return nil, false, fmt.Errorf("%w: %w", ErrRetryTx, err)
+			return nil, false, retryTx(err)
 		}
 		if attempt == maxRetries {
 			return nil, false, err
 		}
 		s.opts.Logger.DebugContext(ctx, "append repeated", "stream", a.stream, "aggregate", a.aggregateID, "attempt", attempt, "error", err)
 		if err := backOff(ctx, attempt); err != nil {
-			return nil, false, err
+			return nil, false, past.ended(ctx, err)
 		}
 	}
 }

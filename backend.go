@@ -86,6 +86,18 @@ func (e *transientError) Unwrap() error { return e.err }
 
 func (e *transientError) Is(target error) bool { return target == e.kind }
 
+// refusedError is an errVersion with what the database said.
+type refusedError struct {
+	err   error
+	owner keyOwner // of the key that has refused
+}
+
+func (e *refusedError) Error() string { return errVersion.Error() + ": " + e.err.Error() }
+
+func (e *refusedError) Unwrap() error { return e.err }
+
+func (e *refusedError) Is(target error) bool { return target == errVersion }
+
 // record is an event as it is stored. Its bytes are never changed once it has been handed out.
 type record struct {
 	position    Position

@@ -61,13 +61,15 @@ func (b *sqlBackend) withTx(tx *sql.Tx) backend {
 // run calls fn, which must not have effects when it fails, again for as long as the database asks
 // for that, and says in its error which operation it was.
 func (b *sqlBackend) run(ctx context.Context, op string, fn func(conn) error) error {
+	var past retries
 	for attempt := 1; ; attempt++ {
 		err := b.failed(op, fn(b.conn()))
 		if !errors.Is(err, errRetry) || attempt == maxRetries {
-			return err
+			return past.ended(ctx, err)
 		}
+		past.last = err
 		if err := backOff(ctx, attempt); err != nil {
-			return err
+			return past.ended(ctx, err)
 		}
 	}
 }

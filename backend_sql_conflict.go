@@ -67,6 +67,16 @@ func (b *sqlBackend) mustLookUp(ctx context.Context, c conn, a *appendRequest, e
 	return err
 }
 
+// refusal returns an errVersion for a faultTaken, unless it is about a key that is not the store's: then
+// nothing of the store is in the append's way.
+func (b *sqlBackend) refusal(err error) error {
+	owner := b.dialect.violated(b.prefix, err)
+	if owner == foreignKey {
+		return err
+	}
+	return &refusedError{err, owner}
+}
+
 // dropRows takes rows back that this very transaction has inserted; their positions become holes
 // like those of a rollback. A context that ends meanwhile must not leave them there.
 func (b *sqlBackend) dropRows(ctx context.Context, c conn, rows []record) error {

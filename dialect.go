@@ -52,6 +52,9 @@ type Dialect struct {
 	eventID func(id [16]byte) any
 	// classify says what an error of the driver means.
 	classify func(err error) fault
+	// violated says whose unique key a faultTaken is about, as far as the text of err tells: prefix
+	// begins the names of the store's tables.
+	violated func(prefix string, err error) keyOwner
 }
 
 // statements are a dialect's texts, by what the store does with them. A comment names a text's
@@ -245,6 +248,15 @@ const (
 	faultLost          // the connection or the server is gone, or not ready
 	faultForeign       // the database is one for another dialect
 	faultPacket        // the statement or a value in it is larger than the server or the driver takes
+)
+
+// keyOwner is whose a unique key is.
+type keyOwner int
+
+const (
+	someKey    keyOwner = iota // the text does not tell
+	ownKey                     // one of the events' table
+	foreignKey                 // that of a table which a trigger writes to, say
 )
 
 // classifyConnection recognises, in an error that carries no code of a server, a connection that is

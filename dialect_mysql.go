@@ -27,6 +27,7 @@ var mysqlDialect = Dialect{
 	schema:        mysqlSchema,
 	timeLayout:    "2006-01-02 15:04:05.000000", // without a zone, or the server would convert it
 	classify:      classifyMySQL,
+	violated:      violatedMySQL,
 	eventID:       func(id [16]byte) any { return id[:] },
 	statements: statements{
 		install: installStatements{
@@ -392,4 +393,28 @@ func classifyMySQL(err error) fault {
 		return faultLost
 	}
 	return faultOther
+}
+
+// violatedMySQL looks for the name of the key, before which MySQL has the table's. MariaDB tells the key
+// alone: PRIMARY is one of every table. An error of the guard tells nothing.
+func violatedMySQL(prefix string, err error) keyOwner {
+	var e *mysql.MySQLError
+	if !errors.As(err, &e) || e.Number != 1062 {
+		return someKey
+	}
+	quoted := strings.Split(e.Message, "'")
+	if len(quoted) < 3 {
+		return someKey
+	}
+	key := quoted[len(quoted)-2]
+	table, _, tells := strings.Cut(key, ".")
+	switch {
+	case tells && !strings.EqualFold(table, prefix+"events"):
+		return foreignKey
+	case tells || key == "stream_id":
+		return ownKey
+	case key == "PRIMARY" || key == "event_id":
+		return someKey
+	}
+	return foreignKey
 }

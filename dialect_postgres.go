@@ -55,6 +55,7 @@ var postgresDialect = Dialect{
 	schema:           postgresSchema,
 	timeLayout:       "2006-01-02 15:04:05.000000Z07:00",
 	classify:         classifyPostgres,
+	violated:         violatedPostgres,
 	eventID:          func(id [16]byte) any { return hex.EncodeToString(id[:]) },
 	statements: statements{
 		install: installStatements{
@@ -418,4 +419,14 @@ func classifyPostgres(err error) fault {
 		return faultLost
 	}
 	return faultOther
+}
+
+// violatedPostgres looks for the name of the constraint, which begins with that of the table. Of a long
+// name the server cuts both the table's and the columns'.
+func violatedPostgres(prefix string, err error) keyOwner {
+	table := strings.ToLower(prefix) + "events_"
+	if strings.Contains(err.Error(), table[:min(len(table), 24)]) {
+		return ownKey
+	}
+	return foreignKey
 }

@@ -40,7 +40,7 @@ var (
 	ErrLeaseLost = errors.New("eventstore: lease lost")
 
 	// ErrRetryTx says that the caller's transaction has met a deadlock, a serialisation failure
-	// or a lost position: roll it back and run it again.
+	// or a lost position: roll it back and run it again. It wraps what the database has said, if anything.
 	ErrRetryTx = errors.New("eventstore: roll back and retry the transaction")
 
 	// ErrInvalid says that an argument, an option or a definition can't be used; the text names
