@@ -103,7 +103,11 @@ func (s *Store) encode(b Batch) (*appendRequest, error) {
 	if b.Expected < MustExist {
 		return nil, invalid("expected version %d", int64(b.Expected))
 	}
-	a := &appendRequest{stream: b.Stream, aggregateID: b.AggregateID, expected: b.Expected, at: s.now()}
+	at, err := s.now()
+	if err != nil {
+		return nil, err
+	}
+	a := &appendRequest{stream: b.Stream, aggregateID: b.AggregateID, expected: b.Expected, at: at}
 	if len(b.Events) == 1 {
 		a.rows = a.one[:]
 	} else {

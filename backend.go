@@ -88,8 +88,8 @@ func (e *transientError) Is(target error) bool { return target == e.kind }
 
 // refusedError is an errVersion with what the database said.
 type refusedError struct {
-	err   error
-	owner keyOwner // of the key that has refused
+	err error
+	own bool // one of the store's keys has refused, and no other
 }
 
 func (e *refusedError) Error() string { return errVersion.Error() + ": " + e.err.Error() }

@@ -31,6 +31,7 @@ type sqlShared struct {
 	cache       *statementCache
 	hints       appendHints
 	limit       packetLimit
+	settings    settingsCheck
 	groupCommit *groupCommit
 	sealer      *sealer
 	log         *slog.Logger
@@ -81,6 +82,9 @@ func (b *sqlBackend) transact(ctx context.Context, op string, fn func(conn) erro
 	return b.run(ctx, op, func(c conn) error {
 		if c.tx != nil {
 			return fn(c)
+		}
+		if err := b.settings.check(ctx, b.db, &b.text.install); err != nil {
+			return err
 		}
 		tx, err := b.db.BeginTx(ctx, readCommitted)
 		if err != nil {
@@ -142,34 +146,24 @@ type conn struct {
 
 func (b *sqlBackend) conn() conn { return conn{b: b, tx: b.tx} }
 
-// executor is what can run a statement: *sql.DB, *sql.Conn and *sql.Tx, and *sql.Stmt with its text
-// left out.
-type executor interface {
-	ExecContext(ctx context.Context, text string, args ...any) (sql.Result, error)
-	QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error)
-}
-
-type prepared struct{ *sql.Stmt }
-
-func (p prepared) ExecContext(ctx context.Context, _ string, args ...any) (sql.Result, error) {
-	return p.Stmt.ExecContext(ctx, args...)
-}
-
-func (p prepared) QueryContext(ctx context.Context, _ string, args ...any) (*sql.Rows, error) {
-	return p.Stmt.QueryContext(ctx, args...)
-}
-
 // executor returns what runs st here.
 func (c conn) executor(ctx context.Context, st *statement) executor {
 	switch {
+	case c.one != nil || st.stmt == nil:
+		return c.plain()
+	case c.tx != nil:
+		return prepared{c.tx.StmtContext(ctx, st.stmt)}
+	}
+	return prepared{st.stmt}
+}
+
+// plain returns what runs a text here.
+func (c conn) plain() executor {
+	switch {
 	case c.one != nil:
 		return c.one
-	case c.tx != nil && st.stmt != nil:
-		return prepared{c.tx.StmtContext(ctx, st.stmt)}
 	case c.tx != nil:
 		return c.tx
-	case st.stmt != nil:
-		return prepared{st.stmt}
 	}
 	return c.b.db
 }
@@ -193,6 +187,9 @@ type running struct {
 // Closing the statement is what clears it. It goes prepared in any case, since with interpolateParams
 // the driver would write the values into a text of up to twice their size.
 func (c conn) start(ctx context.Context, text string, args []any) (running, error) {
+	if err := c.b.settings.check(ctx, c.plain(), &c.b.text.install); err != nil {
+		return running{}, err
+	}
 	size := statementSize(args)
 	if size > smallStatement {
 		if err := c.fits(ctx, size); err != nil {
@@ -277,15 +274,6 @@ func (c conn) query(ctx context.Context, scan func(*sql.Rows) error, text string
 		err = scanAll(rows, scan)
 	}
 	return c.end(&r, err)
-}
-
-func scanAll(rows *sql.Rows, scan func(*sql.Rows) error) error {
-	for rows.Next() {
-		if err := scan(rows); err != nil {
-			return errors.Join(err, rows.Close())
-		}
-	}
-	return errors.Join(rows.Err(), rows.Close())
 }
 
 // row is query for a statement that returns one row or none.

@@ -74,7 +74,7 @@ func (b *sqlBackend) refusal(err error) error {
 	if owner == foreignKey {
 		return err
 	}
-	return &refusedError{err, owner}
+	return &refusedError{err, owner == ownKey}
 }
 
 // dropRows takes rows back that this very transaction has inserted; their positions become holes

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestStatementLimit keeps within a limit that no setting tells, as Postgres has it, without a
@@ -16,6 +17,7 @@ func TestStatementLimit(t *testing.T) {
 	small := *Postgres
 	small.maxPacket = most
 	b := newSQLBackend(sql.OpenDB(unconnected{io.ErrUnexpectedEOF}), &small, "es_", slog.New(slog.DiscardHandler))
+	b.settings.passed.Store(time.Now().UnixNano())
 	row := func(n int) record { return record{data: make([]byte, n), metadata: noMetadata} }
 	for _, n := range []int{most, most - packetSlack} {
 		a := &appendRequest{stream: "accounts", aggregateID: "a", expected: AnyVersion, rows: []record{row(20), row(n)}}

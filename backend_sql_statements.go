@@ -194,3 +194,20 @@ func (st *statement) retire() {
 		st.cache.retired = append(st.cache.retired, st.stmt)
 	}
 }
+
+// executor is what can run a statement: *sql.DB, *sql.Conn and *sql.Tx, and *sql.Stmt with its text
+// left out.
+type executor interface {
+	ExecContext(ctx context.Context, text string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error)
+}
+
+type prepared struct{ *sql.Stmt }
+
+func (p prepared) ExecContext(ctx context.Context, _ string, args ...any) (sql.Result, error) {
+	return p.Stmt.ExecContext(ctx, args...)
+}
+
+func (p prepared) QueryContext(ctx context.Context, _ string, args ...any) (*sql.Rows, error) {
+	return p.Stmt.QueryContext(ctx, args...)
+}

@@ -85,7 +85,8 @@ const eventColumns = "stream_id, aggregate_id, version, event_id, name, data, me
 type installStatements struct {
 	lock       string // name; waits for the lock
 	unlock     string // "": with the transaction
-	encoding   string // one row: the text encoding in use, and whether it will do
+	settings   string // rows: a setting of the connection that loses or garbles data, its value, what the store needs, whether that is so only if clock can't be read
+	clock      string // one row: a time
 	packet     string // one row: how many bytes a statement can hold; "": Dialect.maxPacket
 	createMeta string
 	version    string

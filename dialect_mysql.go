@@ -11,7 +11,8 @@ import (
 
 // MySQL is the dialect of MySQL 8.0 and later and of MariaDB 10.6 and later, through
 // github.com/go-sql-driver/mysql. The connection's character set must be utf8mb4, the driver's
-// default.
+// default. It must commit by itself (autocommit), check unique keys (unique_checks), and not cut
+// results short (sql_select_limit). Otherwise every call is [ErrInvalid] with the setting's name.
 var MySQL = &mysqlDialect
 
 // mysqlErase makes gap rows of events, up to the condition.
@@ -33,8 +34,19 @@ var mysqlDialect = Dialect{
 		install: installStatements{
 			lock:   `SELECT GET_LOCK(CONCAT(CRC32(DATABASE()), ':', ?), 3600)`,
 			unlock: `SELECT RELEASE_LOCK(CONCAT(CRC32(DATABASE()), ':', ?))`,
-			encoding: `
-SELECT @@character_set_connection, @@character_set_connection = 'utf8mb4' AND @@character_set_client = 'utf8mb4'`,
+			// Without autocommit, or with transactions that chain, nothing commits what is not in a transaction.
+			// Without unique_checks InnoDB may store what violates a unique key. A result that is cut short
+			// looks as if there were no more: the LIMIT is here so that this one is not.
+			settings: `
+SELECT 'autocommit', '0', '1', 0 FROM DUAL WHERE @@autocommit = 0
+UNION ALL SELECT 'completion_type', @@completion_type, 'NO_CHAIN', 0 FROM DUAL WHERE @@completion_type <> 'NO_CHAIN'
+UNION ALL SELECT 'character_set_client', @@character_set_client, 'utf8mb4', 0 FROM DUAL WHERE @@character_set_client <> 'utf8mb4'
+UNION ALL SELECT 'character_set_connection', @@character_set_connection, 'utf8mb4', 0 FROM DUAL WHERE @@character_set_connection <> 'utf8mb4'
+UNION ALL SELECT 'character_set_results', @@character_set_results, 'utf8mb4', 0 FROM DUAL WHERE @@character_set_results NOT IN ('utf8mb4', 'binary')
+UNION ALL SELECT 'sql_select_limit', CAST(@@sql_select_limit AS CHAR), 'its default', 0 FROM DUAL WHERE @@sql_select_limit < 4294967295
+UNION ALL SELECT 'unique_checks', '0', '1', 0 FROM DUAL WHERE @@unique_checks = 0
+LIMIT 10`,
+			clock: `SELECT CAST(UTC_TIMESTAMP(6) AS CHAR)`,
 			// New connections take the global value, old ones keep theirs.
 			packet: `SELECT LEAST(@@session.max_allowed_packet, @@global.max_allowed_packet)`,
 			createMeta: `

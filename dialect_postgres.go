@@ -11,6 +11,8 @@ import (
 )
 
 // Postgres is the dialect of PostgreSQL 13 and later, tested through github.com/jackc/pgx/v5/stdlib.
+// The database's encoding and the connection's must be UTF8. Otherwise every call is [ErrInvalid] with
+// the setting's name.
 var Postgres = &postgresDialect
 
 // postgresGuarded is the appends of a group whose aggregates are as expected, with their streams and
@@ -60,8 +62,13 @@ var postgresDialect = Dialect{
 	statements: statements{
 		install: installStatements{
 			lock: `SELECT pg_advisory_xact_lock(hashtext(?::text))`,
-			encoding: `
-SELECT current_setting('server_encoding'), current_setting('server_encoding') = 'UTF8'`,
+			// With client_encoding SQL_ASCII nothing is converted. Times come in binary form but for pgx's simple
+			// protocol, which reads them in one style: an append would be stored, and then fail.
+			settings: `
+SELECT 'server_encoding', current_setting('server_encoding'), 'UTF8', false WHERE current_setting('server_encoding') <> 'UTF8'
+UNION ALL SELECT 'client_encoding', current_setting('client_encoding'), 'UTF8', false WHERE current_setting('client_encoding') NOT IN ('UTF8', 'SQL_ASCII')
+UNION ALL SELECT 'DateStyle', current_setting('DateStyle'), 'ISO', true WHERE current_setting('DateStyle') NOT LIKE 'ISO%'`,
+			clock: `SELECT statement_timestamp()`,
 			createMeta: `
 CREATE TABLE IF NOT EXISTS {meta} (
     name  text   COLLATE "C" PRIMARY KEY,

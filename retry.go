@@ -66,7 +66,7 @@ func (r *retries) refused(refusal, why error) error {
 	} else {
 		r.text, r.same = text, 1
 	}
-	if said.owner != ownKey && r.same == maxSameRefusals {
+	if !said.own && r.same == maxSameRefusals {
 		return &locatedError{"append", said.err}
 	}
 	return &transientError{"append", said.err, errRetry}
