@@ -22,9 +22,15 @@ import (
 // Appends can be repeated: one to the same aggregate with the same event IDs in the same order
 // changes nothing and returns the events already stored, whatever version is expected. A partial
 // overlap, another order, or IDs that are stored elsewhere are [*ConflictError]. One ID twice in a
-// call is [ErrInvalid], as is everything else that can't be stored.
+// call is [ErrInvalid], as is everything else that can't be stored. That includes an event larger than
+// the database takes in one statement: max_allowed_packet on MySQL and MariaDB, 1 GB on Postgres. An
+// append of many events is cut into as many statements as it takes.
 //
-// Outside a caller's transaction deadlocks and serialisation failures are repeated with back-off.
+// A failed append leaves nothing of it in a caller's transaction, or ends the transaction.
+//
+// Outside a caller's transaction deadlocks and serialisation failures are repeated with back-off. If
+// the context ends that, the error wraps the last of them too. A unique violation that is not about
+// the store's own keys, but a trigger's say, comes back as it is.
 // If the connection is lost, the append may or may not have been stored: repeat it with the same
 // IDs. The same goes for one whose context ends. Appends that arrive together may share a statement,
 // which then has the values of one of their contexts.
@@ -106,7 +112,11 @@ func (s *Store) encode(b Batch, origin *batchOrigin) (*appendRequest, error) {
 	if b.Expected < MustExist {
 		return nil, invalid("expected version %d", int64(b.Expected))
 	}
-	a := &appendRequest{stream: b.Stream, aggregateID: b.AggregateID, lastEvent: lastEvent{b.Expected, origin.follows(&b)}, at: s.now()}
+	at, err := s.now()
+	if err != nil {
+		return nil, err
+	}
+	a := &appendRequest{stream: b.Stream, aggregateID: b.AggregateID, lastEvent: lastEvent{b.Expected, origin.follows(&b)}, at: at}
 	if len(b.Events) == 1 {
 		a.rows = a.one[:]
 	} else {
@@ -183,6 +193,7 @@ func (p storedPayload) EventName() string { return p.name }
 // appendWithRetry has the backend append, retries transient failures, and tells a conflict from an
 // append that an earlier call has stored. It returns a.rows, or the rows stored earlier.
 func (s *Store) appendWithRetry(ctx context.Context, a *appendRequest) (stored []record, earlier bool, err error) {
+	var past retries
 	for attempt := 1; ; attempt++ {
 		err := s.backend.append(ctx, a)
 		if err == nil {
@@ -190,22 +201,25 @@ func (s *Store) appendWithRetry(ctx context.Context, a *appendRequest) (stored [
 		}
 		if errors.Is(err, errVersion) {
 			var stored []record
+			refusal := err
 			if stored, err = s.explainConflict(ctx, a); err == nil {
 				return stored, true, nil
 			}
+			err = past.refused(refusal, err)
 		}
 		if !errors.Is(err, errRetry) {
-			return nil, false, err
+			return nil, false, past.ended(ctx, err)
 		}
+		past.last = err
 		if s.inTx {
-			return nil, false, fmt.Errorf("%w: %w", ErrRetryTx, err)
+			return nil, false, retryTx(err)
 		}
 		if attempt == maxRetries {
 			return nil, false, err
 		}
 		s.opts.Logger.DebugContext(ctx, "append repeated", "stream", a.stream, "aggregate", a.aggregateID, "attempt", attempt, "error", err)
 		if err := backOff(ctx, attempt); err != nil {
-			return nil, false, err
+			return nil, false, past.ended(ctx, err)
 		}
 	}
 }

@@ -98,6 +98,18 @@ func (e *statementError) Unwrap() error { return e.err }
 
 func (e *statementError) Is(target error) bool { return target == e.kind }
 
+// refusedError is an errVersion with what the database said.
+type refusedError struct {
+	err error
+	own bool // one of the store's keys has refused, and no other
+}
+
+func (e *refusedError) Error() string { return errVersion.Error() + ": " + e.err.Error() }
+
+func (e *refusedError) Unwrap() error { return e.err }
+
+func (e *refusedError) Is(target error) bool { return target == errVersion }
+
 // record is an event as it is stored. Its bytes are never changed once it has been handed out.
 type record struct {
 	position    Position

@@ -4,6 +4,7 @@
 package eventstore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -18,7 +19,8 @@ import (
 // the outcome. The texts are the dialect's.
 type sqlBackend struct {
 	*sqlShared
-	tx *sql.Tx // the caller's, or nil
+	tx   *sql.Tx // the caller's, or nil
+	ours bool    // tx is a batch's
 }
 
 // sqlShared is what the backends of a store and of its WithTx copies have in common.
@@ -29,6 +31,8 @@ type sqlShared struct {
 	text        *statements
 	cache       *statementCache
 	hints       appendHints
+	limit       packetLimit
+	settings    settingsCheck
 	groupCommit *groupCommit
 	sealer      *sealer
 	log         *slog.Logger
@@ -36,12 +40,16 @@ type sqlShared struct {
 
 func newSQLBackend(db *sql.DB, dialect *Dialect, prefix string, log *slog.Logger) *sqlBackend {
 	shared := &sqlShared{db: db, dialect: dialect, prefix: prefix, text: &dialect.statements, sealer: newSealer(), log: log}
+	shared.limit.fixed = dialect.maxPacket
 	shared.cache = newStatementCache(db, dialect, prefix)
 	// A store needs no closing, but the server should not keep its prepared statements for as
 	// long as the caller keeps the pool.
 	runtime.AddCleanup(shared, func(c *statementCache) { c.close() }, shared.cache)
 	b := &sqlBackend{sqlShared: shared}
-	shared.groupCommit = &groupCommit{insertAlone: b.appendAlone, insertGroup: b.insertGroup, twoGroups: b.dialect.twoGroups}
+	shared.groupCommit = &groupCommit{
+		insertAlone: b.appendAlone, insertGroup: b.insertGroup, twoGroups: b.dialect.twoGroups,
+		maxBytes: func() int { return shared.limit.cut(2*maxGroupBytes) / 2 },
+	}
 	return b
 }
 
@@ -55,13 +63,15 @@ func (b *sqlBackend) withTx(tx *sql.Tx) backend {
 // run calls fn, which must not have effects when it fails, again for as long as the database asks
 // for that, and says in its error which operation it was.
 func (b *sqlBackend) run(ctx context.Context, op string, fn func(conn) error) error {
+	var past retries
 	for attempt := 1; ; attempt++ {
 		err := b.failed(op, fn(b.conn()))
 		if !errors.Is(err, errRetry) || attempt == maxRetries {
-			return err
+			return past.ended(ctx, err)
 		}
+		past.last = err
 		if err := backOff(ctx, attempt); err != nil {
-			return err
+			return past.ended(ctx, err)
 		}
 	}
 }
@@ -73,6 +83,9 @@ func (b *sqlBackend) transact(ctx context.Context, op string, fn func(conn) erro
 	return b.run(ctx, op, func(c conn) error {
 		if c.tx != nil {
 			return fn(c)
+		}
+		if err := b.settings.check(ctx, b.db, &b.text.install); err != nil {
+			return err
 		}
 		tx, err := b.db.BeginTx(ctx, readCommitted)
 		if err != nil {
@@ -95,16 +108,24 @@ func (b *sqlBackend) failed(op string, err error) error {
 	if err == nil {
 		return nil
 	}
+	if tooLarge, _ := isTooLarge(err); tooLarge {
+		if errors.Is(err, ErrInvalid) || errors.Is(err, errRetry) || errors.Is(err, ErrRetryTx) {
+			return err
+		}
+		return invalid("%s: %w", op, err)
+	}
 	switch b.dialect.classify(err) {
 	case faultNoTable:
 		return fmt.Errorf("%w (%w)", ErrNotInstalled, err)
 	case faultRetry:
-		if b.tx != nil {
-			return fmt.Errorf("%w: %s: %w", ErrRetryTx, op, err)
-		}
-		return &statementError{op, err, errRetry}
+		return b.retryable(op, err)
 	case faultLost:
 		return &statementError{op, err, errLost}
+	case faultDriver:
+		if isOwn(err) {
+			break
+		}
+		return &statementError{op, err, errUnavailable}
 	case faultDown, faultEnded:
 		return &statementError{op, err, errUnavailable}
 	case faultDenied:
@@ -118,6 +139,24 @@ func (b *sqlBackend) failed(op string, err error) error {
 	return fmt.Errorf("eventstore: %s: %w", op, err)
 }
 
+// isOwn reports whether an error is one of the store's own, which no driver has made.
+func isOwn(err error) bool {
+	for _, own := range []error{errVersion, errRetry, ErrInvalid, ErrLeaseLost, errEnded} {
+		if errors.Is(err, own) {
+			return true
+		}
+	}
+	return false
+}
+
+// retryable returns err as one that asks for a repetition.
+func (b *sqlBackend) retryable(op string, err error) error {
+	if b.tx != nil {
+		return fmt.Errorf("%w: %s: %w", ErrRetryTx, op, err)
+	}
+	return &statementError{op, err, errRetry}
+}
+
 // conn is where statements run: a transaction, one connection, or (both nil) the pool.
 type conn struct {
 	b   *sqlBackend
@@ -127,66 +166,136 @@ type conn struct {
 
 func (b *sqlBackend) conn() conn { return conn{b: b, tx: b.tx} }
 
-// executor is what can run a statement: *sql.DB, *sql.Conn and *sql.Tx, and *sql.Stmt with its text
-// left out.
-type executor interface {
-	ExecContext(ctx context.Context, text string, args ...any) (sql.Result, error)
-	QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error)
-}
-
-type prepared struct{ *sql.Stmt }
-
-func (p prepared) ExecContext(ctx context.Context, _ string, args ...any) (sql.Result, error) {
-	return p.Stmt.ExecContext(ctx, args...)
-}
-
-func (p prepared) QueryContext(ctx context.Context, _ string, args ...any) (*sql.Rows, error) {
-	return p.Stmt.QueryContext(ctx, args...)
-}
-
 // executor returns what runs st here.
 func (c conn) executor(ctx context.Context, st *statement) executor {
 	switch {
+	case c.one != nil || st.stmt == nil:
+		return c.plain()
+	case c.tx != nil:
+		return prepared{c.tx.StmtContext(ctx, st.stmt)}
+	}
+	return prepared{st.stmt}
+}
+
+// plain returns what runs a text here.
+func (c conn) plain() executor {
+	switch {
 	case c.one != nil:
 		return c.one
-	case c.tx != nil && st.stmt != nil:
-		return prepared{c.tx.StmtContext(ctx, st.stmt)}
 	case c.tx != nil:
 		return c.tx
-	case st.stmt != nil:
-		return prepared{st.stmt}
 	}
 	return c.b.db
 }
 
+// running is a statement between its start and its end.
+type running struct {
+	executor
+	text string
+	size int
+	kept *statement
+	once *sql.Stmt
+	one  *sql.Conn // of once, outside a transaction
+}
+
+// start gets a statement ready to run. The caller calls end.
+//
+// A large one is prepared for this once, on one connection. One that is kept would poison its
+// connection if it failed: go-sql-driver sends a large parameter ahead, in packets of its own. The
+// server keeps that, or an error that it was too large, with the prepared statement, and the next to
+// execute the statement there gets the error, or has its own parameter added to the one before.
+// Closing the statement is what clears it. It goes prepared in any case, since with interpolateParams
+// the driver would write the values into a text of up to twice their size.
+func (c conn) start(ctx context.Context, text string, args []any) (running, error) {
+	if c.tx != nil && (c.b.tx == nil || c.b.ours) {
+		// It was checked before it began, and a handler's has settings of its own by now.
+	} else if err := c.b.settings.check(ctx, c.plain(), &c.b.text.install); err != nil {
+		return running{}, err
+	}
+	size := statementSize(args)
+	if size > smallStatement {
+		if err := c.fits(ctx, size); err != nil {
+			return running{}, err
+		}
+		if c.b.dialect.prepares && size > min(keptStatement, c.b.limit.cut(keptStatement*4)/4) {
+			return c.startOnce(ctx, text, size)
+		}
+	}
+	st, err := c.b.cache.get(ctx, text, c.tx == nil && c.one == nil && len(args) > 0)
+	if err != nil {
+		return running{}, err
+	}
+	return running{executor: c.executor(ctx, st), text: st.text, size: size, kept: st}, nil
+}
+
+func (c conn) startOnce(ctx context.Context, text string, size int) (r running, err error) {
+	r.text, r.size = c.b.dialect.bind(c.b.prefix, text), size
+	switch {
+	case c.tx != nil:
+		r.once, err = c.tx.PrepareContext(ctx, r.text)
+	case c.one != nil:
+		r.once, err = c.one.PrepareContext(ctx, r.text)
+	default:
+		err = c.b.onOne(ctx, func(one *sql.Conn) (err error) {
+			if r.once, err = one.PrepareContext(ctx, r.text); err == nil {
+				r.one = one
+			}
+			return err
+		})
+	}
+	r.executor = prepared{r.once}
+	return r, err
+}
+
+// end gives back what a statement has held, and returns its error: as a packetError if that says that
+// it was too large.
+func (c conn) end(r *running, err error) error {
+	tooLarge := err != nil && c.b.dialect.classify(err) == faultPacket
+	switch {
+	case r.kept != nil:
+		if tooLarge {
+			c.b.cache.drop(r.kept)
+		}
+		r.kept.release()
+	default:
+		_ = r.once.Close() // one that can't be closed goes with its connection
+		if r.one != nil {
+			_ = r.one.Close() // gives it back
+		}
+	}
+	if tooLarge {
+		limit := cmp.Or(c.b.limit.fixed, int(c.b.limit.server.Load()))
+		c.b.limit.refused(r.size)
+		return &packetError{size: r.size, limit: limit, setting: c.b.dialect.packetSetting, err: err}
+	}
+	if r.size > smallStatement && err != nil && c.b.dialect.classify(err) == faultLost {
+		c.b.limit.server.Store(0) // servers hang up on a packet that is too large
+	}
+	return err
+}
+
 // exec runs a statement that returns no rows.
 func (c conn) exec(ctx context.Context, text string, args ...any) (sql.Result, error) {
-	st, err := c.b.cache.get(ctx, text, c.tx == nil && c.one == nil && len(args) > 0)
+	r, err := c.start(ctx, text, args)
 	if err != nil {
 		return nil, err
 	}
-	defer st.release()
-	return c.executor(ctx, st).ExecContext(ctx, st.text, args...)
+	res, err := r.ExecContext(ctx, r.text, args...)
+	return res, c.end(&r, err)
 }
 
 // query runs a statement and calls scan for each of its rows. The rows are closed when it
 // returns, and what ended them early is its error.
 func (c conn) query(ctx context.Context, scan func(*sql.Rows) error, text string, args ...any) error {
-	st, err := c.b.cache.get(ctx, text, c.tx == nil && c.one == nil && len(args) > 0)
+	r, err := c.start(ctx, text, args)
 	if err != nil {
 		return err
 	}
-	defer st.release()
-	rows, err := c.executor(ctx, st).QueryContext(ctx, st.text, args...)
-	if err != nil {
-		return err
+	rows, err := r.QueryContext(ctx, r.text, args...)
+	if err == nil {
+		err = scanAll(rows, scan)
 	}
-	for rows.Next() {
-		if err := scan(rows); err != nil {
-			return errors.Join(err, rows.Close())
-		}
-	}
-	return errors.Join(rows.Err(), rows.Close())
+	return c.end(&r, err)
 }
 
 // row is query for a statement that returns one row or none.
@@ -217,17 +326,12 @@ func (c conn) changes(ctx context.Context, text string, args ...any) (changed bo
 			return false, ctx.Err()
 		}
 	}
-	for range 3 { // as the pool does: connections that are gone are found out by their use
-		var one *sql.Conn
-		if one, err = c.b.db.Conn(ctx); err != nil {
-			return false, err
+	err = c.b.onOne(ctx, func(one *sql.Conn) (err error) {
+		if changed, err = (conn{b: c.b, one: one}).changesHere(ctx, text, args); err == nil {
+			_ = one.Close() // gives it back
 		}
-		changed, err = conn{b: c.b, one: one}.changesHere(ctx, text, args)
-		_ = one.Close() // gives it back
-		if !errors.Is(err, driver.ErrBadConn) {
-			break
-		}
-	}
+		return err
+	})
 	return changed, err
 }
 
@@ -238,6 +342,26 @@ func (c conn) changesHere(ctx context.Context, text string, args []any) (bool, e
 	}
 	n, err := res.RowsAffected()
 	return n > 0, err
+}
+
+// onOne runs fn with a connection, which fn has taken over if it returns nil. As the pool does, it tries
+// another one where fn finds that a connection is gone.
+func (b *sqlBackend) onOne(ctx context.Context, fn func(*sql.Conn) error) error {
+	var err error
+	for range 3 {
+		var one *sql.Conn
+		if one, err = b.db.Conn(ctx); err != nil {
+			return err
+		}
+		if err = fn(one); err == nil {
+			return nil
+		}
+		_ = one.Close() // gives it back
+		if !errors.Is(err, driver.ErrBadConn) {
+			return err
+		}
+	}
+	return err
 }
 
 // asyncResult is what a result has told.
@@ -256,6 +380,36 @@ func async(result func() (int64, error)) <-chan asyncResult {
 		answer <- asyncResult{n, err}
 	}()
 	return answer
+}
+
+// maxPacket returns how many bytes the server takes in one statement.
+func (c conn) maxPacket(ctx context.Context) (int, error) {
+	if n := cmp.Or(c.b.limit.fixed, int(c.b.limit.server.Load())); n > 0 {
+		return n, nil
+	}
+	return c.askMaxPacket(ctx)
+}
+
+func (c conn) askMaxPacket(ctx context.Context) (int, error) {
+	var n int64
+	_, err := c.row(ctx, []any{&n}, c.b.text.install.packet)
+	if err == nil {
+		c.b.limit.server.Store(n)
+	}
+	return int(n), err
+}
+
+// fits returns a packetError if a statement can't hold so many bytes. What is known of the server
+// may be out of date, so that it is asked again before anything is refused.
+func (c conn) fits(ctx context.Context, size int) error {
+	limit, err := c.maxPacket(ctx)
+	if err == nil && size > room(limit) && c.b.limit.fixed == 0 {
+		limit, err = c.askMaxPacket(ctx)
+	}
+	if err == nil && size > room(limit) {
+		err = &packetError{size: size, limit: limit, setting: c.b.dialect.packetSetting}
+	}
+	return err
 }
 
 // timeArg returns a time as a parameter; the zero time is NULL.

@@ -36,7 +36,7 @@ func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendRequest
 		err = b.insertHinted(ctx, c, a, rows, h, false)
 	}
 	if b.dialect.classify(err) == faultTaken {
-		return errVersion
+		return b.refusal(err)
 	}
 	return err
 }

@@ -44,7 +44,7 @@ func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendReque
 	}, text, args...)
 	switch {
 	case b.dialect.classify(err) == faultTaken:
-		return errVersion
+		return b.refusal(err)
 	case err != nil:
 		return err
 	case n == len(rows):
@@ -70,7 +70,11 @@ func (b *sqlBackend) insertKnown(ctx context.Context, c conn, a *appendRequest, 
 		args = append(args, id, a.aggregateID, version, int64(after.after))
 	}
 	stored, err := c.row(ctx, []any{(*int64)(&r.position), &r.version, (*dbTime)(&r.recordedAt)}, text+"\nRETURNING position, version, recorded_at", args...)
-	if err == nil && !stored || b.dialect.classify(err) == faultTaken {
+	switch {
+	case b.dialect.classify(err) == faultTaken:
+		b.hints.forget(a.stream, a.aggregateID)
+		return b.refusal(err)
+	case err == nil && !stored:
 		b.hints.forget(a.stream, a.aggregateID)
 		return errVersion
 	}

@@ -67,15 +67,25 @@ func (b *sqlBackend) mustLookUp(ctx context.Context, c conn, a *appendRequest, a
 	return err
 }
 
+// refusal returns an errVersion for a faultTaken, unless it is about a key that is not the store's: then
+// nothing of the store is in the append's way.
+func (b *sqlBackend) refusal(err error) error {
+	owner := b.dialect.violated(b.prefix, err)
+	if owner == foreignKey {
+		return err
+	}
+	return &refusedError{err, owner == ownKey}
+}
+
 // dropRows takes rows back that this very transaction has inserted; their positions become holes
-// like those of a rollback.
+// like those of a rollback. A context that ends meanwhile must not leave them there.
 func (b *sqlBackend) dropRows(ctx context.Context, c conn, rows []record) error {
 	for part := range slices.Chunk(rows, 1000) {
 		args := make([]any, len(part))
 		for i := range part {
 			args[i] = int64(part[i].position)
 		}
-		if _, err := c.exec(ctx, b.text.append.dropEvents+placeholders(len(args))+")", args...); err != nil {
+		if _, err := c.exec(context.WithoutCancel(ctx), b.text.append.dropEvents+placeholders(len(args))+")", args...); err != nil {
 			return err
 		}
 	}

@@ -16,8 +16,12 @@ func (b *sqlBackend) createStream(ctx context.Context, name string, metadata []b
 			return err
 		}
 		created, err = c.changes(ctx, b.text.streams.create, name, string(metadata), emittedBy, b.timeArg(at))
-		if b.dialect.classify(err) == faultTaken {
-			return nil
+		if b.dialect.classify(err) != faultTaken {
+			return err
+		}
+		// The key may be another than that of names.
+		if exists, look := c.row(ctx, []any{new(int64)}, b.text.streams.exists, name); exists || look != nil {
+			return look
 		}
 		return err
 	})

@@ -30,6 +30,9 @@ func (u *sqlBatchTx) sqlTx() (*sql.Tx, error) {
 	if u.tx != nil {
 		return u.tx, nil
 	}
+	if err := u.b.settings.check(u.ctx, u.b.db, &u.b.text.install); err != nil {
+		return nil, u.b.failed("begin", err)
+	}
 	if err := u.prepare(); err != nil {
 		return nil, err
 	}
@@ -151,7 +154,7 @@ func (u *sqlBatchTx) backend() (backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return u.b.withTx(tx), nil
+	return &sqlBackend{sqlShared: u.b.sqlShared, tx: tx, ours: true}, nil
 }
 
 // exec runs a statement in the transaction.

@@ -5,6 +5,7 @@ package eventstore
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"io"
@@ -36,6 +37,11 @@ type Dialect struct {
 	// locks of gaps.
 	twoGroups bool
 
+	// maxPacket is how many bytes a statement can hold where no setting says so, and packetSetting the
+	// name of the setting where one does.
+	maxPacket     int
+	packetSetting string
+
 	// schema are the steps from nothing to today's tables; they are only ever added to. A
 	// database's schema version says how many of them it has.
 	schema     [][]string
@@ -47,6 +53,9 @@ type Dialect struct {
 	eventID func(id [16]byte) any
 	// classify says what an error of the driver means.
 	classify func(err error) fault
+	// violated says whose unique key a faultTaken is about, as far as the text of err tells: prefix
+	// begins the names of the store's tables.
+	violated func(prefix string, err error) keyOwner
 }
 
 // statements are a dialect's texts, by what the store does with them. A comment names a text's
@@ -77,7 +86,9 @@ const eventColumns = "stream_id, aggregate_id, version, event_id, name, data, me
 type installStatements struct {
 	lock       string // name; waits for the lock
 	unlock     string // "": with the transaction
-	encoding   string // one row: the text encoding in use, and whether it will do
+	settings   string // rows: a setting of the connection that loses or garbles data, its value, what the store needs, whether that is so only if clock can't be read
+	clock      string // one row: a time
+	packet     string // one row: how many bytes a statement can hold; "": Dialect.maxPacket
 	createMeta string
 	version    string
 	setVersion string // version
@@ -120,6 +131,9 @@ type appendStatements struct {
 	versionTaken string // name, aggregate id, version; at the latest, whatever the isolation
 	positionOf   string // event ID; only where not Dialect.returning
 	dropEvents   string // up to the list of positions
+	savepoint    string
+	rollbackTo   string
+	release      string
 }
 
 // returningStatements append where an INSERT returns what it has stored.
@@ -252,10 +266,21 @@ const (
 	faultLost              // the connection or the server is gone, or not ready
 	faultForeign           // the database is one for another dialect
 	faultHasColumn         // a column that is to be added is there
+	faultDriver            // an error of the driver, or of a caller, without a code of the server
 	faultDown              // the server is read-only, or out of space, memory or connections
 	faultEnded             // the server has ended the statement, or failed with it in a way that is not known to be for good
 	faultDenied            // the statement is not allowed, or not understood
 	faultNoSavepoint       // a savepoint is gone, and so is the transaction that it was in
+	faultPacket            // the statement or a value in it is larger than the server or the driver takes
+)
+
+// keyOwner is whose a unique key is.
+type keyOwner int
+
+const (
+	someKey    keyOwner = iota // the text does not tell
+	ownKey                     // one of the events' table
+	foreignKey                 // that of a table which a trigger writes to, say
 )
 
 // classifyConnection recognises, in an error that carries no code of a server, a connection that is
@@ -269,9 +294,24 @@ func classifyConnection(err error) fault {
 	case errors.Is(err, driver.ErrBadConn), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
 		errors.Is(err, net.ErrClosed), errors.As(err, &network), errors.As(err, &early) && early.SafeToRetry():
 		return faultLost
+	case err == nil, errors.Is(err, sql.ErrTxDone), errors.Is(err, sql.ErrConnDone), errors.Is(err, closedPool()):
+		return faultOther
 	}
-	return faultOther
+	return faultDriver
 }
+
+// closedPool returns the error of a *sql.DB that has been closed, which has no name.
+func closedPool() error {
+	db := sql.OpenDB(noConnector{})
+	_ = db.Close() // it has nothing to close
+	return db.Ping()
+}
+
+// noConnector is of a pool that is never used.
+type noConnector struct{}
+
+func (noConnector) Connect(context.Context) (driver.Conn, error) { return nil, driver.ErrBadConn }
+func (noConnector) Driver() driver.Driver                        { return nil }
 
 // tables are the names that a statement can hold in braces.
 var tables = []string{"meta", "streams", "events", "snapshots", "projections", "parked"}

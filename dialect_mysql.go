@@ -1,17 +1,11 @@
-// MySQL and MariaDB: statement texts, schema and error codes.
+// MySQL and MariaDB: statement texts and schema.
 
 package eventstore
 
-import (
-	"errors"
-	"strings"
-
-	"github.com/go-sql-driver/mysql"
-)
-
 // MySQL is the dialect of MySQL 8.0 and later and of MariaDB 10.6 and later, through
 // github.com/go-sql-driver/mysql. The connection's character set must be utf8mb4, the driver's
-// default.
+// default. It must commit by itself (autocommit), check unique keys (unique_checks), and not cut
+// results short (sql_select_limit). Otherwise every call is [ErrInvalid] with the setting's name.
 var MySQL = &mysqlDialect
 
 // mysqlErase makes gap rows of events, up to the condition.
@@ -21,18 +15,33 @@ SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'nu
     event_id = UNHEX(CONCAT('e5e5000000000000', LPAD(HEX(position), 16, '0')))`
 
 var mysqlDialect = Dialect{
-	name:       "mysql",
-	prepares:   true,
-	schema:     mysqlSchema,
-	timeLayout: "2006-01-02 15:04:05.000000", // without a zone, or the server would convert it
-	classify:   classifyMySQL,
-	eventID:    func(id [16]byte) any { return id[:] },
+	name:          "mysql",
+	prepares:      true,
+	packetSetting: "max_allowed_packet",
+	schema:        mysqlSchema,
+	timeLayout:    "2006-01-02 15:04:05.000000", // without a zone, or the server would convert it
+	classify:      classifyMySQL,
+	violated:      violatedMySQL,
+	eventID:       func(id [16]byte) any { return id[:] },
 	statements: statements{
 		install: installStatements{
 			lock:   `SELECT GET_LOCK(CONCAT(CRC32(DATABASE()), ':', ?), 3600)`,
 			unlock: `SELECT RELEASE_LOCK(CONCAT(CRC32(DATABASE()), ':', ?))`,
-			encoding: `
-SELECT @@character_set_connection, @@character_set_connection = 'utf8mb4' AND @@character_set_client = 'utf8mb4'`,
+			// Without autocommit, or with transactions that chain, nothing commits what is not in a transaction.
+			// Without unique_checks InnoDB may store what violates a unique key. A result that is cut short
+			// looks as if there were no more: the LIMIT is here so that this one is not.
+			settings: `
+SELECT 'autocommit', '0', '1', 0 FROM DUAL WHERE @@autocommit = 0
+UNION ALL SELECT 'completion_type', @@completion_type, 'NO_CHAIN', 0 FROM DUAL WHERE @@completion_type <> 'NO_CHAIN'
+UNION ALL SELECT 'character_set_client', @@character_set_client, 'utf8mb4', 0 FROM DUAL WHERE @@character_set_client <> 'utf8mb4'
+UNION ALL SELECT 'character_set_connection', @@character_set_connection, 'utf8mb4', 0 FROM DUAL WHERE @@character_set_connection <> 'utf8mb4'
+UNION ALL SELECT 'character_set_results', @@character_set_results, 'utf8mb4', 0 FROM DUAL WHERE @@character_set_results NOT IN ('utf8mb4', 'binary')
+UNION ALL SELECT 'sql_select_limit', CAST(@@sql_select_limit AS CHAR), 'its default', 0 FROM DUAL WHERE @@sql_select_limit < 4294967295
+UNION ALL SELECT 'unique_checks', '0', '1', 0 FROM DUAL WHERE @@unique_checks = 0
+LIMIT 10`,
+			clock: `SELECT CAST(UTC_TIMESTAMP(6) AS CHAR)`,
+			// New connections take the global value, old ones keep theirs.
+			packet: `SELECT LEAST(@@session.max_allowed_packet, @@global.max_allowed_packet)`,
 			createMeta: `
 CREATE TABLE IF NOT EXISTS {meta} (
     name  VARBINARY(64) NOT NULL PRIMARY KEY,
@@ -119,6 +128,9 @@ SELECT 1 FROM {events}
 WHERE stream_id = (SELECT id FROM {streams} WHERE name = ?) AND aggregate_id = ? AND version = ?
 LOCK IN SHARE MODE`,
 			dropEvents: `DELETE FROM {events} WHERE position IN (`,
+			savepoint:  `SAVEPOINT eventstore_append`,
+			rollbackTo: `ROLLBACK TO SAVEPOINT eventstore_append`,
+			release:    `RELEASE SAVEPOINT eventstore_append`,
 		},
 		numbered: numberedStatements{
 			insert: `
@@ -374,54 +386,4 @@ CREATE TABLE IF NOT EXISTS {parked} (
 		`ALTER TABLE {projections} ADD COLUMN kind VARBINARY(16) NOT NULL DEFAULT ''`,
 		`ALTER TABLE {projections} ADD COLUMN delete_emitted BOOLEAN NOT NULL DEFAULT FALSE`,
 	},
-}
-
-// classifyMySQL goes by the server's error numbers.
-func classifyMySQL(err error) fault {
-	var e *mysql.MySQLError
-	if !errors.As(err, &e) {
-		if errors.Is(err, mysql.ErrInvalidConn) {
-			return faultLost
-		}
-		if errors.As(err, new(interface{ SQLState() string })) {
-			return faultForeign
-		}
-		return classifyConnection(err)
-	}
-	switch e.Number {
-	case 1062, 1242: // ER_DUP_ENTRY; ER_SUBQUERY_NO_1_ROW, which insertMany makes
-		return faultTaken
-	case 1048: // ER_BAD_NULL_ERROR: insertOne makes it, but so may a trigger
-		if strings.Contains(e.Message, "stream_id") {
-			return faultTaken
-		}
-		return faultOther
-	case 1205, 1213, 1020, 3572: // lock wait time-out, deadlock, record changed (MariaDB's snapshot isolation), no wait
-		return faultRetry
-	case 1146, 1054: // no such table, unknown column
-		return faultNoTable
-	case 1060: // duplicate column name
-		return faultHasColumn
-	case 1305: // SAVEPOINT does not exist (or a function, whose statement is not understood)
-		return faultNoSavepoint
-	case 1290, 1836, 3032, 4067, // --read-only and other options; read-only mode; offline mode; MariaDB: read-only
-		1021, 1030, 1037, 1038, 1041, 1114, // disk full; storage engine; out of memory; table full
-		1040, 1203, 1226, 1047: // too many connections, of the user; resources of the user; not ready (Galera)
-		return faultDown
-	case 1317, 3024, 1969, 1028: // interrupted; timed out on MySQL, on MariaDB; sort aborted
-		return faultEnded
-	case 1366, 1364, 1292, 1153, 1301: // a value; a packet above max_allowed_packet
-		return faultOther
-	case 1053, 1927, 3169: // shutdown, connection killed, session killed
-		return faultLost
-	}
-	switch string(e.SQLState[:2]) {
-	case "28", "3D", "42": // authorization, database, syntax error or access rule violation
-		return faultDenied
-	case "0A", "21", "22", "23", "45": // features, cardinality, data, constraints, SIGNAL
-		return faultOther
-	case "08":
-		return faultLost
-	}
-	return faultEnded
 }

@@ -1,15 +1,14 @@
-// Postgres: statement texts, schema and error codes.
+// Postgres: statement texts and schema.
 
 package eventstore
 
 import (
 	"encoding/hex"
-	"errors"
-
-	"github.com/go-sql-driver/mysql"
 )
 
 // Postgres is the dialect of PostgreSQL 13 and later, tested through github.com/jackc/pgx/v5/stdlib.
+// The database's encoding and the connection's must be UTF8. Otherwise every call is [ErrInvalid] with
+// the setting's name.
 var Postgres = &postgresDialect
 
 // postgresGuarded is the appends of a group whose aggregates are as expected, with their streams and
@@ -51,15 +50,22 @@ var postgresDialect = Dialect{
 	dollarParameters: true,
 	returning:        true,
 	twoGroups:        true,
+	maxPacket:        1<<30 - 1, // of a message; a value and a row can have some bytes less
 	schema:           postgresSchema,
 	timeLayout:       "2006-01-02 15:04:05.000000Z07:00",
 	classify:         classifyPostgres,
+	violated:         violatedPostgres,
 	eventID:          func(id [16]byte) any { return hex.EncodeToString(id[:]) },
 	statements: statements{
 		install: installStatements{
 			lock: `SELECT pg_advisory_xact_lock(hashtext(?::text))`,
-			encoding: `
-SELECT current_setting('server_encoding'), current_setting('server_encoding') = 'UTF8'`,
+			// With client_encoding SQL_ASCII nothing is converted. Times come in binary form but for pgx's simple
+			// protocol, which reads them in one style: an append would be stored, and then fail.
+			settings: `
+SELECT 'server_encoding', current_setting('server_encoding'), 'UTF8', false WHERE current_setting('server_encoding') <> 'UTF8'
+UNION ALL SELECT 'client_encoding', current_setting('client_encoding'), 'UTF8', false WHERE current_setting('client_encoding') NOT IN ('UTF8', 'SQL_ASCII')
+UNION ALL SELECT 'DateStyle', current_setting('DateStyle'), 'ISO', true WHERE current_setting('DateStyle') NOT LIKE 'ISO%'`,
+			clock: `SELECT statement_timestamp()`,
 			createMeta: `
 CREATE TABLE IF NOT EXISTS {meta} (
     name  text   COLLATE "C" PRIMARY KEY,
@@ -158,6 +164,9 @@ SELECT s.id,
        statement_timestamp(), 1, false
 FROM {streams} s WHERE s.name = ?::text`,
 			dropEvents: `DELETE FROM {events} WHERE position IN (`,
+			savepoint:  `SAVEPOINT eventstore_append`,
+			rollbackTo: `ROLLBACK TO SAVEPOINT eventstore_append`,
+			release:    `RELEASE SAVEPOINT eventstore_append`,
 		},
 		returning: returningStatements{
 			values: postgresAppendTo + `
@@ -401,43 +410,4 @@ CREATE TABLE IF NOT EXISTS {parked} (
 		`ALTER TABLE {projections} ADD COLUMN IF NOT EXISTS kind text NOT NULL DEFAULT ''`,
 		`ALTER TABLE {projections} ADD COLUMN IF NOT EXISTS delete_emitted boolean NOT NULL DEFAULT false`,
 	},
-}
-
-// classifyPostgres goes by SQLSTATE, which pgx's and lib/pq's errors both tell.
-func classifyPostgres(err error) fault {
-	var coded interface{ SQLState() string }
-	if !errors.As(err, &coded) {
-		if errors.As(err, new(*mysql.MySQLError)) {
-			return faultForeign
-		}
-		return classifyConnection(err)
-	}
-	switch coded.SQLState() {
-	case "23505": // unique_violation
-		return faultTaken
-	case "40001", "40P01", "55P03": // serialization_failure, deadlock_detected, lock_not_available
-		return faultRetry
-	case "25P02": // in_failed_sql_transaction
-		return faultAborted
-	case "42P01", "42703", "3F000": // undefined_table, undefined_column, invalid_schema_name
-		return faultNoTable
-	case "3B001", "25P01": // invalid_savepoint_specification, no_active_sql_transaction
-		return faultNoSavepoint
-	case "25006": // read_only_sql_transaction
-		return faultDown
-	case "57P01", "57P02", "57P03", "57P05", "25P03", "25P04":
-		// shutdown, crash, not ready; idle session, idle transaction, transaction timed out
-		return faultLost
-	}
-	switch class := coded.SQLState()[:min(2, len(coded.SQLState()))]; class {
-	case "08": // connection exception
-		return faultLost
-	case "53", "58": // insufficient resources, system error
-		return faultDown
-	case "28", "3D", "42": // authorization, catalog name, syntax error or access rule violation
-		return faultDenied
-	case "0A", "20", "21", "22", "23", "27", "2F", "38", "39", "44", "P0":
-		return faultOther // of the statement's data, its functions or its triggers
-	}
-	return faultEnded
 }

@@ -45,7 +45,7 @@
 //
 // # Guarantees
 //
-//   - An append stores all of its events or none. Of appends that race on one version exactly one
+//   - An append stores all of its events or none, in a caller's transaction too. Of appends that race on one version exactly one
 //     succeeds; the others get a [*ConflictError], never an error of the driver.
 //   - Repeating an append with the same event IDs changes nothing, so one whose answer was lost
 //     can be repeated.
@@ -61,8 +61,9 @@
 //   - Payloads come back byte for byte, integers with all their digits, times to the microsecond
 //     in UTC.
 //   - All stores answer alike. What a filter means is defined in Go; SQL only narrows the rows.
-//   - The store never closes the caller's pool, never ends the caller's transaction, starts no
-//     goroutine outside a running call, writes no log unless given one, and keeps no global state.
+//   - The store never closes the caller's pool, never ends the caller's transaction (but for one in
+//     which part of a failed append can't be undone: see [Store.WithTx]), starts no goroutine
+//     outside a running call, writes no log unless given one, and keeps no global state.
 //   - No value becomes part of a statement's text.
 //
 // # Caveats

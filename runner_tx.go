@@ -120,7 +120,11 @@ func (t *batchTx) createStream(ctx context.Context, s *Store, name string) (crea
 	if err != nil {
 		return false, err
 	}
-	return s.backend.createStream(ctx, name, md.encode(), emittedBy, s.now())
+	at, err := s.now()
+	if err != nil {
+		return false, err
+	}
+	return s.backend.createStream(ctx, name, md.encode(), emittedBy, at)
 }
 
 // link puts an event into a stream, which it makes if it is not there, as part of the transaction.

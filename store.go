@@ -63,7 +63,8 @@ type Options struct {
 
 	// Now is the clock for [Event].RecordedAt and [StreamInfo].CreatedAt; it must be safe for
 	// concurrent use. Default: the database's clock, on a memory store the process's. Leases are
-	// always kept by the database's clock.
+	// always kept by the database's clock. A time before the year 1000 or after 9999, in UTC, is
+	// ErrInvalid: some databases do not have such times, and JSON neither.
 	Now func() time.Time
 }
 
@@ -99,7 +100,8 @@ var prefixPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,31}$`)
 // Open returns a store in db, which is the caller's: the store never closes it and changes none of
 // its settings. dialect is [Postgres] or [MySQL]. Open does no I/O; what is wrong with dialect or
 // opts is [ErrInvalid]. That db is of another kind than dialect turns out with the first call on the
-// store, as ErrInvalid too if a server has answered.
+// store, as ErrInvalid too if a server has answered. So does a setting of its connections that would
+// lose or garble data; the error names it.
 func Open(db *sql.DB, dialect *Dialect, opts *Options) (*Store, error) {
 	switch {
 	case db == nil:
@@ -151,8 +153,8 @@ func newStore(opts *Options) (*Store, error) {
 
 // Install creates the store's tables, or brings those of an earlier version of this package up to
 // date. Calling it again changes nothing, and any number of processes may call it at once. On a
-// store that [Store.WithTx] returned it is [errors.ErrUnsupported]. The database must keep text as
-// UTF-8; if it does not: [ErrInvalid].
+// store that [Store.WithTx] returned it is [errors.ErrUnsupported]. Where the tables are up to date it
+// needs no right to create any.
 func (s *Store) Install(ctx context.Context) error {
 	if s.inTx {
 		return fmt.Errorf("eventstore: Install inside a transaction: %w", errors.ErrUnsupported)
@@ -165,7 +167,8 @@ func (s *Store) Install(ctx context.Context) error {
 func (s *Store) WriteSchema(w io.Writer) error { return s.backend.writeSchema(w) }
 
 // WithTx returns a store whose calls run inside tx, at whatever isolation it has, and which never
-// commits or rolls it back. Nothing of it is repeated: [Aggregate.Execute] and [Aggregate.Handle]
+// commits it. It rolls tx back in one case: an append has failed, and the database refuses to undo
+// the part that is already stored. Nothing of it is repeated: [Aggregate.Execute] and [Aggregate.Handle]
 // try once, and a deadlock, a serialisation failure or a lost position is [ErrRetryTx]: roll back
 // and run the transaction again. After [*ConflictError] roll back too. Like tx, it is not safe for
 // concurrent use while a sequence is being read. On a memory store, which has no transactions,
@@ -183,7 +186,11 @@ func (s *Store) CreateStream(ctx context.Context, name string, md Metadata) erro
 	if err != nil {
 		return err
 	}
-	created, err := s.backend.createStream(ctx, name, md.encode(), "", s.now())
+	at, err := s.now()
+	if err != nil {
+		return err
+	}
+	created, err := s.backend.createStream(ctx, name, md.encode(), "", at)
 	if err == nil && !created {
 		return fmt.Errorf("%w: %q", ErrStreamExists, name)
 	}
@@ -285,9 +292,13 @@ func (*Store) mustFind(name string) func(found bool, err error) error {
 }
 
 // now returns the time that Options.Now dictates, or the zero time for the backend's own clock.
-func (s *Store) now() time.Time {
+func (s *Store) now() (time.Time, error) {
 	if s.opts.Now == nil {
-		return time.Time{}
+		return time.Time{}, nil
 	}
-	return s.opts.Now().UTC().Truncate(time.Microsecond)
+	t := s.opts.Now().UTC().Truncate(time.Microsecond)
+	if t.Year() < 1000 || t.Year() > 9999 {
+		return t, invalid("Options.Now returned a time in year %d: want 1000 to 9999", t.Year())
+	}
+	return t, nil
 }
