@@ -70,14 +70,10 @@ func (b *sqlBackend) mustLookUp(ctx context.Context, c conn, a *appendRequest, e
 // dropRows takes rows back that this very transaction has inserted; their positions become holes
 // like those of a rollback.
 func (b *sqlBackend) dropRows(ctx context.Context, c conn, rows []record) error {
-	for part := range slices.Chunk(rows, 1000) {
-		args := make([]any, len(part))
-		for i := range part {
-			args[i] = int64(part[i].position)
-		}
-		if _, err := c.exec(ctx, b.text.append.dropEvents+placeholders(len(args))+")", args...); err != nil {
-			return err
-		}
+	positions := make([]int64, len(rows))
+	for i := range rows {
+		positions[i] = int64(rows[i].position)
 	}
-	return nil
+	_, err := b.execListed(ctx, c, b.text.erase.remove, positions)
+	return err
 }

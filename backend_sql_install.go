@@ -15,18 +15,21 @@ import (
 
 // install brings the schema up to date under a lock that any number of processes can wait for.
 func (b *sqlBackend) install(ctx context.Context) error {
+	var err error
 	if b.text.install.unlock == "" {
-		return b.transact(ctx, "install", func(c conn) error {
+		err = b.transact(ctx, "install", func(c conn) error {
 			if _, err := c.exec(ctx, b.text.install.lock, b.lockName()); err != nil {
 				return err
 			}
-			if err := b.migrate(ctx, c); err != nil {
-				return err
-			}
-			return b.eraseQueued(ctx, c)
+			return b.migrate(ctx, c)
 		})
+	} else {
+		err = b.run(ctx, "install", func(conn) error { return b.installLocked(ctx) })
 	}
-	return b.run(ctx, "install", func(conn) error { return b.installLocked(ctx) })
+	if err != nil {
+		return err
+	}
+	return b.eraseQueued(ctx)
 }
 
 // installLocked is install for databases where statements that define data commit by themselves

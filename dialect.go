@@ -43,6 +43,8 @@ type Dialect struct {
 
 	// timeLayout formats a time in UTC as a parameter.
 	timeLayout string
+	// brackets enclose a list of numbers that is one parameter.
+	brackets string
 	// eventID returns an event ID as a parameter.
 	eventID func(id [16]byte) any
 	// classify says what an error of the driver means.
@@ -54,13 +56,14 @@ type Dialect struct {
 // statement; every other text is whole.
 //
 // An event's columns stand in eventColumns, which {columns} stands for, and in read.columns. Besides
-// these a new column needs the schema, the texts that make gap rows (seal.gapRow, streams.erase,
-// aggregates.erase), aggregates.load, and rowScanner.
+// these a new column needs the schema, the texts that make gap rows (seal.gapRow, erase.blank),
+// aggregates.load, and rowScanner.
 type statements struct {
 	install     installStatements
 	streams     streamStatements
 	aggregates  aggregateStatements
 	append      appendStatements
+	erase       eraseStatements
 	returning   returningStatements // only where Dialect.returning
 	numbered    numberedStatements  // only where not
 	seal        sealStatements
@@ -86,27 +89,30 @@ type installStatements struct {
 // streamStatements are about streams as such.
 type streamStatements struct {
 	create          string // name, metadata, time; 0 rows: it exists
-	lock            string // name; one row: id
 	id              string // name; one row: id
+	lock            string // id, name; one row, locked against appends
 	exists          string // name
 	list            string // prefix, prefix
 	setMetadata     string // metadata, name
 	delete          string // id
+	positions       string // id, position, limit; the positions of a stream's events after that one
+	snapshots       string // id; the aggregate ids, in hexadecimal, of a stream's snapshots; "": deleteSnapshots locks nothing else
 	deleteSnapshots string // id
-	deleteSealed    string // id; deletes a stream's events up to the sealed position of which all know
-	erase           string // id; makes a stream's other events gap rows
-	queueErase      string // id, id; queues a stream of which the transaction may not have seen all events; "": it has
+	deleteListed    string // list of aggregate ids in hexadecimal, id; deleteSnapshots for these
+	queueErase      string // id, id; queues a deleted stream whose events are still to be erased
 	queuedErases    string // rows: id of a queued stream
 	eraseDone       string // id
 }
 
 // aggregateStatements are about single aggregates and their snapshots.
 type aggregateStatements struct {
-	lockLast       string // stream id, aggregate id; one row: the last version, locked against appends, or none
-	claimVersion   string // stream id, aggregate id, version, event ID; 0 rows: it is taken; "": lockLast sees the latest, whatever the isolation
-	deleteSealed   string // stream id, aggregate id; streams.deleteSealed for an aggregate
-	erase          string // stream id, aggregate id; streams.erase for an aggregate
-	claimSnapshot  string // stream id, aggregate id; fails if there is one that deleteSnapshot would not see; "": not needed
+	lockLast       string // stream id, aggregate id; one row: the last version, locked against appends, or none; at read committed
+	versions       string // stream id, aggregate id, version; the versions after that one, with their positions
+	lockPosition   string // position, stream id, aggregate id; one row, locked against appends after it
+	raise          string // position; makes its version the next one, which fails if that is taken
+	lockVersion    string // stream id, aggregate id, version; lockPosition by version; "": appends lock what lockPosition does
+	hasSnapshot    string // stream id, aggregate id
+	claimSnapshot  string // stream id, aggregate id; makes one to be deleted, or finds the one that deleteSnapshot would not see
 	deleteSnapshot string // stream id, aggregate id
 	saveSnapshot   string // version, schema, state, stream, position, aggregate id, version; leaves alone what is later
 	load           string // aggregate id, schema, stream, aggregate id, schema, aggregate id, stream; the snapshot and up to {limit} events, in any order
@@ -117,7 +123,13 @@ type appendStatements struct {
 	state        string // aggregate id, aggregate id, name; one row: stream id, version, its position, the database's time, step between positions, whether it is MariaDB, which has capabilities
 	versionTaken string // name, aggregate id, version; at the latest, whatever the isolation
 	positionOf   string // event ID; only where not Dialect.returning
-	dropEvents   string // up to the list of positions
+}
+
+// eraseStatements remove events, by lists of their positions. Every one of these exists, or has been
+// removed by the same transaction.
+type eraseStatements struct {
+	remove string // list of positions
+	blank  string // list of positions; makes them gap rows
 }
 
 // returningStatements append where an INSERT returns what it has stored.

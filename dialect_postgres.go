@@ -40,12 +40,6 @@ s AS MATERIALIZED (
         SELECT version FROM {events} WHERE stream_id = stream.id AND aggregate_id = a.aggregate_id
         ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true)`
 
-// postgresErase makes gap rows of events, up to the condition.
-const postgresErase = `
-UPDATE {events}
-SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
-    event_id = ('e5e5000000000000' || lpad(to_hex(position), 16, '0'))::uuid`
-
 var postgresDialect = Dialect{
 	name:             "postgres",
 	dollarParameters: true,
@@ -53,6 +47,7 @@ var postgresDialect = Dialect{
 	twoGroups:        true,
 	schema:           postgresSchema,
 	timeLayout:       "2006-01-02 15:04:05.000000Z07:00",
+	brackets:         "{}",
 	classify:         classifyPostgres,
 	eventID:          func(id [16]byte) any { return hex.EncodeToString(id[:]) },
 	statements: statements{
@@ -75,21 +70,20 @@ ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value`,
 INSERT INTO {streams} (name, metadata, created_at)
 VALUES (?::text, ?::json, COALESCE(?::timestamptz, statement_timestamp()))
 ON CONFLICT (name) DO NOTHING`,
-			lock:            `SELECT id FROM {streams} WHERE name = ?::text FOR UPDATE`,
 			id:              `SELECT id FROM {streams} WHERE name = ?::text`,
+			lock:            `SELECT 1 FROM {streams} WHERE id = ?::bigint AND name = ?::text FOR UPDATE`,
 			delete:          `DELETE FROM {streams} WHERE id = ?::bigint`,
 			deleteSnapshots: `DELETE FROM {snapshots} WHERE stream_id = ?::bigint`,
-			deleteSealed: `
-DELETE FROM {events}
-WHERE stream_id = ?::bigint AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
-			erase: postgresErase + `
-WHERE stream_id = ?::bigint`,
-			// Above read committed an UPDATE or DELETE does not find what was stored since the transaction's
-			// snapshot, and nothing says that there is anything. A stream that lives has its id back, after a
-			// restore of some tables, say: its events are not what was queued.
+			positions: `
+SELECT e.position
+FROM (SELECT ?::bigint AS stream_id, ?::bigint AS position) k
+JOIN {events} e ON (e.stream_id, e.position) > (k.stream_id, k.position) AND e.stream_id <= k.stream_id
+ORDER BY e.stream_id, e.position LIMIT ?::int`,
 			queueErase: `
-INSERT INTO {meta} (name, value)
-SELECT 'erase ' || ?::bigint, ?::bigint WHERE current_setting('transaction_isolation') IN ('repeatable read', 'serializable')`,
+INSERT INTO {meta} (name, value) VALUES ('erase ' || ?::bigint, ?::bigint)
+ON CONFLICT (name) DO NOTHING`,
+			// A stream that exists has its id back, after a restore of some tables, say: its events are not
+			// those that were queued.
 			queuedErases: `SELECT value FROM {meta} WHERE name LIKE 'erase %' AND value NOT IN (SELECT id FROM {streams}) ORDER BY value`,
 			eraseDone:    `DELETE FROM {meta} WHERE name = 'erase ' || ?::bigint`,
 			exists:       `SELECT 1 FROM {streams} WHERE name = ?::text`,
@@ -100,16 +94,13 @@ SELECT 'erase ' || ?::bigint, ?::bigint WHERE current_setting('transaction_isola
 			lockLast: `
 SELECT version FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text
 ORDER BY version DESC LIMIT 1 FOR UPDATE`,
-			claimVersion: `
-INSERT INTO {events} ({columns})
-VALUES (?::bigint, ?::text, ?::bigint, ?::uuid, '', 'null', '{}', statement_timestamp())
-ON CONFLICT DO NOTHING`,
-			deleteSealed: `
-DELETE FROM {events}
-WHERE stream_id = ?::bigint AND aggregate_id = ?::text
-AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
-			erase: postgresErase + `
-WHERE stream_id = ?::bigint AND aggregate_id = ?::text`,
+			versions: `
+SELECT version, position FROM {events}
+WHERE stream_id = ?::bigint AND aggregate_id = ?::text AND version > ?::bigint ORDER BY version`,
+			lockPosition: `
+SELECT 1 FROM {events} WHERE position = ?::bigint AND stream_id = ?::bigint AND aggregate_id = ?::text FOR UPDATE`,
+			raise:       `UPDATE {events} SET version = version + 1 WHERE position = ?::bigint`,
+			hasSnapshot: `SELECT 1 FROM {snapshots} WHERE stream_id = ?::bigint AND aggregate_id = ?::text`,
 			// A DELETE does not find a row stored since the snapshot of the caller's transaction; this is a
 			// serialisation failure then.
 			claimSnapshot: `
@@ -155,7 +146,14 @@ SELECT s.id,
        COALESCE((SELECT position FROM {events} WHERE stream_id = s.id AND aggregate_id = ?::text ORDER BY version DESC LIMIT 1), 0),
        statement_timestamp(), 1, false
 FROM {streams} s WHERE s.name = ?::text`,
-			dropEvents: `DELETE FROM {events} WHERE position IN (`,
+		},
+		erase: eraseStatements{
+			remove: `DELETE FROM {events} WHERE position = ANY (?::text::bigint[])`,
+			blank: `
+UPDATE {events}
+SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
+    event_id = ('e5e5000000000000' || lpad(to_hex(position), 16, '0'))::uuid
+WHERE position = ANY (?::text::bigint[])`,
 		},
 		returning: returningStatements{
 			values: postgresAppendTo + `

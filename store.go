@@ -194,9 +194,14 @@ func (s *Store) CreateStream(ctx context.Context, name string, md Metadata) erro
 // again. It waits for appends to the stream that are not yet committed. If there is none of this
 // name: [ErrStreamNotFound]. A stream created later under the same name is another one.
 //
-// On Postgres a caller's transaction above read committed does not see events that were stored since
-// its snapshot. No read finds them any more than the others, but they stay in the table, and their IDs
-// are taken, until the next [Store.Install], CreateStream or DeleteStream that is not in a transaction.
+// The stream itself goes first: from then on no read finds one of its events, and an append finds no
+// stream. Its events are then erased in many short transactions, so that sealing waits for none of
+// them for long. If DeleteStream is cut short there, the events stay in the table, and their IDs are
+// taken, until the next [Store.Install], CreateStream or DeleteStream that is not in a transaction.
+//
+// In a caller's transaction everything is erased at once. Above read committed that does not see
+// events that were stored since its snapshot: no read finds them any more than the others, but they
+// stay for as long as what is cut short.
 func (s *Store) DeleteStream(ctx context.Context, name string) error {
 	if err := checkName("stream name", name); err != nil {
 		return err
@@ -211,6 +216,11 @@ func (s *Store) DeleteStream(ctx context.Context, name string) error {
 // The order of other events, and running projections, are undisturbed: whoever has not come so far
 // never sees the deleted events, and what others have made of them is theirs to mend. Links to them
 // in other streams, and what relays have published, stay.
+//
+// Its events are erased in one transaction. In a caller's transaction whose snapshot does not show the
+// aggregate's last event it is [ErrRetryTx]. Sealing waits for a transaction that has deleted no longer
+// than for one that has appended: on Postgres at positions that others have given up meanwhile, on MySQL
+// and MariaDB not at all.
 func (s *Store) DeleteAggregate(ctx context.Context, stream, aggregateID string) error {
 	if err := checkAggregate(stream, aggregateID); err != nil {
 		return err
