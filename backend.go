@@ -133,8 +133,20 @@ type appendRequest struct {
 	at                  time.Time // zero: the backend's clock
 	rows                []record
 
+	// refused is the unique key that has refused it last, where the backend can tell.
+	refused uniqueKey
+
 	one [1]record // room for rows, if there is one
 }
+
+// uniqueKey is one of the keys of an event.
+type uniqueKey int
+
+const (
+	keyUnknown uniqueKey = iota
+	keyVersion           // of its aggregate
+	keyEventID
+)
 
 // size is how many bytes of data and metadata an append has.
 func (a *appendRequest) size() int {

@@ -36,6 +36,9 @@ func (b *sqlBackend) deleteAggregate(ctx context.Context, stream, aggregateID st
 		if found, err = c.row(ctx, []any{&id}, b.text.streams.id, stream); err != nil || !found {
 			return err
 		}
+		if err := b.beginErasing(ctx, c); err != nil {
+			return err
+		}
 		positions, err := b.holdAggregate(ctx, c, id, aggregateID)
 		if err != nil || len(positions) == 0 {
 			return err

@@ -17,6 +17,12 @@ func (b *sqlBackend) createStream(ctx context.Context, name string, metadata []b
 	}
 	var created bool
 	err := b.run(ctx, "create stream", func(c conn) error {
+		if b.tx != nil {
+			// On InnoDB an INSERT of a name that exists locks the gap before it.
+			if exists, err := c.row(ctx, []any{new(int64)}, b.text.streams.exists, name); err != nil || exists {
+				return err
+			}
+		}
 		var err error
 		created, err = c.changes(ctx, b.text.streams.create, name, string(metadata), b.timeArg(at))
 		if b.dialect.classify(err) == faultTaken {
@@ -41,10 +47,10 @@ func (b *sqlBackend) deleteStream(ctx context.Context, name string) (found bool,
 		if found, err = c.row(ctx, []any{&id}, b.text.streams.id, name); err != nil || !found {
 			return err
 		}
-		if found, err = c.row(ctx, []any{new(int64)}, b.text.streams.lock, id, name); err != nil || !found {
+		if err := b.beginErasing(ctx, c); err != nil {
 			return err
 		}
-		if _, err = c.exec(ctx, b.text.streams.delete, id); err != nil {
+		if found, err = c.changes(ctx, b.text.streams.delete, id, name); err != nil || !found {
 			return err
 		}
 		if c.b.tx != nil {
@@ -157,6 +163,15 @@ func (b *sqlBackend) positionsOf(ctx context.Context, c conn, id, after int64) (
 	return out, err
 }
 
+// beginErasing marks a caller's transaction as one that erases events. Others are too short to matter.
+func (b *sqlBackend) beginErasing(ctx context.Context, c conn) error {
+	if b.tx == nil || b.text.erase.begin == "" {
+		return nil
+	}
+	_, err := c.exec(ctx, b.text.erase.begin)
+	return err
+}
+
 // erase removes events below the sealed position that every process knows, and makes gap rows of the
 // others, so that no process finds holes where it still looks for them. It returns how many there
 // were.
@@ -241,11 +256,17 @@ func (b *sqlBackend) streams(ctx context.Context, prefix string) ([]streamRow, e
 func (b *sqlBackend) setStreamMetadata(ctx context.Context, name string, metadata []byte) (bool, error) {
 	var found bool
 	err := b.run(ctx, "set stream metadata", func(c conn) error {
+		// By its id: on InnoDB an UPDATE by name locks the gap before that, or, where there is none, the gap
+		// in which it would be.
+		var id int64
 		var err error
-		if found, err = c.changes(ctx, b.text.streams.setMetadata, string(metadata), name); found || err != nil {
+		if found, err = c.row(ctx, []any{&id}, b.text.streams.id, name); err != nil || !found {
 			return err
 		}
-		// MySQL counts no row when the new value is the old one.
+		if changed, err := c.changes(ctx, b.text.streams.setMetadata, string(metadata), id); changed || err != nil {
+			return err
+		}
+		// It has been deleted meanwhile, or MySQL counts no row because the new value is the old one.
 		found, err = c.row(ctx, []any{new(int64)}, b.text.streams.exists, name)
 		return err
 	})

@@ -49,6 +49,9 @@ type Dialect struct {
 	eventID func(id [16]byte) any
 	// classify says what an error of the driver means.
 	classify func(err error) fault
+	// refusedBy says which unique key an error of kind faultTaken is about; nil: appends in transactions
+	// meet none.
+	refusedBy func(err error) uniqueKey
 }
 
 // statements are a dialect's texts, by what the store does with them. A comment names a text's
@@ -90,11 +93,10 @@ type installStatements struct {
 type streamStatements struct {
 	create          string // name, metadata, time; 0 rows: it exists
 	id              string // name; one row: id
-	lock            string // id, name; one row, locked against appends
 	exists          string // name
 	list            string // prefix, prefix
-	setMetadata     string // metadata, name
-	delete          string // id
+	setMetadata     string // metadata, id
+	delete          string // id, name; 0 rows: it is gone
 	positions       string // id, position, limit; the positions of a stream's events after that one
 	snapshots       string // id; the aggregate ids, in hexadecimal, of a stream's snapshots; "": deleteSnapshots locks nothing else
 	deleteSnapshots string // id
@@ -120,14 +122,15 @@ type aggregateStatements struct {
 
 // appendStatements go with every append, whatever the strategy.
 type appendStatements struct {
-	state        string // aggregate id, aggregate id, name; one row: stream id, version, its position, the database's time, step between positions, whether it is MariaDB, which has capabilities
-	versionTaken string // name, aggregate id, version; at the latest, whatever the isolation
-	positionOf   string // event ID; only where not Dialect.returning
+	state      string // aggregate id, aggregate id, name; one row: stream id, version, its position, the database's time, step between positions, whether it is MariaDB, which has capabilities
+	eventIDOf  string // name, aggregate id, version; the event ID of a version that is known to exist, whatever the isolation
+	positionOf string // event ID; only where not Dialect.returning
 }
 
 // eraseStatements remove events, by lists of their positions. Every one of these exists, or has been
 // removed by the same transaction.
 type eraseStatements struct {
+	begin  string // marks a caller's transaction as one that erases, so that it is no writer for that; "": not needed
 	remove string // list of positions
 	blank  string // list of positions; makes them gap rows
 }
@@ -156,6 +159,9 @@ type numberedStatements struct {
 	one       guardedRow
 	many      guardedRow
 	noWait    string // before a statement, which then fails where it would wait for a lock; only on MariaDB
+	eventIDs  string // stream id, aggregate id, version; the event IDs of the versions after that one
+	inFlight  string // stream id, aggregate id, version; fails where there is one that is not committed
+	await     string // stream id, aggregate id, version; waits for such a one, at read committed
 	positions string // behind a statement, which then returns positions; only on MariaDB
 
 	// Several appends, up to the list of stream ids: id of the first row; then up to the list of (id,
@@ -181,7 +187,7 @@ type sealStatements struct {
 	span           string // position; one row: how many of the next {limit} positions there are, the last of them, and what mark is
 	positions      string // position; the next {limit} positions
 	positionsAfter string // the same: position, limit
-	writers        string // the transactions that write events, and whether they are prepared; "": the database can't tell
+	writers        string // the transactions that may have been given positions, and whether they are prepared; "": the database can't tell
 	lockSpans      string // up to the spans; fails if an uncommitted row is in one of them; "": not needed
 	lockSpan       string // from, to
 	lockTail       string // behind the spans
@@ -222,7 +228,6 @@ type readStatements struct {
 	streamName   string // a parameter in place of the stream's name among the columns
 	fromAll      string // e and s, driven by e
 	ofAggregate  string // a condition: aggregate id, version; e is one of its events behind that
-	latest       string // behind a read: it sees the latest, whatever the isolation; "": not needed
 	metadataHas  string // a condition: e's metadata hold a text
 	timeValue    string // a time as a parameter
 	idValue      string // an event ID as a parameter

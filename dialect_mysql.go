@@ -28,6 +28,7 @@ var mysqlDialect = Dialect{
 	timeLayout: "2006-01-02 15:04:05.000000", // without a zone, or the server would convert it
 	brackets:   "[]",
 	classify:   classifyMySQL,
+	refusedBy:  mysqlKey,
 	eventID:    func(id [16]byte) any { return id[:] },
 	statements: statements{
 		install: installStatements{
@@ -49,8 +50,7 @@ INSERT INTO {streams} (name, metadata, created_at)
 VALUES (?, ?, COALESCE(?, UTC_TIMESTAMP(6)))`,
 			id: `SELECT id FROM {streams} WHERE name = ?`,
 			// By the primary key: by its name MariaDB would lock the gap before the stream's too.
-			lock:   `SELECT 1 FROM {streams} FORCE INDEX (PRIMARY) WHERE id = ? AND name = ? FOR UPDATE`,
-			delete: `DELETE FROM {streams} WHERE id = ?`,
+			delete: `DELETE FROM {streams} WHERE id = ? AND name = ?`,
 			positions: `
 SELECT position FROM {events} FORCE INDEX (stream_id_2)
 WHERE stream_id = ? AND position > ? ORDER BY position LIMIT ?`,
@@ -66,7 +66,7 @@ ON DUPLICATE KEY UPDATE value = VALUES(value)`,
 			eraseDone:    `DELETE FROM {meta} WHERE name = CONCAT('erase ', ?)`,
 			exists:       `SELECT 1 FROM {streams} WHERE name = ?`,
 			list:         `SELECT name, metadata, CAST(created_at AS CHAR) FROM {streams} WHERE LEFT(name, LENGTH(?)) = ? ORDER BY name`,
-			setMetadata:  `UPDATE {streams} SET metadata = ? WHERE name = ?`,
+			setMetadata:  `UPDATE {streams} SET metadata = ? WHERE id = ?`,
 		},
 		aggregates: aggregateStatements{
 			lockLast: `
@@ -132,8 +132,8 @@ SELECT s.id,
        COALESCE((SELECT position FROM {events} WHERE stream_id = s.id AND aggregate_id = ? ORDER BY version DESC LIMIT 1), 0),
        CAST(UTC_TIMESTAMP(6) AS CHAR), @@auto_increment_increment, VERSION() LIKE '%MariaDB%'
 FROM {streams} s WHERE s.name = ?`,
-			versionTaken: `
-SELECT 1 FROM {events}
+			eventIDOf: `
+SELECT event_id FROM {events} FORCE INDEX (stream_id)
 WHERE stream_id = (SELECT id FROM {streams} WHERE name = ?) AND aggregate_id = ? AND version = ?
 LOCK IN SHARE MODE`,
 		},
@@ -154,6 +154,16 @@ VALUES `,
 			noWait: `SET STATEMENT innodb_lock_wait_timeout = 0 FOR`,
 			positions: `
 RETURNING position`,
+			eventIDs: `
+SELECT event_id FROM {events} FORCE INDEX (stream_id)
+WHERE stream_id = ? AND aggregate_id = ? AND version > ?`,
+			// At repeatable read it locks a gap for as long as it takes.
+			inFlight: `
+SELECT 1 FROM {events} FORCE INDEX (stream_id)
+WHERE stream_id = ? AND aggregate_id = ? AND version = ? FOR SHARE NOWAIT`,
+			await: `
+SELECT 1 FROM {events} FORCE INDEX (stream_id)
+WHERE stream_id = ? AND aggregate_id = ? AND version = ? LOCK IN SHARE MODE`,
 			group: `
 SET STATEMENT innodb_lock_wait_timeout = 0 FOR
 INSERT INTO {events} ({columns})
@@ -306,7 +316,6 @@ ON DUPLICATE KEY UPDATE error = VALUES(error)`,
 			streamName:  `CAST(? AS BINARY)`, // MariaDB strips the spaces behind a text parameter in a UNION
 			fromAll:     `{events} e STRAIGHT_JOIN {streams} s ON s.id = e.stream_id`,
 			ofAggregate: `e.aggregate_id = ? AND e.version > ?`,
-			latest:      ` LOCK IN SHARE MODE`,
 			metadataHas: `LOCATE(?, e.metadata) > 0`,
 			timeValue:   `CAST(? AS DATETIME(6))`,
 			idValue:     `?`,
@@ -402,4 +411,28 @@ func classifyMySQL(err error) fault {
 		return faultLost
 	}
 	return faultOther
+}
+
+// mysqlKey goes by the name of the key in the message of ER_DUP_ENTRY, which ends it in every language
+// of the server. MySQL puts the table's name before it.
+func mysqlKey(err error) uniqueKey {
+	var e *mysql.MySQLError
+	if !errors.As(err, &e) || e.Number != 1062 {
+		return keyUnknown
+	}
+	parts := strings.Split(e.Message, "'")
+	if len(parts) < 3 {
+		return keyUnknown
+	}
+	_, key, found := strings.Cut(parts[len(parts)-2], ".")
+	if !found {
+		key = parts[len(parts)-2]
+	}
+	switch key {
+	case "stream_id":
+		return keyVersion
+	case "event_id":
+		return keyEventID
+	}
+	return keyUnknown
 }

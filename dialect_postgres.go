@@ -71,8 +71,7 @@ INSERT INTO {streams} (name, metadata, created_at)
 VALUES (?::text, ?::json, COALESCE(?::timestamptz, statement_timestamp()))
 ON CONFLICT (name) DO NOTHING`,
 			id:              `SELECT id FROM {streams} WHERE name = ?::text`,
-			lock:            `SELECT 1 FROM {streams} WHERE id = ?::bigint AND name = ?::text FOR UPDATE`,
-			delete:          `DELETE FROM {streams} WHERE id = ?::bigint`,
+			delete:          `DELETE FROM {streams} WHERE id = ?::bigint AND name = ?::text`,
 			deleteSnapshots: `DELETE FROM {snapshots} WHERE stream_id = ?::bigint`,
 			positions: `
 SELECT e.position
@@ -88,7 +87,7 @@ ON CONFLICT (name) DO NOTHING`,
 			eraseDone:    `DELETE FROM {meta} WHERE name = 'erase ' || ?::bigint`,
 			exists:       `SELECT 1 FROM {streams} WHERE name = ?::text`,
 			list:         `SELECT name, metadata, created_at FROM {streams} WHERE left(name, length(?::text)) = ?::text ORDER BY name`,
-			setMetadata:  `UPDATE {streams} SET metadata = ?::json WHERE name = ?::text`,
+			setMetadata:  `UPDATE {streams} SET metadata = ?::json WHERE id = ?::bigint`,
 		},
 		aggregates: aggregateStatements{
 			lockLast: `
@@ -148,6 +147,7 @@ SELECT s.id,
 FROM {streams} s WHERE s.name = ?::text`,
 		},
 		erase: eraseStatements{
+			begin:  `LOCK TABLE {snapshots} IN ROW SHARE MODE`,
 			remove: `DELETE FROM {events} WHERE position = ANY (?::text::bigint[])`,
 			blank: `
 UPDATE {events}
@@ -232,11 +232,19 @@ FROM (SELECT position FROM {events} WHERE position > (SELECT ?::bigint) ORDER BY
 			positionsAfter: `SELECT position FROM {events} WHERE position > ?::bigint ORDER BY position LIMIT ?::int`,
 			// A prepared transaction that has outlived its server goes on under another virtual
 			// transaction, of no backend; before 13.5 and 14.1 it did so from when it was prepared.
+			//
+			// A statement that erases takes the same lock on the events as one that inserts. A transaction that
+			// has only erased is told by its mark, a mode in which nothing else locks the snapshots, and by
+			// the lack of the lock on the streams that each append takes before it is given positions.
 			writers: `
-SELECT DISTINCT virtualtransaction, virtualtransaction LIKE '-1/%' FROM pg_locks
-WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted
+SELECT virtualtransaction, virtualtransaction LIKE '-1/%' FROM pg_locks
+WHERE locktype = 'relation' AND mode IN ('RowExclusiveLock', 'RowShareLock') AND granted
 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-AND relation = '{events}'::regclass`,
+AND relation IN ('{events}'::regclass, '{snapshots}'::regclass, '{streams}'::regclass)
+GROUP BY virtualtransaction
+HAVING bool_or(relation = '{events}'::regclass AND mode = 'RowExclusiveLock')
+AND (bool_or(relation = '{streams}'::regclass AND mode = 'RowShareLock')
+  OR NOT bool_or(relation = '{snapshots}'::regclass AND mode = 'RowShareLock'))`,
 			insertGaps: `
 INSERT INTO {events} (position, {columns})
 VALUES `,

@@ -167,9 +167,20 @@ func (s *Store) WriteSchema(w io.Writer) error { return s.backend.writeSchema(w)
 // WithTx returns a store whose calls run inside tx, at whatever isolation it has, and which never
 // commits or rolls it back. Nothing of it is repeated: [Aggregate.Execute] and [Aggregate.Handle]
 // try once, and a deadlock, a serialisation failure or a lost position is [ErrRetryTx]: roll back
-// and run the transaction again. After [*ConflictError] roll back too. Like tx, it is not safe for
+// and run the transaction again. After [*ConflictError] roll back too, and at once: on MySQL a failed
+// append can leave, at repeatable read, the end of the log locked until then. Like tx, it is not safe for
 // concurrent use while a sequence is being read. On a memory store, which has no transactions,
 // every call of the result returns [errors.ErrUnsupported].
+//
+// A transaction that stays open holds up no append to another aggregate. MySQL and MariaDB lock gaps
+// between rows: there it holds up appends that begin an aggregate next to one of its own, by ID, and
+// appends to the aggregate before that one,
+//
+//   - if it has had to wait for that aggregate,
+//   - if it has deleted that aggregate and begun it anew,
+//   - if it is serializable: then it locks all that it reads.
+//
+// There it also holds up appends to a stream whose metadata it has set.
 func (s *Store) WithTx(tx *sql.Tx) *Store {
 	t := *s
 	t.inTx = true
@@ -218,9 +229,7 @@ func (s *Store) DeleteStream(ctx context.Context, name string) error {
 // in other streams, and what relays have published, stay.
 //
 // Its events are erased in one transaction. In a caller's transaction whose snapshot does not show the
-// aggregate's last event it is [ErrRetryTx]. Sealing waits for a transaction that has deleted no longer
-// than for one that has appended: on Postgres at positions that others have given up meanwhile, on MySQL
-// and MariaDB not at all.
+// aggregate's last event it is [ErrRetryTx]. Sealing does not wait for a transaction that has only deleted.
 func (s *Store) DeleteAggregate(ctx context.Context, stream, aggregateID string) error {
 	if err := checkAggregate(stream, aggregateID); err != nil {
 		return err
