@@ -81,6 +81,9 @@ var (
 
 	errUnavailable = errors.New("eventstore: the database does not take the statement for now")
 	errDenied      = errors.New("eventstore: the database does not take the statement")
+
+	// errEnded is a handler's failure: its transaction is not the one that it was given.
+	errEnded = errors.New("the step's transaction was ended before its checkpoint: by a statement that defines data, by COMMIT or ROLLBACK, or by a deadlock whose error the handler did not return")
 )
 
 // statementError is an error of the database that says nothing about what the store has asked for: an
@@ -157,6 +160,9 @@ type appendRequest struct {
 	at                  time.Time // zero: the backend's clock
 	rows                []record
 
+	// refused is the unique key that has refused it last, where the backend can tell.
+	refused uniqueKey
+
 	one [1]record // room for rows, if there is one
 }
 
@@ -170,6 +176,15 @@ type lastEvent struct {
 func (l lastEvent) admits(version int64, position Position) bool {
 	return l.expected.admits(version) && (l.after == 0 || l.after == position)
 }
+
+// uniqueKey is one of the keys of an event.
+type uniqueKey int
+
+const (
+	keyUnknown uniqueKey = iota
+	keyVersion           // of its aggregate
+	keyEventID
+)
 
 // size is how many bytes of data and metadata an append has.
 func (a *appendRequest) size() int {

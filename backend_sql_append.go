@@ -52,7 +52,8 @@ func (b *sqlBackend) appendAlone(ctx context.Context, a *appendRequest) error {
 	if b.tx != nil {
 		return b.failed("append", b.insertOrUndo(ctx, a, chunks))
 	}
-	tx, err := b.db.BeginTx(ctx, nil)
+	// What decides are keys and locks, so the isolation with the fewest locks will do.
+	tx, err := b.db.BeginTx(ctx, readCommitted)
 	if err != nil {
 		return b.failed("append", err)
 	}

@@ -4,6 +4,8 @@
 package eventstore
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"database/sql"
 	"slices"
@@ -25,20 +27,72 @@ func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendRequest
 			return err
 		}
 	}
-	noWait := c.tx == nil && h.can.noWait
-	err := b.insertHinted(ctx, c, a, rows, h, noWait)
-	if noWait && b.dialect.classify(err) == faultRetry {
-		// It has to wait, with what it has locked by then: on MariaDB that is, of the event before,
-		// the gap as well, unless its position is known.
-		if err := b.mustLookUp(ctx, c, a, after, &h); err != nil {
-			return err
+	a.refused = keyUnknown
+	if c.tx != nil && after.expected < 0 && h.version > 0 {
+		if repeated, err := b.isRecent(ctx, c, a, &h); err != nil || repeated {
+			return cmp.Or(err, errVersion)
 		}
-		err = b.insertHinted(ctx, c, a, rows, h, false)
 	}
+	err := b.insertPatiently(ctx, c, a, rows, after, h)
 	if b.dialect.classify(err) == faultTaken {
+		a.refused = b.dialect.refusedBy(err)
 		return b.refusal(err)
 	}
 	return err
+}
+
+// isRecent reports whether the first of an append's events is among the last of its aggregate. A repeated append,
+// which any version would admit, is found out by that before its INSERT fails: on MySQL a failed INSERT
+// leaves, at repeatable read, the end of the log locked until the caller's transaction ends. The last
+// events are next to what the append locks in any case, where a look for their IDs would lock, at
+// serializable, the gap where every event ID goes.
+func (b *sqlBackend) isRecent(ctx context.Context, c conn, a *appendRequest, h *appendHint) (found bool, err error) {
+	const atLeast = 100
+	first := a.rows[0].id[:]
+	err = c.query(ctx, func(r *sql.Rows) error {
+		var id []byte
+		err := r.Scan(&id)
+		if err == nil && bytes.Equal(id, first) {
+			found = true
+		}
+		return err
+	}, b.text.numbered.eventIDs, h.stream, a.aggregateID, max(h.version-max(int64(len(a.rows)), atLeast), 0))
+	return found, err
+}
+
+// insertPatiently runs the statement with what is known, and waits for an append in flight that takes
+// the same versions.
+//
+// An INSERT that waits for a row with its key asks, on InnoDB, for the gap before that row too: for as
+// long as it waits, appends that begin aggregates there wait with it. Above an aggregate's version
+// there are no others, but its first version is next to another aggregate. So outside of transactions
+// such a row is found before that: on MariaDB by a statement that does not wait, on MySQL, where the
+// aggregate is new, by a look ahead. It is then waited for at read committed, where that takes no gap.
+// A caller's transaction, of which the isolation is not known, has to wait in the INSERT.
+func (b *sqlBackend) insertPatiently(ctx context.Context, c conn, a *appendRequest, rows []record, after lastEvent, h appendHint) error {
+	for attempt := 1; c.tx == nil && attempt <= 3; attempt++ {
+		var err error
+		if !h.can.noWait && h.version == 0 {
+			_, err = c.row(ctx, []any{new(int64)}, b.text.numbered.inFlight, h.stream, a.aggregateID, h.version+1)
+		}
+		if err == nil {
+			err = b.insertHinted(ctx, c, a, rows, h, h.can.noWait)
+		}
+		if b.dialect.classify(err) != faultRetry {
+			return err
+		}
+		if err := b.transact(ctx, "append", func(c conn) error {
+			_, err := c.row(ctx, []any{new(int64)}, b.text.numbered.await, h.stream, a.aggregateID, h.version+1)
+			return err
+		}); err != nil {
+			return err
+		}
+		// By its position MariaDB locks the event before without a gap.
+		if err := b.mustLookUp(ctx, c, a, after, &h); err != nil {
+			return err
+		}
+	}
+	return b.insertHinted(ctx, c, a, rows, h, false)
 }
 
 // insertHinted runs the statement with what is known, and forgets that if it fails. With noWait it

@@ -4,6 +4,7 @@
 package eventstore
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"strings"
@@ -20,11 +21,8 @@ func (b *sqlBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCa
 			return err
 		}
 		v.actual, v.position = h.version, h.position
-		lock := ""
-		if c.tx != nil && b.text.read.latest != "" {
-			// The transaction's snapshot may be older than what refused the append.
-			lock = b.text.read.latest
-			if v.taken, err = c.row(ctx, []any{new(int64)}, b.text.append.versionTaken, a.stream, a.aggregateID, h.version+1); err != nil {
+		if c.tx != nil && a.refused == keyVersion {
+			if v.taken, err = b.takenByAnother(ctx, c, a, h.version+1); err != nil {
 				return err
 			}
 		}
@@ -34,7 +32,7 @@ func (b *sqlBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCa
 				args[i] = b.dialect.eventID(part[i].id)
 			}
 			ids := strings.TrimSuffix(strings.Repeat(b.text.read.idValue+", ", len(args)), ", ")
-			rows, err := b.records(ctx, c, 0, "SELECT {event} FROM "+b.text.read.fromAll+"\nWHERE e.event_id IN ("+ids+")"+lock, args...)
+			rows, err := b.records(ctx, c, 0, "SELECT {event} FROM "+b.text.read.fromAll+"\nWHERE e.event_id IN ("+ids+")", args...)
 			if err != nil {
 				return err
 			}
@@ -44,6 +42,19 @@ func (b *sqlBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCa
 		return nil
 	})
 	return v, err
+}
+
+// takenByAnother reports whether a version, of which the transaction knows only that it is taken, is that
+// of another append. If it is that of a's first event, an earlier call has stored that, and the
+// transaction sees it when it is retried.
+//
+// The row exists, and the append that it refused has it locked already. Of rows that may be missing a
+// transaction reads none with a lock: on InnoDB that locks the gap where they would be, and for fresh
+// event IDs every append goes there.
+func (b *sqlBackend) takenByAnother(ctx context.Context, c conn, a *appendRequest, version int64) (bool, error) {
+	var id []byte
+	found, err := c.row(ctx, []any{&id}, b.text.append.eventIDOf, a.stream, a.aggregateID, version)
+	return found && !bytes.Equal(id, a.rows[0].id[:]), err
 }
 
 // lookUp finds out what an append has to know, and remembers what others can use.
@@ -80,14 +91,10 @@ func (b *sqlBackend) refusal(err error) error {
 // dropRows takes rows back that this very transaction has inserted; their positions become holes
 // like those of a rollback. A context that ends meanwhile must not leave them there.
 func (b *sqlBackend) dropRows(ctx context.Context, c conn, rows []record) error {
-	for part := range slices.Chunk(rows, 1000) {
-		args := make([]any, len(part))
-		for i := range part {
-			args[i] = int64(part[i].position)
-		}
-		if _, err := c.exec(context.WithoutCancel(ctx), b.text.append.dropEvents+placeholders(len(args))+")", args...); err != nil {
-			return err
-		}
+	positions := make([]int64, len(rows))
+	for i := range rows {
+		positions[i] = int64(rows[i].position)
 	}
-	return nil
+	_, err := b.execListed(ctx, c, b.text.erase.remove, positions)
+	return err
 }

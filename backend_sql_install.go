@@ -23,20 +23,22 @@ func (b *sqlBackend) install(ctx context.Context) error {
 	case err != nil:
 		return err
 	case have == len(b.dialect.schema):
-		return b.transact(ctx, "install", func(c conn) error { return b.eraseQueued(ctx, c) })
+		return b.eraseQueued(ctx)
 	}
 	if b.text.install.unlock == "" {
-		return b.transact(ctx, "install", func(c conn) error {
+		err = b.transact(ctx, "install", func(c conn) error {
 			if _, err := c.exec(ctx, b.text.install.lock, b.lockName()); err != nil {
 				return err
 			}
-			if err := b.migrate(ctx, c); err != nil {
-				return err
-			}
-			return b.eraseQueued(ctx, c)
+			return b.migrate(ctx, c)
 		})
+	} else {
+		err = b.run(ctx, "install", func(conn) error { return b.installLocked(ctx) })
 	}
-	return b.run(ctx, "install", func(conn) error { return b.installLocked(ctx) })
+	if err != nil {
+		return err
+	}
+	return b.eraseQueued(ctx)
 }
 
 // installLocked is install for databases where statements that define data commit by themselves

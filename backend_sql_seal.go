@@ -52,6 +52,7 @@ func (b *sqlBackend) seal(ctx context.Context) (p Position, settled bool, err er
 			told = z.watch()
 		}
 		p = z.sealed
+		z.told.Store(int64(z.marked))
 		return err
 	})
 	return p, settled, err

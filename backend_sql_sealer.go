@@ -6,6 +6,7 @@ package eventstore
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,7 +22,8 @@ type sealer struct {
 	lock   chan struct{} // holds one token; a channel because waiting for it ends with a context
 	known  bool          // sealed has been read
 	sealed Position
-	marked Position // what the database has been told
+	marked Position     // what the database has been told
+	told   atomic.Int64 // marked, as of the last look, for those that do not hold the lock
 	holes  map[Position]*hole
 	stall  stall
 	now    func() time.Time

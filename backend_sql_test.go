@@ -69,7 +69,8 @@ func Statements(s *Store) map[string]Statement {
 	add("last position", b.text.read.lastPosition)
 	text, args := b.nextStatement([]Position{0, 25_000, 49_000}, 50_000)
 	add("next events", text, args...)
-	add("last event", b.text.aggregates.lockLast, 1, "big")
+	add("versions", b.text.aggregates.versions, 1, "big", 49_000)
+	add("positions of a stream", b.text.streams.positions, 1, 25_000, eraseAtOnce)
 	add("snapshot", limited(b.text.aggregates.load, firstPage), "big", 1, "accounts", "big", 1, "big", "accounts")
 	for what, q := range map[string]*page{
 		"read":                     {from: FromAll(), after: 25_000, limit: 100},

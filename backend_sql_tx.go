@@ -6,7 +6,6 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -71,9 +70,6 @@ func (u *sqlBatchTx) guard() error {
 	}
 	return nil
 }
-
-// errEnded is a handler's failure: its transaction is not the one that it was given.
-var errEnded = errors.New("the step's transaction was ended before its checkpoint: by a statement that defines data, by COMMIT or ROLLBACK, or by a deadlock whose error the handler did not return")
 
 // checkGuard finds out whether the transaction is still the one of guard.
 func (u *sqlBatchTx) checkGuard() error {

@@ -49,6 +49,8 @@ type Dialect struct {
 
 	// timeLayout formats a time in UTC as a parameter.
 	timeLayout string
+	// brackets enclose a list of numbers that is one parameter.
+	brackets string
 	// eventID returns an event ID as a parameter.
 	eventID func(id [16]byte) any
 	// classify says what an error of the driver means.
@@ -56,6 +58,9 @@ type Dialect struct {
 	// violated says whose unique key a faultTaken is about, as far as the text of err tells: prefix
 	// begins the names of the store's tables.
 	violated func(prefix string, err error) keyOwner
+	// refusedBy says which unique key an error of kind faultTaken is about; nil: appends in transactions
+	// meet none.
+	refusedBy func(err error) uniqueKey
 }
 
 // statements are a dialect's texts, by what the store does with them. A comment names a text's
@@ -63,13 +68,14 @@ type Dialect struct {
 // statement; every other text is whole.
 //
 // An event's columns stand in eventColumns, which {columns} stands for, and in read.columns. Besides
-// these a new column needs the schema, the texts that make gap rows (seal.gapRow, streams.erase,
-// aggregates.erase), aggregates.load, and rowScanner.
+// these a new column needs the schema, the texts that make gap rows (seal.gapRow, erase.blank),
+// aggregates.load, and rowScanner.
 type statements struct {
 	install     installStatements
 	streams     streamStatements
 	aggregates  aggregateStatements
 	append      appendStatements
+	erase       eraseStatements
 	returning   returningStatements // only where Dialect.returning
 	numbered    numberedStatements  // only where not
 	seal        sealStatements
@@ -97,29 +103,31 @@ type installStatements struct {
 // streamStatements are about streams as such.
 type streamStatements struct {
 	create          string // name, metadata, who emits it, time; 0 rows: it exists
-	lock            string // name; one row: id
 	emitter         string // name; one row: who emits it, NULL if that is not known; locked against its deletion
 	disown          string // name
 	id              string // name; one row: id
 	exists          string // name
 	list            string // prefix, prefix
-	setMetadata     string // metadata, name
-	delete          string // id
+	setMetadata     string // metadata, id
+	delete          string // id, name; 0 rows: it is gone
+	positions       string // id, position, limit; the positions of a stream's events after that one
+	snapshots       string // id; the aggregate ids, in hexadecimal, of a stream's snapshots; "": deleteSnapshots locks nothing else
 	deleteSnapshots string // id
-	deleteSealed    string // id; deletes a stream's events up to the sealed position of which all know
-	erase           string // id; makes a stream's other events gap rows
-	queueErase      string // id, id; queues a stream of which the transaction may not have seen all events; "": it has
+	deleteListed    string // list of aggregate ids in hexadecimal, id; deleteSnapshots for these
+	queueErase      string // id, id; queues a deleted stream whose events are still to be erased
 	queuedErases    string // rows: id of a queued stream
 	eraseDone       string // id
 }
 
 // aggregateStatements are about single aggregates and their snapshots.
 type aggregateStatements struct {
-	lockLast       string // stream id, aggregate id; one row: the last version, locked against appends, or none
-	claimVersion   string // stream id, aggregate id, version, event ID; 0 rows: it is taken; "": lockLast sees the latest, whatever the isolation
-	deleteSealed   string // stream id, aggregate id; streams.deleteSealed for an aggregate
-	erase          string // stream id, aggregate id; streams.erase for an aggregate
-	claimSnapshot  string // stream id, aggregate id; fails if there is one that deleteSnapshot would not see; "": not needed
+	lockLast       string // stream id, aggregate id; one row: the last version, locked against appends, or none; at read committed
+	versions       string // stream id, aggregate id, version; the versions after that one, with their positions
+	lockPosition   string // position, stream id, aggregate id; one row, locked against appends after it
+	raise          string // position; makes its version the next one, which fails if that is taken
+	lockVersion    string // stream id, aggregate id, version; lockPosition by version; "": appends lock what lockPosition does
+	hasSnapshot    string // stream id, aggregate id
+	claimSnapshot  string // stream id, aggregate id; makes one to be deleted, or finds the one that deleteSnapshot would not see
 	deleteSnapshot string // stream id, aggregate id
 	saveSnapshot   string // version, schema, state, stream, position, aggregate id, version; leaves alone what is later
 	load           string // aggregate id, schema, stream, aggregate id, schema, aggregate id, stream; the snapshot and up to {limit} events, in any order
@@ -127,13 +135,20 @@ type aggregateStatements struct {
 
 // appendStatements go with every append, whatever the strategy.
 type appendStatements struct {
-	state        string // aggregate id, aggregate id, name; one row: stream id, version, its position, the database's time, step between positions, whether it is MariaDB, which has capabilities
-	versionTaken string // name, aggregate id, version; at the latest, whatever the isolation
-	positionOf   string // event ID; only where not Dialect.returning
-	dropEvents   string // up to the list of positions
-	savepoint    string
-	rollbackTo   string
-	release      string
+	state      string // aggregate id, aggregate id, name; one row: stream id, version, its position, the database's time, step between positions, whether it is MariaDB, which has capabilities
+	eventIDOf  string // name, aggregate id, version; the event ID of a version that is known to exist, whatever the isolation
+	positionOf string // event ID; only where not Dialect.returning
+	savepoint  string
+	rollbackTo string
+	release    string
+}
+
+// eraseStatements remove events, by lists of their positions. Every one of these exists, or has been
+// removed by the same transaction.
+type eraseStatements struct {
+	begin  string // marks a caller's transaction as one that erases, so that it is no writer for that; "": not needed
+	remove string // list of positions
+	blank  string // list of positions; makes them gap rows
 }
 
 // returningStatements append where an INSERT returns what it has stored.
@@ -160,6 +175,9 @@ type numberedStatements struct {
 	one       guardedRow
 	many      guardedRow
 	noWait    string // before a statement, which then fails where it would wait for a lock; only on MariaDB
+	eventIDs  string // stream id, aggregate id, version; the event IDs of the versions after that one
+	inFlight  string // stream id, aggregate id, version; fails where there is one that is not committed
+	await     string // stream id, aggregate id, version; waits for such a one, at read committed
 	positions string // behind a statement, which then returns positions; only on MariaDB
 
 	// Several appends, in this order. Each list is followed by how many different entries it has.
@@ -186,7 +204,7 @@ type sealStatements struct {
 	span           string // position; one row: how many of the next {limit} positions there are, the last of them, and what mark is
 	positions      string // position; the next {limit} positions
 	positionsAfter string // the same: position, limit
-	writers        string // the transactions that write events, and whether they are prepared; "": the database can't tell
+	writers        string // the transactions that may have been given positions, and whether they are prepared; "": the database can't tell
 	lockSpans      string // up to the spans; fails if an uncommitted row is in one of them; "": not needed
 	lockSpan       string // from, to
 	lockTail       string // behind the spans
@@ -240,7 +258,6 @@ type readStatements struct {
 	streamName   string // a parameter in place of the stream's name among the columns
 	fromAll      string // e and s, driven by e
 	ofAggregate  string // a condition: aggregate id, version; e is one of its events behind that
-	latest       string // behind a read: it sees the latest, whatever the isolation; "": not needed
 	metadataHas  string // a condition: e's metadata hold a text
 	timeValue    string // a time as a parameter
 	idValue      string // an event ID as a parameter

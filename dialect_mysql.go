@@ -8,11 +8,12 @@ package eventstore
 // results short (sql_select_limit). Otherwise every call is [ErrInvalid] with the setting's name.
 var MySQL = &mysqlDialect
 
-// mysqlErase makes gap rows of events, up to the condition.
-const mysqlErase = `
-UPDATE {events}
-SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
-    event_id = UNHEX(CONCAT('e5e5000000000000', LPAD(HEX(position), 16, '0')))`
+// mysqlListed is the events of a list of positions. They are looked up one by one, so that exactly their
+// records are locked: for a condition with IN a server may go through the whole table, and lock all of
+// it.
+const mysqlListed = `
+JSON_TABLE(?, '$[*]' COLUMNS (position BIGINT PATH '$')) listed
+STRAIGHT_JOIN {events} e FORCE INDEX (PRIMARY) ON e.position = listed.position`
 
 var mysqlDialect = Dialect{
 	name:          "mysql",
@@ -23,6 +24,8 @@ var mysqlDialect = Dialect{
 	classify:      classifyMySQL,
 	violated:      violatedMySQL,
 	eventID:       func(id [16]byte) any { return id[:] },
+	brackets:      "[]",
+	refusedBy:     mysqlKey,
 	statements: statements{
 		install: installStatements{
 			lock:   `SELECT GET_LOCK(CONCAT(CRC32(DATABASE()), ':', ?), 3600)`,
@@ -54,37 +57,54 @@ CREATE TABLE IF NOT EXISTS {meta} (
 			create: `
 INSERT INTO {streams} (name, metadata, emitted_by, created_at)
 VALUES (?, ?, ?, COALESCE(?, UTC_TIMESTAMP(6)))`,
-			lock:            `SELECT id FROM {streams} WHERE name = ? FOR UPDATE`,
-			emitter:         `SELECT emitted_by FROM {streams} WHERE name = ? LOCK IN SHARE MODE`,
-			disown:          `UPDATE {streams} SET emitted_by = '' WHERE name = ? AND emitted_by IS NULL`,
-			id:              `SELECT id FROM {streams} WHERE name = ?`,
-			delete:          `DELETE FROM {streams} WHERE id = ?`,
+			emitter: `SELECT emitted_by FROM {streams} WHERE name = ? LOCK IN SHARE MODE`,
+			disown:  `UPDATE {streams} SET emitted_by = '' WHERE name = ? AND emitted_by IS NULL`,
+			id:      `SELECT id FROM {streams} WHERE name = ?`,
+			// By the primary key: by its name MariaDB would lock the gap before the stream's too.
+			delete: `DELETE FROM {streams} WHERE id = ? AND name = ?`,
+			positions: `
+SELECT position FROM {events} FORCE INDEX (stream_id_2)
+WHERE stream_id = ? AND position > ? ORDER BY position LIMIT ?`,
+			snapshots:       `SELECT HEX(aggregate_id) FROM {snapshots} WHERE stream_id = ?`,
 			deleteSnapshots: `DELETE FROM {snapshots} WHERE stream_id = ?`,
-			deleteSealed: `
-DELETE FROM {events}
-WHERE stream_id = ? AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
-			erase: mysqlErase + `
-WHERE stream_id = ?`,
-			exists:      `SELECT 1 FROM {streams} WHERE name = ?`,
-			list:        `SELECT name, metadata, CAST(created_at AS CHAR) FROM {streams} WHERE LEFT(name, LENGTH(?)) = ? ORDER BY name`,
-			setMetadata: `UPDATE {streams} SET metadata = ? WHERE name = ?`,
+			deleteListed: `
+DELETE sn FROM JSON_TABLE(?, '$[*]' COLUMNS (id VARCHAR(510) PATH '$')) listed
+STRAIGHT_JOIN {snapshots} sn FORCE INDEX (PRIMARY) ON sn.stream_id = ? AND sn.aggregate_id = UNHEX(listed.id)`,
+			queueErase: `
+INSERT INTO {meta} (name, value) VALUES (CONCAT('erase ', ?), ?)
+ON DUPLICATE KEY UPDATE value = VALUES(value)`,
+			queuedErases: `SELECT value FROM {meta} WHERE name LIKE 'erase %' AND value NOT IN (SELECT id FROM {streams}) ORDER BY value`,
+			eraseDone:    `DELETE FROM {meta} WHERE name = CONCAT('erase ', ?)`,
+			exists:       `SELECT 1 FROM {streams} WHERE name = ?`,
+			list:         `SELECT name, metadata, CAST(created_at AS CHAR) FROM {streams} WHERE LEFT(name, LENGTH(?)) = ? ORDER BY name`,
+			setMetadata:  `UPDATE {streams} SET metadata = ? WHERE id = ?`,
 		},
 		aggregates: aggregateStatements{
 			lockLast: `
 SELECT version FROM {events} WHERE stream_id = ? AND aggregate_id = ?
 ORDER BY version DESC LIMIT 1 FOR UPDATE`,
-			deleteSealed: `
-DELETE FROM {events}
-WHERE stream_id = ? AND aggregate_id = ? AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
-			erase: mysqlErase + `
-WHERE stream_id = ? AND aggregate_id = ?`,
+			versions: `
+SELECT version, position FROM {events} FORCE INDEX (stream_id)
+WHERE stream_id = ? AND aggregate_id = ? AND version > ? ORDER BY version`,
+			lockPosition: `
+SELECT 1 FROM {events} FORCE INDEX (PRIMARY) WHERE position = ? AND stream_id = ? AND aggregate_id = ? FOR UPDATE`,
+			raise: `UPDATE {events} SET version = version + 1 WHERE position = ?`,
+			lockVersion: `
+SELECT 1 FROM {events} FORCE INDEX (stream_id)
+WHERE stream_id = ? AND aggregate_id = ? AND version = ? FOR UPDATE`,
+			hasSnapshot: `SELECT 1 FROM {snapshots} WHERE stream_id = ? AND aggregate_id = ?`,
+			// A DELETE that finds none would lock the gap where it may come to stand.
+			claimSnapshot: `
+INSERT INTO {snapshots} (stream_id, aggregate_id, version, position, schema_no, state)
+VALUES (?, ?, 0, 0, 0, 'null')
+ON DUPLICATE KEY UPDATE state = 'null'`,
 			deleteSnapshot: `DELETE FROM {snapshots} WHERE stream_id = ? AND aggregate_id = ?`,
 			// The event is locked, so that a delete of the aggregate waits for this, or this sees that
 			// it is gone. Assignments run from left to right: the position comes last.
 			saveSnapshot: `
 INSERT INTO {snapshots} (version, schema_no, state, stream_id, aggregate_id, position)
 SELECT ?, ?, ?, e.stream_id, e.aggregate_id, e.position
-FROM {events} e
+FROM {events} e FORCE INDEX (PRIMARY)
 WHERE e.stream_id = (SELECT id FROM {streams} WHERE name = ?)
 AND e.position = ? AND e.aggregate_id = ? AND e.version = ?
 LOCK IN SHARE MODE
@@ -123,14 +143,19 @@ SELECT s.id,
        COALESCE((SELECT position FROM {events} WHERE stream_id = s.id AND aggregate_id = ? ORDER BY version DESC LIMIT 1), 0),
        CAST(UTC_TIMESTAMP(6) AS CHAR), @@auto_increment_increment, VERSION() LIKE '%MariaDB%'
 FROM {streams} s WHERE s.name = ?`,
-			versionTaken: `
-SELECT 1 FROM {events}
+			eventIDOf: `
+SELECT event_id FROM {events} FORCE INDEX (stream_id)
 WHERE stream_id = (SELECT id FROM {streams} WHERE name = ?) AND aggregate_id = ? AND version = ?
 LOCK IN SHARE MODE`,
-			dropEvents: `DELETE FROM {events} WHERE position IN (`,
 			savepoint:  `SAVEPOINT eventstore_append`,
 			rollbackTo: `ROLLBACK TO SAVEPOINT eventstore_append`,
 			release:    `RELEASE SAVEPOINT eventstore_append`,
+		},
+		erase: eraseStatements{
+			remove: `DELETE e FROM` + mysqlListed,
+			blank: `UPDATE` + mysqlListed + `
+SET e.stream_id = 0, e.aggregate_id = '', e.version = -e.position, e.name = '', e.data = 'null', e.metadata = '{}',
+    e.event_id = UNHEX(CONCAT('e5e5000000000000', LPAD(HEX(e.position), 16, '0')))`,
 		},
 		numbered: numberedStatements{
 			insert: `
@@ -143,6 +168,16 @@ VALUES `,
 			noWait: `SET STATEMENT innodb_lock_wait_timeout = 0 FOR`,
 			positions: `
 RETURNING position`,
+			eventIDs: `
+SELECT event_id FROM {events} FORCE INDEX (stream_id)
+WHERE stream_id = ? AND aggregate_id = ? AND version > ?`,
+			// At repeatable read it locks a gap for as long as it takes.
+			inFlight: `
+SELECT 1 FROM {events} FORCE INDEX (stream_id)
+WHERE stream_id = ? AND aggregate_id = ? AND version = ? FOR SHARE NOWAIT`,
+			await: `
+SELECT 1 FROM {events} FORCE INDEX (stream_id)
+WHERE stream_id = ? AND aggregate_id = ? AND version = ? LOCK IN SHARE MODE`,
 			group: `
 SET STATEMENT innodb_lock_wait_timeout = 0 FOR
 INSERT INTO {events} ({columns})
@@ -313,7 +348,6 @@ ON DUPLICATE KEY UPDATE error = VALUES(error)`,
 			streamName:  `CAST(? AS BINARY)`, // MariaDB strips the spaces behind a text parameter in a UNION
 			fromAll:     `{events} e STRAIGHT_JOIN {streams} s ON s.id = e.stream_id`,
 			ofAggregate: `e.aggregate_id = ? AND e.version > ?`,
-			latest:      ` LOCK IN SHARE MODE`,
 			metadataHas: `LOCATE(?, e.metadata) > 0`,
 			timeValue:   `CAST(? AS DATETIME(6))`,
 			idValue:     `?`,

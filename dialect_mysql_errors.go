@@ -91,3 +91,27 @@ func violatedMySQL(prefix string, err error) keyOwner {
 	}
 	return foreignKey
 }
+
+// mysqlKey goes by the name of the key in the message of ER_DUP_ENTRY, which ends it in every language
+// of the server. MySQL puts the table's name before it.
+func mysqlKey(err error) uniqueKey {
+	var e *mysql.MySQLError
+	if !errors.As(err, &e) || e.Number != 1062 {
+		return keyUnknown
+	}
+	parts := strings.Split(e.Message, "'")
+	if len(parts) < 3 {
+		return keyUnknown
+	}
+	_, key, found := strings.Cut(parts[len(parts)-2], ".")
+	if !found {
+		key = parts[len(parts)-2]
+	}
+	switch key {
+	case "stream_id":
+		return keyVersion
+	case "event_id":
+		return keyEventID
+	}
+	return keyUnknown
+}

@@ -39,12 +39,6 @@ s AS MATERIALIZED (
         SELECT version, position FROM {events} WHERE stream_id = stream.id AND aggregate_id = a.aggregate_id
         ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true)`
 
-// postgresErase makes gap rows of events, up to the condition.
-const postgresErase = `
-UPDATE {events}
-SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
-    event_id = ('e5e5000000000000' || lpad(to_hex(position), 16, '0'))::uuid`
-
 var postgresDialect = Dialect{
 	name:             "postgres",
 	dollarParameters: true,
@@ -53,6 +47,7 @@ var postgresDialect = Dialect{
 	maxPacket:        1<<30 - 1, // of a message; a value and a row can have some bytes less
 	schema:           postgresSchema,
 	timeLayout:       "2006-01-02 15:04:05.000000Z07:00",
+	brackets:         "{}",
 	classify:         classifyPostgres,
 	violated:         violatedPostgres,
 	eventID:          func(id [16]byte) any { return hex.EncodeToString(id[:]) },
@@ -81,43 +76,38 @@ ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value`,
 INSERT INTO {streams} (name, metadata, emitted_by, created_at)
 VALUES (?::text, ?::json, ?::text, COALESCE(?::timestamptz, statement_timestamp()))
 ON CONFLICT (name) DO NOTHING`,
-			lock:            `SELECT id FROM {streams} WHERE name = ?::text FOR UPDATE`,
 			emitter:         `SELECT emitted_by FROM {streams} WHERE name = ?::text FOR KEY SHARE`,
 			disown:          `UPDATE {streams} SET emitted_by = '' WHERE name = ?::text AND emitted_by IS NULL`,
 			id:              `SELECT id FROM {streams} WHERE name = ?::text`,
-			delete:          `DELETE FROM {streams} WHERE id = ?::bigint`,
+			delete:          `DELETE FROM {streams} WHERE id = ?::bigint AND name = ?::text`,
 			deleteSnapshots: `DELETE FROM {snapshots} WHERE stream_id = ?::bigint`,
-			deleteSealed: `
-DELETE FROM {events}
-WHERE stream_id = ?::bigint AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
-			erase: postgresErase + `
-WHERE stream_id = ?::bigint`,
-			// Above read committed an UPDATE or DELETE does not find what was stored since the transaction's
-			// snapshot, and nothing says that there is anything. A stream that lives has its id back, after a
-			// restore of some tables, say: its events are not what was queued.
+			positions: `
+SELECT e.position
+FROM (SELECT ?::bigint AS stream_id, ?::bigint AS position) k
+JOIN {events} e ON (e.stream_id, e.position) > (k.stream_id, k.position) AND e.stream_id <= k.stream_id
+ORDER BY e.stream_id, e.position LIMIT ?::int`,
 			queueErase: `
-INSERT INTO {meta} (name, value)
-SELECT 'erase ' || ?::bigint, ?::bigint WHERE current_setting('transaction_isolation') IN ('repeatable read', 'serializable')`,
+INSERT INTO {meta} (name, value) VALUES ('erase ' || ?::bigint, ?::bigint)
+ON CONFLICT (name) DO NOTHING`,
+			// A stream that exists has its id back, after a restore of some tables, say: its events are not
+			// those that were queued.
 			queuedErases: `SELECT value FROM {meta} WHERE name LIKE 'erase %' AND value NOT IN (SELECT id FROM {streams}) ORDER BY value`,
 			eraseDone:    `DELETE FROM {meta} WHERE name = 'erase ' || ?::bigint`,
 			exists:       `SELECT 1 FROM {streams} WHERE name = ?::text`,
 			list:         `SELECT name, metadata, created_at FROM {streams} WHERE left(name, length(?::text)) = ?::text ORDER BY name`,
-			setMetadata:  `UPDATE {streams} SET metadata = ?::json WHERE name = ?::text`,
+			setMetadata:  `UPDATE {streams} SET metadata = ?::json WHERE id = ?::bigint`,
 		},
 		aggregates: aggregateStatements{
 			lockLast: `
 SELECT version FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text
 ORDER BY version DESC LIMIT 1 FOR UPDATE`,
-			claimVersion: `
-INSERT INTO {events} ({columns})
-VALUES (?::bigint, ?::text, ?::bigint, ?::uuid, '', 'null', '{}', statement_timestamp())
-ON CONFLICT DO NOTHING`,
-			deleteSealed: `
-DELETE FROM {events}
-WHERE stream_id = ?::bigint AND aggregate_id = ?::text
-AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
-			erase: postgresErase + `
-WHERE stream_id = ?::bigint AND aggregate_id = ?::text`,
+			versions: `
+SELECT version, position FROM {events}
+WHERE stream_id = ?::bigint AND aggregate_id = ?::text AND version > ?::bigint ORDER BY version`,
+			lockPosition: `
+SELECT 1 FROM {events} WHERE position = ?::bigint AND stream_id = ?::bigint AND aggregate_id = ?::text FOR UPDATE`,
+			raise:       `UPDATE {events} SET version = version + 1 WHERE position = ?::bigint`,
+			hasSnapshot: `SELECT 1 FROM {snapshots} WHERE stream_id = ?::bigint AND aggregate_id = ?::text`,
 			// A DELETE does not find a row stored since the snapshot of the caller's transaction; this is a
 			// serialisation failure then.
 			claimSnapshot: `
@@ -163,10 +153,18 @@ SELECT s.id,
        COALESCE((SELECT position FROM {events} WHERE stream_id = s.id AND aggregate_id = ?::text ORDER BY version DESC LIMIT 1), 0),
        statement_timestamp(), 1, false
 FROM {streams} s WHERE s.name = ?::text`,
-			dropEvents: `DELETE FROM {events} WHERE position IN (`,
 			savepoint:  `SAVEPOINT eventstore_append`,
 			rollbackTo: `ROLLBACK TO SAVEPOINT eventstore_append`,
 			release:    `RELEASE SAVEPOINT eventstore_append`,
+		},
+		erase: eraseStatements{
+			begin:  `LOCK TABLE {snapshots} IN ROW SHARE MODE`,
+			remove: `DELETE FROM {events} WHERE position = ANY (?::text::bigint[])`,
+			blank: `
+UPDATE {events}
+SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
+    event_id = ('e5e5000000000000' || lpad(to_hex(position), 16, '0'))::uuid
+WHERE position = ANY (?::text::bigint[])`,
 		},
 		returning: returningStatements{
 			values: postgresAppendTo + `
@@ -246,11 +244,19 @@ FROM (SELECT position FROM {events} WHERE position > (SELECT ?::bigint) ORDER BY
 			positionsAfter: `SELECT position FROM {events} WHERE position > ?::bigint ORDER BY position LIMIT ?::int`,
 			// A prepared transaction that has outlived its server goes on under another virtual
 			// transaction, of no backend; before 13.5 and 14.1 it did so from when it was prepared.
+			//
+			// A statement that erases takes the same lock on the events as one that inserts. A transaction that
+			// has only erased is told by its mark, a mode in which nothing else locks the snapshots, and by
+			// the lack of the lock on the streams that each append takes before it is given positions.
 			writers: `
-SELECT DISTINCT virtualtransaction, virtualtransaction LIKE '-1/%' FROM pg_locks
-WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted
+SELECT virtualtransaction, virtualtransaction LIKE '-1/%' FROM pg_locks
+WHERE locktype = 'relation' AND mode IN ('RowExclusiveLock', 'RowShareLock') AND granted
 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-AND relation = '{events}'::regclass`,
+AND relation IN ('{events}'::regclass, '{snapshots}'::regclass, '{streams}'::regclass)
+GROUP BY virtualtransaction
+HAVING bool_or(relation = '{events}'::regclass AND mode = 'RowExclusiveLock')
+AND (bool_or(relation = '{streams}'::regclass AND mode = 'RowShareLock')
+  OR NOT bool_or(relation = '{snapshots}'::regclass AND mode = 'RowShareLock'))`,
 			insertGaps: `
 INSERT INTO {events} (position, {columns})
 VALUES `,

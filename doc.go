@@ -49,7 +49,8 @@
 //     succeeds; the others get a [*ConflictError], never an error of the driver.
 //   - Repeating an append with the same event IDs changes nothing, so one whose answer was lost
 //     can be repeated.
-//   - Appends never wait for each other unless they touch the same aggregate.
+//   - Appends never wait for each other unless they touch the same aggregate. On MySQL and MariaDB
+//     there are exceptions for transactions of the caller's, which [Store.WithTx] lists.
 //   - The sealed position only grows, and no event ever appears at or below it. Projections,
 //     relays, subscriptions and reads with [ReadOptions].Sealed read only sealed events, so none of
 //     them ever misses one, with any number of writers, long transactions, rollbacks and crashes.

@@ -170,9 +170,20 @@ func (s *Store) WriteSchema(w io.Writer) error { return s.backend.writeSchema(w)
 // commits it. It rolls tx back in one case: an append has failed, and the database refuses to undo
 // the part that is already stored. Nothing of it is repeated: [Aggregate.Execute] and [Aggregate.Handle]
 // try once, and a deadlock, a serialisation failure or a lost position is [ErrRetryTx]: roll back
-// and run the transaction again. After [*ConflictError] roll back too. Like tx, it is not safe for
+// and run the transaction again. After [*ConflictError] roll back too, and at once: on MySQL a failed
+// append can leave, at repeatable read, the end of the log locked until then. Like tx, it is not safe for
 // concurrent use while a sequence is being read. On a memory store, which has no transactions,
 // every call of the result returns [errors.ErrUnsupported].
+//
+// A transaction that stays open holds up no append to another aggregate. MySQL and MariaDB lock gaps
+// between rows: there it holds up appends that begin an aggregate next to one of its own, by ID, and
+// appends to the aggregate before that one,
+//
+//   - if it has had to wait for that aggregate,
+//   - if it has deleted that aggregate and begun it anew,
+//   - if it is serializable: then it locks all that it reads.
+//
+// There it also holds up appends to a stream whose metadata it has set.
 func (s *Store) WithTx(tx *sql.Tx) *Store {
 	t := *s
 	t.inTx = true
@@ -201,9 +212,14 @@ func (s *Store) CreateStream(ctx context.Context, name string, md Metadata) erro
 // again. It waits for appends to the stream that are not yet committed. If there is none of this
 // name: [ErrStreamNotFound]. A stream created later under the same name is another one.
 //
-// On Postgres a caller's transaction above read committed does not see events that were stored since
-// its snapshot. No read finds them any more than the others, but they stay in the table, and their IDs
-// are taken, until the next [Store.Install], CreateStream or DeleteStream that is not in a transaction.
+// The stream itself goes first: from then on no read finds one of its events, and an append finds no
+// stream. Its events are then erased in many short transactions, so that sealing waits for none of
+// them for long. If DeleteStream is cut short there, the events stay in the table, and their IDs are
+// taken, until the next [Store.Install], CreateStream or DeleteStream that is not in a transaction.
+//
+// In a caller's transaction everything is erased at once. Above read committed that does not see
+// events that were stored since its snapshot: no read finds them any more than the others, but they
+// stay for as long as what is cut short.
 func (s *Store) DeleteStream(ctx context.Context, name string) error {
 	if err := checkName("stream name", name); err != nil {
 		return err
@@ -218,6 +234,9 @@ func (s *Store) DeleteStream(ctx context.Context, name string) error {
 // The order of other events, and running projections, are undisturbed: whoever has not come so far
 // never sees the deleted events, and what others have made of them is theirs to mend. Links to them
 // in other streams, and what relays have published, stay.
+//
+// Its events are erased in one transaction. In a caller's transaction whose snapshot does not show the
+// aggregate's last event it is [ErrRetryTx]. Sealing does not wait for a transaction that has only deleted.
 func (s *Store) DeleteAggregate(ctx context.Context, stream, aggregateID string) error {
 	if err := checkAggregate(stream, aggregateID); err != nil {
 		return err

@@ -2,6 +2,7 @@ package roundtrips_test
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
@@ -37,6 +38,10 @@ func TestTrips(t *testing.T) {
 			storetest.CatchUp(t, storetest.TotalsOf("totals"), s)
 			add(es.AnyVersion, 1)()
 		})
+		first := 1
+		if strings.HasPrefix(l.Name, "mysql") {
+			first = 2 // with a look for an append in flight that begins the same aggregate
+		}
 		for _, op := range []struct {
 			name string
 			want int
@@ -47,7 +52,7 @@ func TestTrips(t *testing.T) {
 			{"Append of 100", 1, add(0, 100)},
 			{"Append with AnyVersion", 1, add(es.AnyVersion, 2)},
 			{"Append with MustExist", 1, add(es.MustExist, 1)},
-			{"Append to a new aggregate", 1, func() {
+			{"Append to a new aggregate", first, func() {
 				storetest.MustAppend(t, s, "orders", fmt.Sprint(version), 0, storetest.Deposits(1, 1)...)
 				version++
 			}},
