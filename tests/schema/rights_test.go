@@ -287,3 +287,23 @@ func TestRights(t *testing.T) {
 		}
 	})
 }
+
+// TestInstallRights installs as a role that may create the tables and keep the version of the schema.
+func TestInstallRights(t *testing.T) {
+	storetest.ForEachKind(t, func(t *testing.T, l storetest.Lane) {
+		prefix := l.NewPrefix(t)
+		role, grant, _ := asRole(t, l, prefix)
+		if l.Dialect == es.Postgres {
+			l.Exec(t, "GRANT USAGE, CREATE ON SCHEMA public TO "+strings.TrimSuffix(prefix, "_")+"_role")
+		} else {
+			grant(right{"CREATE, SELECT, INSERT, DELETE", "meta"})
+			for _, table := range []string{"streams", "events", "snapshots", "projections", "parked"} {
+				grant(right{"CREATE", table})
+			}
+		}
+		if err := role.OpenIn(t, prefix, nil).Install(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		wantWorks(t, l.OpenIn(t, prefix, nil), "accounts")
+	})
+}
