@@ -169,10 +169,15 @@ type sealStatements struct {
 	span           string // position; one row: how many of the next {limit} positions there are, the last of them, and what mark is
 	positions      string // position; the next {limit} positions
 	positionsAfter string // the same: position, limit
+	generator      string // one row: the last position handed out, or -1: the role may not see it; its CACHE; the highest position stored or sealed; "": it can't fall behind
 	writers        string // the transactions that write events, and whether they are prepared; "": the database can't tell
 	lockSpans      string // up to the spans; fails if an uncommitted row is in one of them; "": not needed
 	lockSpan       string // from, to
-	lockTail       string // behind the spans
+	lockTail       string // behind the spans, or behind lockStreams: fails at once instead of waiting
+	lockStreams    string // up to lockTail or lockWaiting: lowest and highest id; locks streams against appends; "": not needed
+	lockWaiting    string // behind lockStreams: waits
+	waitShortly    string // has the connection wait for locks for no longer than a second
+	streamIDs      string // lowest and highest id; one row: the lowest and the highest stream's id between them, or zeros
 	insertGaps     string // up to the rows
 	gapRow         string // position, minus position, event ID
 	insertGapsTail string // behind the rows: leaves alone what exists

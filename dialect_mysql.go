@@ -200,6 +200,13 @@ WHERE `,
 			lockSpan: `position BETWEEN ? AND ?`,
 			lockTail: `
 FOR UPDATE NOWAIT`,
+			lockStreams: `
+SELECT COUNT(*) FROM {streams} FORCE INDEX (PRIMARY)
+WHERE id BETWEEN ? AND ?`,
+			lockWaiting: `
+FOR UPDATE`,
+			waitShortly: `SET SESSION innodb_lock_wait_timeout = 1`,
+			streamIDs:   `SELECT COALESCE(MIN(id), 0), COALESCE(MAX(id), 0) FROM {streams} WHERE id BETWEEN ? AND ?`,
 			insertGaps: `
 INSERT INTO {events} (position, {columns})
 VALUES `,

@@ -232,6 +232,12 @@ SELECT count(*), COALESCE(max(position), 0), COALESCE((SELECT value FROM {meta} 
 FROM (SELECT position FROM {events} WHERE position > (SELECT ?::bigint) ORDER BY position LIMIT {limit}) w`,
 			positions:      `SELECT position FROM {events} WHERE position > (SELECT ?::bigint) ORDER BY position LIMIT {limit}`,
 			positionsAfter: `SELECT position FROM {events} WHERE position > ?::bigint ORDER BY position LIMIT ?::int`,
+			// The numbers are read after the snapshot was taken: the generator only grows.
+			generator: `
+SELECT CASE WHEN has_sequence_privilege(q.seqrelid, 'SELECT, USAGE') THEN COALESCE(pg_sequence_last_value(q.seqrelid), 0) ELSE -1 END,
+       q.seqcache,
+       GREATEST((SELECT COALESCE(max(position), 0) FROM {events}), (SELECT COALESCE(max(value), 0) FROM {meta} WHERE name = 'sealed'))
+FROM pg_sequence q WHERE q.seqrelid = pg_get_serial_sequence('{events}', 'position')::regclass`,
 			// A prepared transaction that has outlived its server goes on under another virtual
 			// transaction, of no backend; before 13.5 and 14.1 it did so from when it was prepared.
 			writers: `
