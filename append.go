@@ -24,6 +24,9 @@ import (
 // overlap, another order, or IDs that are stored elsewhere are [*ConflictError]. One ID twice in a
 // call is [ErrInvalid], as is everything else that can't be stored.
 //
+// An append that is given a position at or below the sealed one, which no projection would see, stores
+// nothing: [ErrInconsistent].
+//
 // Outside a caller's transaction deadlocks and serialisation failures are repeated with back-off.
 // If the connection is lost, the append may or may not have been stored: repeat it with the same
 // IDs. The same goes for one whose context ends. Appends that arrive together may share a statement,

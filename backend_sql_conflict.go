@@ -41,7 +41,12 @@ func (b *sqlBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCa
 			v.stored = append(v.stored, rows...)
 		}
 		slices.SortFunc(v.stored, byPosition)
-		return nil
+		if len(v.stored) > 0 || v.taken || !a.expected.admits(v.actual) {
+			return nil
+		}
+		// Nothing is in the way but, perhaps, the position that the append was given.
+		_, err = b.checkGenerator(ctx, c)
+		return err
 	})
 	return v, err
 }

@@ -59,7 +59,7 @@ func (b *sqlBackend) seal(ctx context.Context) (p Position, settled bool, err er
 	err = b.run(ctx, "seal", func(c conn) (err error) {
 		defer z.publish()
 		if !z.known {
-			if _, err := b.readMark(ctx, c); err != nil {
+			if err := b.readMark(ctx, c); err != nil {
 				return err
 			}
 		}
@@ -97,23 +97,47 @@ func (b *sqlBackend) sealedInside(ctx context.Context, c conn) (p Position, err 
 	return p, err
 }
 
-func (b *sqlBackend) readMark(ctx context.Context, c conn) (mark Position, err error) {
+func (b *sqlBackend) readMark(ctx context.Context, c conn) error {
+	z := b.sealer
+	var mark Position
 	if _, err := c.row(ctx, []any{&mark}, b.text.seal.mark); err != nil {
-		return 0, err
+		return err
 	}
-	b.sealer.known = true
-	b.sealer.sealed, b.sealer.marked = max(b.sealer.sealed, mark), max(b.sealer.marked, mark)
-	return mark, nil
+	if err := b.checkMark(mark, true); err != nil {
+		return err
+	}
+	z.known = true
+	z.sealed, z.marked = max(z.sealed, mark), max(z.marked, mark)
+	return nil
+}
+
+// checkMark returns an error if a mark that has just been read, and whether the event or gap row at the
+// sealed position is there, say that the tables are not those in which positions were sealed: the mark only
+// grows, and no row above it is ever deleted.
+func (b *sqlBackend) checkMark(mark Position, there bool) error {
+	z := b.sealer
+	if mark >= z.marked && (there || mark >= z.sealed) {
+		return nil
+	}
+	return inconsistent("position %d was sealed, and the tables %sevents and %smeta don't have it: they were emptied or restored while this store was in use. What is stored anew would be skipped: end what uses the store and open it anew", max(z.sealed, z.marked), b.prefix, b.prefix)
 }
 
 // look advances the sealed position.
 func (b *sqlBackend) look(ctx context.Context, c conn) (settled bool, err error) {
 	z := b.sealer
 	for rows := maxGapRows; ; {
-		var n, last int64
+		var n, first, last int64
 		var mark Position
-		if _, err := c.row(ctx, []any{&n, &last, &mark}, limited(b.text.seal.span, sealWindow), int64(z.sealed)); err != nil {
+		if _, err := c.row(ctx, []any{&n, &first, &last, &mark}, limited(b.text.seal.span, sealWindow), int64(z.sealed)); err != nil {
 			return false, err
+		}
+		full := n == sealWindow
+		there := z.sealed == 0 || first == int64(z.sealed)
+		if err := b.checkMark(mark, there); err != nil {
+			return false, err
+		}
+		if there && z.sealed > 0 {
+			n-- // what is sealed
 		}
 		// What stands here, or stood behind it and is deleted, may have been sealed by another process.
 		z.marked = max(z.marked, mark)
@@ -124,7 +148,7 @@ func (b *sqlBackend) look(ctx context.Context, c conn) (settled bool, err error)
 		}
 		if last-int64(z.sealed) == n {
 			z.holes, z.proof = nil, nil
-			if err := b.advance(ctx, c, max(Position(last), mark)); err != nil || n < sealWindow {
+			if err := b.advance(ctx, c, max(Position(last), mark)); err != nil || !full {
 				return true, err
 			}
 			continue
@@ -144,7 +168,7 @@ func (b *sqlBackend) look(ctx context.Context, c conn) (settled bool, err error)
 func (b *sqlBackend) lookAtHoles(ctx context.Context, c conn, rows *int) (further, settled bool, err error) {
 	z := b.sealer
 	// What another process has sealed may have been deleted since.
-	if _, err := b.readMark(ctx, c); err != nil {
+	if err := b.readMark(ctx, c); err != nil {
 		return false, false, err
 	}
 	// The order of these statements matters: a writer that is over by the first two has made its row
@@ -377,10 +401,11 @@ func (b *sqlBackend) fill(ctx context.Context, c conn, spans []span) error {
 	return nil
 }
 
-// advance moves the sealed position, and tells the database from time to time.
+// advance moves the sealed position, and tells the database from time to time, the first time at once: by
+// the mark it is noticed if the tables are emptied.
 func (b *sqlBackend) advance(ctx context.Context, c conn, p Position) error {
 	z := b.sealer
-	if p = max(p, z.sealed); p-z.marked >= markEvery {
+	if p = max(p, z.sealed); p-z.marked >= markEvery || z.marked == 0 && p > 0 {
 		return b.setMark(ctx, c, p)
 	}
 	z.sealed = p

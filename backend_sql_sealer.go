@@ -39,6 +39,10 @@ type sealer struct {
 
 	eventless eventless
 
+	began    time.Time
+	floor    atomic.Int64 // up to it no position is handed out any more, if all is well
+	floorDue atomic.Int64 // when the database is asked for it next, in nanoseconds since began
+
 	mu       sync.Mutex // never held across a call
 	seen     Position   // sealed, as of the last look
 	seenWait stall
@@ -95,18 +99,28 @@ func (h *hole) narrow(now []writer) {
 }
 
 func newSealer() *sealer {
-	z := &sealer{turn: make(chan struct{}, 1), now: time.Now}
+	z := &sealer{turn: make(chan struct{}, 1), now: time.Now, began: time.Now()}
 	z.turn <- struct{}{}
 	return z
 }
 
 // publish lets those see what a look has come to who do not wait for the turn.
 func (z *sealer) publish() {
+	z.raiseFloor(z.sealed)
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	z.seen, z.seenWait = z.sealed, z.stall
 	if z.stall.at <= z.sealed {
 		z.seenWait = stall{} // it was sealed by another process, says the mark
+	}
+}
+
+func (z *sealer) raiseFloor(p Position) {
+	for {
+		floor := z.floor.Load()
+		if int64(p) <= floor || z.floor.CompareAndSwap(floor, int64(p)) {
+			return
+		}
 	}
 }
 

@@ -45,25 +45,6 @@ const (
 	longestProbes = time.Minute
 )
 
-// checkGenerator returns an error if what hands out positions is not in order: if it is behind what is
-// stored, or has numbers that sessions keep for later. It reports whether the role may know the former.
-func (b *sqlBackend) checkGenerator(ctx context.Context, c conn) (known bool, err error) {
-	if b.text.seal.generator == "" {
-		return true, nil
-	}
-	var last, highest, cache int64
-	found, err := c.row(ctx, []any{&last, &cache, &highest}, b.text.seal.generator)
-	switch {
-	case err != nil || !found: // positions have a default of the caller's
-		return false, err
-	case cache > 1:
-		return false, inconsistent("the sequence of %sevents.position has CACHE %d, which hands out an aggregate's positions in another order than its versions: call Store.Install, which sets CACHE 1", b.prefix, cache)
-	case last >= 0 && last < highest:
-		return false, inconsistent("the sequence of %sevents.position stands at %d, below position %d, which has been in use: call Store.Install, which raises it", b.prefix, last, highest)
-	}
-	return last >= 0, nil
-}
-
 // prove gets on with the proof for the long holes that were known before this look, where the database
 // needs one.
 func (b *sqlBackend) prove(ctx context.Context, c conn) error {

@@ -16,10 +16,19 @@ func (b *sqlBackend) createStream(ctx context.Context, name string, metadata []b
 			return err
 		}
 		created, err = c.changes(ctx, b.text.streams.create, name, string(metadata), b.timeArg(at))
-		if b.dialect.classify(err) == faultTaken {
-			return nil
+		if b.dialect.classify(err) != faultTaken {
+			return err
 		}
-		return err
+		exists := false
+		if b.text.streams.createTaken != "" {
+			if exists, err = c.row(ctx, []any{new(int64)}, b.text.streams.createTaken, name); err != nil {
+				return err
+			}
+		}
+		if !exists {
+			return b.idTaken()
+		}
+		return nil
 	})
 	return created, err
 }

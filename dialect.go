@@ -81,11 +81,18 @@ type installStatements struct {
 	createMeta string
 	version    string
 	setVersion string // version
+
+	generators     string // one row: what positions have to be raised to, whether sessions keep some for later, what stream ids have to be raised to; zero: they need not be
+	lockGenerators string // holds up all that would be handed out numbers; "": raising does without
+	uncache        string // sessions keep no positions any more; positions have to be raised then
+	raisePositions string // the last position; "": a gap row does it
+	raiseStreams   string // the next id, in the text
 }
 
 // streamStatements are about streams as such.
 type streamStatements struct {
 	create          string // name, metadata, time; 0 rows: it exists
+	createTaken     string // name; no row: what refused create was the id; "": nothing else does
 	lock            string // name; one row: id
 	id              string // name; one row: id
 	exists          string // name
@@ -128,6 +135,7 @@ type returningStatements struct {
 	arrays        string // name, aggregate id, time, arrays of the rows' event IDs, names, data, metadata, lowest and highest version
 	known         string // one row: stream id, aggregate id, version, event ID, name, data, metadata, time, stream id
 	knownPrevious string // behind it if the version has one before it: stream id, aggregate id, that version
+	position      string // behind RETURNING: highest position that is sealed; the row's, or the statement fails if it is not above that
 	skipTaken     string // behind any of these: conflicts of unique keys skip the row instead of failing the statement
 
 	// Several appends, as arrays. Of each append: stream id, aggregate id, lowest and highest version to
@@ -166,7 +174,7 @@ type guardedRow struct {
 type sealStatements struct {
 	mark           string // one row: the sealed position that the database was told, or none
 	setMark        string // position, position; never back
-	span           string // position; one row: how many of the next {limit} positions there are, the last of them, and what mark is
+	span           string // position; one row: how many of the next {limit} positions there are from it on, the first and the last of them, and what mark is
 	positions      string // position; the next {limit} positions
 	positionsAfter string // the same: position, limit
 	generator      string // one row: the last position handed out, or -1: the role may not see it; its CACHE; the highest position stored or sealed; "": it can't fall behind
@@ -235,6 +243,7 @@ type fault int
 const (
 	faultOther   fault = iota
 	faultTaken         // a unique key or a guard of the append statement refused the row
+	faultBelow         // returningStatements.position refused a position
 	faultRetry         // deadlock, serialisation failure, lock time-out: the transaction can be repeated
 	faultNoTable       // a table or a column is missing
 	faultAborted       // the transaction takes no statement any more, because an earlier one has failed

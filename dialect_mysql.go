@@ -40,11 +40,21 @@ CREATE TABLE IF NOT EXISTS {meta} (
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`,
 			version:    `SELECT value FROM {meta} WHERE name = 'schema'`,
 			setVersion: `REPLACE INTO {meta} (name, value) VALUES ('schema', ?)`,
+			// InnoDB keeps a generator above all rows that there are.
+			generators: `
+SELECT IF(sealed > last, sealed, 0), FALSE, IF(used > ids, used, 0)
+FROM (SELECT (SELECT COALESCE(MAX(position), 0) FROM {events}) AS last,
+             (SELECT COALESCE(MAX(value), 0) FROM {meta} WHERE name = 'sealed') AS sealed,
+             (SELECT COALESCE(MAX(id), 0) FROM {streams}) AS ids,
+             GREATEST((SELECT COALESCE(MAX(stream_id), 0) FROM {events}), (SELECT COALESCE(MAX(stream_id), 0) FROM {snapshots})) AS used) w`,
+			raiseStreams: `ALTER TABLE {streams} AUTO_INCREMENT = ?`,
 		},
 		streams: streamStatements{
 			create: `
 INSERT INTO {streams} (name, metadata, created_at)
 VALUES (?, ?, COALESCE(?, UTC_TIMESTAMP(6)))`,
+			// A stream that a transaction can't see is found too.
+			createTaken:     `SELECT 1 FROM {streams} WHERE name = ? LOCK IN SHARE MODE`,
 			lock:            `SELECT id FROM {streams} WHERE name = ? FOR UPDATE`,
 			id:              `SELECT id FROM {streams} WHERE name = ?`,
 			delete:          `DELETE FROM {streams} WHERE id = ?`,
@@ -188,8 +198,8 @@ VALUES ((SELECT CAST(? AS SIGNED) UNION ALL
 INSERT INTO {meta} (name, value) VALUES ('sealed', ?)
 ON DUPLICATE KEY UPDATE value = GREATEST(value, ?)`,
 			span: `
-SELECT COUNT(*), COALESCE(MAX(position), 0), COALESCE((SELECT value FROM {meta} WHERE name = 'sealed'), 0)
-FROM (SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT {limit}) w`,
+SELECT COUNT(*), COALESCE(MIN(position), 0), COALESCE(MAX(position), 0), COALESCE((SELECT value FROM {meta} WHERE name = 'sealed'), 0)
+FROM (SELECT position FROM {events} WHERE position >= ? ORDER BY position LIMIT {limit}) w`,
 			positions:      `SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT {limit}`,
 			positionsAfter: `SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT ?`,
 			// FOR UPDATE is the one locking read that both MySQL and MariaDB know with NOWAIT.

@@ -22,20 +22,6 @@ func jump(t *testing.T, l storetest.Lane, prefix string, to int64) {
 	}
 }
 
-// sealUpTo seals until a position is sealed, and returns how long that took.
-func sealUpTo(t *testing.T, s *es.Store, want es.Position) time.Duration {
-	t.Helper()
-	began := time.Now()
-	storetest.Eventually(t, fmt.Sprint("sealed up to ", want), func() bool {
-		p, err := s.Sealed(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return p >= want
-	})
-	return time.Since(began)
-}
-
 // TestSealingPassesJumps has the generator of positions jump by 1000, by a million, and by 10^9, and
 // counts what sealing makes of it: time, memory and gap rows.
 func TestSealingPassesJumps(t *testing.T) {
@@ -49,19 +35,19 @@ func TestSealingPassesJumps(t *testing.T) {
 		for i, by := range []int64{1000, 1_000_000, 1_000_000_000} {
 			jump(t, l, prefix, int64(last)+by)
 			last = storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(1, 1)...)[0].Position
-			if took := sealUpTo(t, s, last); took > 5*time.Second {
+			if took := storetest.SealUpTo(t, s, last); took > 5*time.Second {
 				t.Errorf("a jump by %d was passed in %v", by, took)
 			}
 			if i == 1 {
-				sealUpTo(t, other, last)
+				storetest.SealUpTo(t, other, last)
 			}
 		}
 		runtime.ReadMemStats(&after)
 		if n := int64(after.TotalAlloc-before.TotalAlloc) >> 20; n > 64*int64(len(storetest.Lanes())) { // other lanes run beside it
 			t.Errorf("sealing allocated %d MiB", n)
 		}
-		sealUpTo(t, other, last) // by the mark
-		sealUpTo(t, l.OpenIn(t, prefix, nil), last)
+		storetest.SealUpTo(t, other, last) // by the mark
+		storetest.SealUpTo(t, l.OpenIn(t, prefix, nil), last)
 		if n := l.Lines(t, "SELECT COUNT(*) FROM "+prefix+"events WHERE stream_id = 0")[0]; n != "0" {
 			t.Errorf("there are %s gap rows", n)
 		}
@@ -142,7 +128,7 @@ func TestSealingWaitsInJumps(t *testing.T) {
 			}
 			// What is sealed from here on is not below what a reader has seen.
 			end()
-			sealUpTo(t, s, last)
+			storetest.SealUpTo(t, s, last)
 			stored := storetest.Collect(t, s.Read(t.Context(), es.FromAll(), es.ReadOptions{After: from}))
 			sealed := storetest.Collect(t, s.Read(t.Context(), es.FromAll(), es.ReadOptions{After: from, Sealed: true}))
 			storetest.SameEvents(t, "sealed", sealed, stored)
@@ -203,7 +189,7 @@ func TestSealingPassesJumpsUnderLoad(t *testing.T) {
 		last := storetest.MustAppend(t, s, "accounts", "mine", es.AnyVersion, storetest.Deposits(1, 1)...)[0].Position
 		jump(t, l, prefix, int64(last)+1_000_000_000)
 		last = storetest.MustAppend(t, s, "accounts", "mine", es.AnyVersion, storetest.Deposits(1, 1)...)[0].Position
-		if took := sealUpTo(t, other, last); took > 10*time.Second {
+		if took := storetest.SealUpTo(t, other, last); took > 10*time.Second {
 			t.Errorf("the jump was passed in %v", took)
 		} else {
 			t.Logf("the jump was passed in %v", took)
