@@ -303,6 +303,9 @@ type checkpoint struct {
 type backendTx interface {
 	// sqlTx returns the transaction, which begins when it is first asked for.
 	sqlTx() (*sql.Tx, error)
+	// handlerContext returns the context for a handler. A call of the backend itself with it fails if it would
+	// wait for the connection that the transaction holds.
+	handlerContext(ctx context.Context) context.Context
 	// backend is a backend whose calls are part of the transaction.
 	backend() (backend, error)
 	// holds reports whether the epoch is still this.

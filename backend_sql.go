@@ -31,6 +31,7 @@ type sqlShared struct {
 	hints       appendHints
 	groupCommit *groupCommit
 	sealer      *sealer
+	waiting     waitingHandlers
 	log         *slog.Logger
 }
 
@@ -55,6 +56,11 @@ func (b *sqlBackend) withTx(tx *sql.Tx) backend {
 // run calls fn, which must not have effects when it fails, again for as long as the database asks
 // for that, and says in its error which operation it was.
 func (b *sqlBackend) run(ctx context.Context, op string, fn func(conn) error) error {
+	leave, err := b.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	for attempt := 1; ; attempt++ {
 		err := b.failed(op, fn(b.conn()))
 		if !errors.Is(err, errRetry) || attempt == maxRetries {
@@ -64,6 +70,14 @@ func (b *sqlBackend) run(ctx context.Context, op string, fn func(conn) error) er
 			return err
 		}
 	}
+}
+
+// enter is called before a call waits for a connection: see waitingHandlers.
+func (b *sqlBackend) enter(ctx context.Context) (leave func(), err error) {
+	if b.tx != nil {
+		return func() {}, nil
+	}
+	return b.waiting.enter(ctx, b.db)
 }
 
 // transact runs fn in the caller's transaction, or else in one of its own, which it repeats when

@@ -34,6 +34,9 @@ func (b *sqlBackend) learnFloor(ctx context.Context) error {
 	}
 	c := conn{b: b}
 	if b.tx != nil {
+		if st := b.db.Stats(); st.MaxOpenConnections > 0 && st.InUse >= st.MaxOpenConnections {
+			return nil
+		}
 		limited, cancel := context.WithTimeout(ctx, spareConnTime)
 		defer cancel()
 		one, err := b.db.Conn(limited)

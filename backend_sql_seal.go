@@ -37,6 +37,11 @@ func (b *sqlBackend) seal(ctx context.Context) (p Position, settled bool, err er
 		})
 		return p, true, err
 	}
+	leave, err := b.enter(ctx)
+	if err != nil {
+		return 0, false, err
+	}
+	defer leave()
 	z := b.sealer
 	before := z.begun.Load()
 	select {

@@ -10,9 +10,18 @@ import (
 // sqlBatchTx is a transaction that begins when it is first needed: a batch that changes nothing but
 // its checkpoint is a statement.
 type sqlBatchTx struct {
-	b   *sqlBackend
-	ctx context.Context
-	tx  *sql.Tx
+	b    *sqlBackend
+	ctx  context.Context
+	tx   *sql.Tx
+	held *heldConn // by tx, as handlers' contexts know it; nil: there is none yet
+}
+
+func (u *sqlBatchTx) handlerContext(ctx context.Context) context.Context {
+	if u.held == nil {
+		u.held = newHeldConn(ctx, u.b.db)
+		u.held.taken.Store(u.tx != nil)
+	}
+	return u.held.context(ctx)
 }
 
 func (b *sqlBackend) begin(ctx context.Context) backendTx { return &sqlBatchTx{b: b, ctx: ctx} }
@@ -37,6 +46,9 @@ func (u *sqlBatchTx) sqlTx() (*sql.Tx, error) {
 		return nil, u.b.failed("begin", err)
 	}
 	u.tx = tx
+	if u.held != nil {
+		u.held.taken.Store(true)
+	}
 	return tx, nil
 }
 
@@ -120,6 +132,7 @@ func (u *sqlBatchTx) commit(c checkpoint) (bool, error) {
 	held, err := conn{b: u.b, tx: u.tx}.changes(u.ctx, text, append(args, c.name, c.epoch)...)
 	if err == nil && held && u.tx != nil {
 		err = u.tx.Commit()
+		u.release()
 	}
 	return held && err == nil, u.b.failed("checkpoint", err)
 }
@@ -128,5 +141,13 @@ func (u *sqlBatchTx) rollback() {
 	if u.tx != nil {
 		// A rollback fails only behind a commit or with a connection that is gone.
 		_ = u.tx.Rollback()
+		u.release()
+	}
+}
+
+// release notes that the transaction has given its connection back.
+func (u *sqlBatchTx) release() {
+	if u.held != nil {
+		u.held.taken.Store(false)
 	}
 }

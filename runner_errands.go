@@ -31,7 +31,7 @@ func (r *runner) makeReadModel(ctx context.Context, row *projectionRow) error {
 	defer tx.rollback()
 	sqlTx, err := tx.sqlTx()
 	if err == nil {
-		err = r.readModel.Init(ctx, sqlTx)
+		err = r.readModel.Init(tx.handlerContext(ctx), sqlTx)
 	}
 	if err != nil {
 		return r.readModelFailed(tx, "initialise", err)
@@ -67,7 +67,7 @@ func (r *runner) finishReset(ctx context.Context, row *projectionRow) error {
 	if r.readModel != nil {
 		sqlTx, err := tx.sqlTx()
 		if err == nil {
-			err = r.readModel.Reset(ctx, sqlTx)
+			err = r.readModel.Reset(tx.handlerContext(ctx), sqlTx)
 		}
 		if err != nil {
 			return r.readModelFailed(tx, "reset", err)
@@ -113,7 +113,7 @@ func (r *runner) finishDelete(ctx context.Context, row *projectionRow) error {
 		defer tx.rollback()
 		sqlTx, err := tx.sqlTx()
 		if err == nil {
-			err = r.readModel.Delete(ctx, sqlTx)
+			err = r.readModel.Delete(tx.handlerContext(ctx), sqlTx)
 		}
 		if err != nil {
 			return r.readModelFailed(tx, "delete", err)

@@ -86,7 +86,7 @@ func (b *batcher) retryOne(ctx context.Context, p *parkedRow) error {
 	tx := b.begin(ctx)
 	defer func() { tx.inner.rollback() }()
 	if len(rows) > 0 { // or else it has been deleted
-		if _, failure := b.consumer.handle(ctx, tx, rows); failure != nil {
+		if _, failure := b.consumer.handle(tx.inner.handlerContext(ctx), tx, rows); failure != nil {
 			if _, failure, err = b.undo(ctx, tx, 0, failure); err != nil {
 				return err
 			}
