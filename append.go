@@ -26,6 +26,9 @@ import (
 // the database takes in one statement: max_allowed_packet on MySQL and MariaDB, 1 GB on Postgres. An
 // append of many events is cut into as many statements as it takes.
 //
+// An append that is given a position at or below the sealed one, which no projection would see, stores
+// nothing: [ErrInconsistent].
+//
 // A failed append leaves nothing of it in a caller's transaction, or ends the transaction.
 //
 // Outside a caller's transaction deadlocks and serialisation failures are repeated with back-off. If

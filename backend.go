@@ -378,6 +378,9 @@ type backendTx interface {
 	// statement that defines data can't be undone. It is called first, by the holder of the lease of
 	// this epoch, and takes the place of one who has lost it and has not noticed.
 	exclusive(name string, epoch int64) error
+	// handlerContext returns the context for a handler. A call of the backend itself with it fails if it would
+	// wait for the connection that the transaction holds.
+	handlerContext(ctx context.Context) context.Context
 	// backend is a backend whose calls are part of the transaction.
 	backend() (backend, error)
 	// holds reports whether the epoch is still this.

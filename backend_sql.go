@@ -35,6 +35,7 @@ type sqlShared struct {
 	settings    settingsCheck
 	groupCommit *groupCommit
 	sealer      *sealer
+	waiting     waitingHandlers
 	log         *slog.Logger
 }
 
@@ -63,6 +64,11 @@ func (b *sqlBackend) withTx(tx *sql.Tx) backend {
 // run calls fn, which must not have effects when it fails, again for as long as the database asks
 // for that, and says in its error which operation it was.
 func (b *sqlBackend) run(ctx context.Context, op string, fn func(conn) error) error {
+	leave, err := b.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	var past retries
 	for attempt := 1; ; attempt++ {
 		err := b.failed(op, fn(b.conn()))
@@ -74,6 +80,14 @@ func (b *sqlBackend) run(ctx context.Context, op string, fn func(conn) error) er
 			return past.ended(ctx, err)
 		}
 	}
+}
+
+// enter is called before a call waits for a connection: see waitingHandlers.
+func (b *sqlBackend) enter(ctx context.Context) (leave func(), err error) {
+	if b.tx != nil {
+		return func() {}, nil
+	}
+	return b.waiting.enter(ctx, b.db)
 }
 
 // transact runs fn in the caller's transaction, or else in one of its own, which it repeats when
@@ -133,7 +147,7 @@ func (b *sqlBackend) failed(op string, err error) error {
 	case faultForeign:
 		return invalid("dialect %s: this is another kind of database: %s: %w", b.dialect.name, op, err)
 	}
-	if errors.Is(err, errVersion) || errors.Is(err, errRetry) || errors.Is(err, ErrRetryTx) || errors.Is(err, ErrInvalid) {
+	if errors.Is(err, errVersion) || errors.Is(err, errRetry) || errors.Is(err, ErrRetryTx) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrInconsistent) {
 		return err
 	}
 	return fmt.Errorf("eventstore: %s: %w", op, err)

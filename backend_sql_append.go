@@ -20,6 +20,14 @@ const (
 
 // append stores an append's rows, alone or together with those of others.
 func (b *sqlBackend) append(ctx context.Context, a *appendRequest) error {
+	leave, err := b.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := b.learnFloor(ctx); err != nil {
+		return b.failed("append", err)
+	}
 	if b.groupable(a) {
 		return b.groupCommit.append(ctx, a)
 	}

@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -103,15 +104,28 @@ func (b *sqlBackend) insertHinted(ctx context.Context, c conn, a *appendRequest,
 		text = b.text.numbered.noWait + text
 	}
 	at := h.at(a)
+	floor := Position(b.sealer.floor.Load())
 	err := b.insertValues(ctx, c, h, text, args, len(rows), func(i int) *record {
 		rows[i].version, rows[i].recordedAt = h.version+int64(i)+1, at
 		return &rows[i]
 	})
+	if err == nil && rows[0].position <= floor {
+		err = b.takeBack(ctx, c, rows)
+	}
 	switch {
 	case err != nil:
 		b.hints.forget(a.stream, a.aggregateID)
 	case c.tx == nil:
 		b.hints.advance(a.stream, a.aggregateID, h.version+int64(len(rows)))
+	}
+	return err
+}
+
+// takeBack deletes rows that were given positions below the floor, which is known only when they are stored.
+func (b *sqlBackend) takeBack(ctx context.Context, c conn, rows []record) error {
+	err := b.belowFloor()
+	if dropped := b.dropRows(context.WithoutCancel(ctx), c, rows); dropped != nil {
+		return fmt.Errorf("%w; they are stored nevertheless, from position %d on: %w", err, rows[0].position, dropped)
 	}
 	return err
 }
@@ -202,7 +216,15 @@ func (b *sqlBackend) groupGuarded(ctx context.Context, calls []*appendRequest) (
 	if len(rows) == 0 {
 		return stored, nil
 	}
+	floor := Position(b.sealer.floor.Load())
 	err := b.insertValues(ctx, b.conn(), appendHint{can: capabilities{returning: true}}, text, args, len(rows), func(i int) *record { return rows[i] })
+	if err == nil && rows[0].position <= floor {
+		stored := make([]record, len(rows))
+		for i, r := range rows {
+			stored[i] = *r
+		}
+		err = b.takeBack(ctx, b.conn(), stored)
+	}
 	if err != nil {
 		return nil, err
 	}

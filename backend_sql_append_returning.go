@@ -33,7 +33,8 @@ func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendReque
 		// what was inserted beside them is taken back below.
 		text += b.text.returning.skipTaken
 	}
-	text += "\nRETURNING position, version, recorded_at, stream_id"
+	text += "\nRETURNING " + b.text.returning.position + ", version, recorded_at, stream_id"
+	args = append(args, b.sealer.floor.Load())
 
 	n := 0
 	var id int64
@@ -42,9 +43,11 @@ func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendReque
 		n++
 		return r.Scan((*int64)(&row.position), &row.version, (*dbTime)(&row.recordedAt), &id)
 	}, text, args...)
-	switch {
-	case b.dialect.classify(err) == faultTaken:
+	switch fault := b.dialect.classify(err); {
+	case fault == faultTaken:
 		return b.refusal(err)
+	case fault == faultBelow:
+		return b.belowFloor()
 	case err != nil:
 		return err
 	case n == len(rows):
@@ -69,14 +72,16 @@ func (b *sqlBackend) insertKnown(ctx context.Context, c conn, a *appendRequest, 
 		text += b.text.returning.knownPrevious
 		args = append(args, id, a.aggregateID, version, int64(after.after))
 	}
-	stored, err := c.row(ctx, []any{(*int64)(&r.position), &r.version, (*dbTime)(&r.recordedAt)}, text+"\nRETURNING position, version, recorded_at", args...)
-	switch {
-	case b.dialect.classify(err) == faultTaken:
+	stored, err := c.row(ctx, []any{(*int64)(&r.position), &r.version, (*dbTime)(&r.recordedAt)}, text+"\nRETURNING "+b.text.returning.position+", version, recorded_at", append(args, b.sealer.floor.Load())...)
+	switch fault := b.dialect.classify(err); {
+	case fault == faultTaken:
 		b.hints.forget(a.stream, a.aggregateID)
 		return b.refusal(err)
 	case err == nil && !stored:
 		b.hints.forget(a.stream, a.aggregateID)
 		return errVersion
+	case fault == faultBelow:
+		return b.belowFloor()
 	}
 	return err
 }
@@ -185,7 +190,7 @@ func (b *sqlBackend) groupInsert(ctx context.Context, text string, calls int, ro
 			n++
 		}
 		return nil
-	}, text+"\nRETURNING event_id, position, version, recorded_at", args...)
+	}, text+"\nRETURNING event_id, "+b.text.returning.position+", version, recorded_at", append(args, b.sealer.floor.Load())...)
 	return stored, err
 }
 

@@ -39,7 +39,12 @@ func (b *sqlBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCa
 			v.stored = append(v.stored, rows...)
 		}
 		slices.SortFunc(v.stored, byPosition)
-		return nil
+		if len(v.stored) > 0 || v.taken || !a.expected.admits(v.actual) {
+			return nil
+		}
+		// Nothing is in the way but, perhaps, the position that the append was given.
+		_, err = b.checkGenerator(ctx, c)
+		return err
 	})
 	return v, err
 }
@@ -81,7 +86,7 @@ func (b *sqlBackend) mustLookUp(ctx context.Context, c conn, a *appendRequest, a
 // refusal returns an errVersion for a faultTaken, unless it is about a key that is not the store's: then
 // nothing of the store is in the append's way.
 func (b *sqlBackend) refusal(err error) error {
-	owner := b.dialect.violated(b.prefix, err)
+	owner := b.dialect.violated(b.prefix+"events", err)
 	if owner == foreignKey {
 		return err
 	}

@@ -103,7 +103,7 @@ func (b *sqlBackend) migrate(ctx context.Context, c conn) error {
 			return err
 		}
 	}
-	return nil
+	return b.raiseGenerators(ctx, c)
 }
 
 // writeSchema writes what install would do to an empty database.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 const (
@@ -16,40 +17,60 @@ const (
 	markEvery  = 1000  // positions after which the database is told
 
 	lockedAtOnce = 64 // spans of holes that are asked after with one statement
+
+	// maxGapRows is how many gap rows a look inserts before it lets others have their turn.
+	maxGapRows = 10000
+	// spanPatience is how long a long span waits to be passed over, if it is short enough for gap rows.
+	spanPatience = 200 * time.Millisecond
 )
 
-// seal looks, moves the sealed position as far as it can, and returns it. It is settled unless a
-// hole has been seen for the first time: nearly all of those are filled within milliseconds, so
-// they are left for the next look. Inside a caller's transaction it returns what of that has been
-// sealed before, and can be seen there.
+// seal looks, moves the sealed position as far as it can, and returns it. It is settled unless
+// another look soon can get further: a hole has been seen for the first time, and nearly all of those
+// are filled within milliseconds; or the look had enough to do. Calls that wait while a look is under
+// way share the next one. Inside a caller's transaction seal returns what of that has been sealed
+// before, and can be seen there.
 func (b *sqlBackend) seal(ctx context.Context) (p Position, settled bool, err error) {
+	if b.tx != nil {
+		err = b.run(ctx, "seal", func(c conn) (err error) {
+			p, err = b.sealedInside(ctx, c)
+			return err
+		})
+		return p, true, err
+	}
+	leave, err := b.enter(ctx)
+	if err != nil {
+		return 0, false, err
+	}
+	defer leave()
 	z := b.sealer
+	before := z.begun.Load()
 	select {
 	case <-ctx.Done():
 		return 0, false, ctx.Err()
-	case <-z.lock:
+	case <-z.turn:
 	}
 	var told []notice
 	defer func() {
-		z.lock <- struct{}{}
+		z.turn <- struct{}{}
 		// Not before, since a logger may do anything, and take any time.
 		for _, n := range told {
 			b.log.WarnContext(ctx, n.text, n.args...)
 		}
 	}()
-	settled = true
+	if z.last.number > before {
+		return z.last.sealed, z.last.settled, nil
+	}
+	number := z.begun.Add(1)
 	err = b.run(ctx, "seal", func(c conn) (err error) {
-		if c.tx != nil {
-			p, err = b.sealedInside(ctx, c)
-			return err
-		}
+		defer z.publish()
 		if !z.known {
-			if _, err := b.readMark(ctx, c); err != nil {
+			if err := b.readMark(ctx, c); err != nil {
 				return err
 			}
 		}
 		if settled, err = b.look(ctx, c); err == nil {
 			told = z.watch()
+			z.last = lookOutcome{number, z.sealed, settled}
 		}
 		p = z.sealed
 		z.told.Store(int64(z.marked))
@@ -60,11 +81,11 @@ func (b *sqlBackend) seal(ctx context.Context) (p Position, settled bool, err er
 
 // sealedInside returns the highest position up to which a transaction sees all that is sealed. Its
 // snapshot may be older than what this process has sealed since, and hold an event at 8 without the
-// one at 7, which was committed later. Whoever sees the mark sees all that was committed before it
-// was written; from there on every position counts that can be seen, until one is missing.
-func (b *sqlBackend) sealedInside(ctx context.Context, c conn) (Position, error) {
-	p, err := b.readMark(ctx, c)
-	if err != nil || p == b.sealer.sealed {
+// one at 7, which was committed later. A transaction that sees the mark sees all that was committed
+// before it was written; from there on every position counts that can be seen, until one is missing.
+func (b *sqlBackend) sealedInside(ctx context.Context, c conn) (p Position, err error) {
+	sealed, _ := b.sealer.state()
+	if _, err := c.row(ctx, []any{&p}, b.text.seal.mark); err != nil || p >= sealed {
 		return p, err
 	}
 	missing := false
@@ -78,134 +99,236 @@ func (b *sqlBackend) sealedInside(ctx context.Context, c conn) (Position, error)
 			p = next
 		}
 		return nil
-	}, b.text.seal.positionsAfter, int64(p), min(int64(b.sealer.sealed-p), sealWindow))
+	}, b.text.seal.positionsAfter, int64(p), min(int64(sealed-p), sealWindow))
 	return p, err
 }
 
-func (b *sqlBackend) readMark(ctx context.Context, c conn) (mark Position, err error) {
+func (b *sqlBackend) readMark(ctx context.Context, c conn) error {
+	z := b.sealer
+	var mark Position
 	if _, err := c.row(ctx, []any{&mark}, b.text.seal.mark); err != nil {
-		return 0, err
+		return err
 	}
-	b.sealer.known = true
-	b.sealer.sealed, b.sealer.marked = max(b.sealer.sealed, mark), max(b.sealer.marked, mark)
-	return mark, nil
+	if err := b.checkMark(mark, true); err != nil {
+		return err
+	}
+	z.known = true
+	z.sealed, z.marked = max(z.sealed, mark), max(z.marked, mark)
+	return nil
+}
+
+// checkMark returns an error if a mark that has just been read, and whether the event or gap row at the
+// sealed position is there, say that the tables are not those in which positions were sealed: the mark only
+// grows, and no row above it is ever deleted.
+func (b *sqlBackend) checkMark(mark Position, there bool) error {
+	z := b.sealer
+	if mark >= z.marked && (there || mark >= z.sealed) {
+		return nil
+	}
+	return inconsistent("position %d was sealed, and the tables %sevents and %smeta don't have it: they were emptied or restored while this store was in use. What is stored anew would be skipped: end what uses the store and open it anew", max(z.sealed, z.marked), b.prefix, b.prefix)
 }
 
 // look advances the sealed position.
 func (b *sqlBackend) look(ctx context.Context, c conn) (settled bool, err error) {
 	z := b.sealer
-	for {
-		var n, last int64
+	for rows := maxGapRows; ; {
+		var n, first, last int64
 		var mark Position
-		if _, err := c.row(ctx, []any{&n, &last, &mark}, limited(b.text.seal.span, sealWindow), int64(z.sealed)); err != nil {
+		if _, err := c.row(ctx, []any{&n, &first, &last, &mark}, limited(b.text.seal.span, sealWindow), int64(z.sealed)); err != nil {
 			return false, err
+		}
+		full := n == sealWindow
+		there := z.sealed == 0 || first == int64(z.sealed)
+		if err := b.checkMark(mark, there); err != nil {
+			return false, err
+		}
+		if there && z.sealed > 0 {
+			n-- // what is sealed
 		}
 		// What stands here, or stood behind it and is deleted, may have been sealed by another process.
 		z.marked = max(z.marked, mark)
 		if n == 0 {
-			clear(z.holes)
+			z.holes, z.proof = nil, nil
 			z.sealed = max(z.sealed, mark)
 			return true, nil
 		}
 		if last-int64(z.sealed) == n {
-			clear(z.holes)
-			if err := b.advance(ctx, c, max(Position(last), mark)); err != nil || n < sealWindow {
+			z.holes, z.proof = nil, nil
+			if err := b.advance(ctx, c, max(Position(last), mark)); err != nil || !full {
 				return true, err
 			}
 			continue
 		}
-		filled, settled, err := b.lookAtHoles(ctx, c)
-		if err != nil || !filled {
+		further, settled, err := b.lookAtHoles(ctx, c, &rows)
+		if err != nil || !further {
 			return settled, err
+		}
+		if rows <= 0 {
+			return false, nil
 		}
 	}
 }
 
-// lookAtHoles advances to the first hole and deals with all of them. It reports whether it filled
-// any, so that another look gets further at once.
-func (b *sqlBackend) lookAtHoles(ctx context.Context, c conn) (filled, settled bool, err error) {
+// lookAtHoles advances to the first hole and deals with all of the window. It reports whether another
+// look gets further at once, and takes the gap rows that it has inserted from rows.
+func (b *sqlBackend) lookAtHoles(ctx context.Context, c conn, rows *int) (further, settled bool, err error) {
 	z := b.sealer
 	// What another process has sealed may have been deleted since.
-	if _, err := b.readMark(ctx, c); err != nil {
+	if err := b.readMark(ctx, c); err != nil {
 		return false, false, err
 	}
-	// The order of these two statements matters: a writer that is over by the first has made its
-	// row visible to the second, if it ever will.
+	// The order of these statements matters: a writer that is over by the first two has made its row
+	// visible to the third, if it ever will.
 	writers, err := b.writers(ctx, c)
+	if err == nil {
+		err = b.prove(ctx, c)
+	}
 	if err != nil {
 		return false, false, err
 	}
-	missing, first, err := b.missing(ctx, c)
+	missing, first, last, err := b.missing(ctx, c)
 	if err != nil {
 		return false, false, err
 	}
-	if err := b.advance(ctx, c, first); err != nil || len(missing) == 0 {
-		return len(missing) == 0, true, err
+	if len(missing) == 0 {
+		return true, true, b.advance(ctx, c, first)
 	}
-
-	var fresh, dead []Position
-	var narrowed *hole // positions that were first seen at once follow each other
-	known := make(map[Position]*hole, len(missing))
-	for _, p := range missing {
-		h, seen := z.holes[p]
-		if !seen {
-			fresh = append(fresh, p)
-			continue
+	gaps, isNew := z.carry(missing)
+	for i, g := range gaps {
+		// Those that were first seen at once, and follow each other, share what is known of them.
+		if g.hole != nil && (i == 0 || g.hole != gaps[i-1].hole) {
+			g.narrow(writers)
 		}
-		if h != narrowed {
-			h.narrow(writers)
-			narrowed = h
-		}
-		if len(h.writers) == 0 {
-			dead = append(dead, p)
-		}
-		known[p] = h
 	}
-	z.holes = known
-	if len(fresh) > 0 {
+	var fresh *hole
+	if isNew {
 		if writers, err = b.writers(ctx, c); err != nil {
 			return false, false, err
 		}
-		h := &hole{writers: writers, seen: z.now()}
-		for _, p := range fresh {
-			z.holes[p] = h
+		fresh = &hole{writers: writers, seen: z.now()}
+		for i := range gaps {
+			if gaps[i].hole == nil {
+				gaps[i].hole = fresh
+			}
 		}
 	}
-	// Holes can be as many as events: where numbers are handed out in steps, as in a cluster of
-	// several writers, nearly all are never used.
-	for spans := range slices.Chunk(ranges(dead), lockedAtOnce) {
-		spans, err := b.notInFlight(ctx, c, spans)
-		if err != nil {
-			return false, false, err
-		}
-		if err := b.fill(ctx, c, spans); err != nil {
-			return false, false, err
-		}
-		filled = filled || len(spans) > 0
+	z.holes = gaps
+	done, waiting, err := b.close(ctx, c, gaps, fresh, rows)
+	if err != nil {
+		return false, false, err
 	}
-	return filled, len(fresh) == 0, nil
+	n, passed := 0, false
+	for ; n < len(gaps) && done[n] != stillOpen; n++ {
+		passed = passed || done[n] == passedOver
+		first = last
+		if n+1 < len(gaps) {
+			first = gaps[n+1].from - 1
+		}
+	}
+	further = n > 0 || slices.Contains(done, filled)
+	if passed {
+		// All sealers have to know this from the mark: there are no rows that tell it.
+		return further, !isNew && !waiting, b.setMark(ctx, c, first)
+	}
+	return further, !isNew && !waiting, b.advance(ctx, c, first)
 }
 
-// missing returns the positions of the window that do not exist, and the last before the first of
-// them.
-func (b *sqlBackend) missing(ctx context.Context, c conn) (missing []Position, first Position, err error) {
+// missing returns the spans of positions of the window that do not exist, the last position before the
+// first of them, and the last of the window.
+func (b *sqlBackend) missing(ctx context.Context, c conn) (missing []span, first, last Position, err error) {
 	first = b.sealer.sealed
-	next := first + 1
+	last = first
 	err = c.query(ctx, func(rows *sql.Rows) error {
 		var p Position
 		if err := rows.Scan(&p); err != nil {
 			return err
 		}
-		if len(missing) == 0 && p == next {
+		if p > last+1 {
+			missing = append(missing, span{last + 1, p - 1})
+		}
+		if last = p; len(missing) == 0 {
 			first = p
 		}
-		for ; next < p; next++ {
-			missing = append(missing, next)
-		}
-		next = p + 1
 		return nil
 	}, limited(b.text.seal.positions, sealWindow), int64(first))
-	return missing, first, err
+	return missing, first, last, err
+}
+
+// closing is what became of a gap.
+type closing int
+
+const (
+	stillOpen  closing = iota
+	filled             // there is a row at each of its positions
+	passedOver         // it needs none
+)
+
+// close closes gaps that no transaction can fill any more, as far as rows last, but leaves fresh ones
+// for the next look. It reports what became of each, and whether some wait for a proof that may come
+// soon.
+func (b *sqlBackend) close(ctx context.Context, c conn, gaps []knownGap, fresh *hole, rows *int) (done []closing, waiting bool, err error) {
+	done = make([]closing, len(gaps))
+	var dead, long []int
+	for i, g := range gaps {
+		switch {
+		case g.hole == fresh || len(g.writers) > 0:
+		case g.size() <= longSpan:
+			dead = append(dead, i)
+		default:
+			long = append(long, i)
+		}
+	}
+	seen := true
+	if len(long) > 0 {
+		if seen, err = b.checkGenerator(ctx, c); err != nil {
+			return nil, false, err
+		}
+	}
+	for _, i := range long {
+		switch g := gaps[i]; {
+		case seen && (g.proven || b.text.seal.lockStreams == ""):
+			done[i] = passedOver
+		case seen && b.sealer.now().Sub(g.seen) < spanPatience:
+			waiting = true
+		case g.size() <= maxGapRows:
+			dead = append(dead, i)
+		case !seen:
+			return nil, false, inconsistent("the positions from %d to %d are missing, and the role may not see whether the sequence of %sevents.position can still hand them out: grant it SELECT on the sequence", g.from, g.to, b.prefix)
+		}
+	}
+	slices.Sort(dead)
+	// Holes can be as many as events: where numbers are handed out in steps, as in a cluster of
+	// several writers, nearly all are never used.
+	for len(dead) > 0 {
+		n, sum := 0, 0
+		for n < len(dead) && n < lockedAtOnce && sum+int(gaps[dead[n]].size()) <= *rows {
+			sum += int(gaps[dead[n]].size())
+			n++
+		}
+		if n == 0 {
+			*rows = 0 // the rest is for the next look
+			break
+		}
+		spans := make([]span, n)
+		for i := range spans {
+			spans[i] = gaps[dead[i]].span
+		}
+		free, err := b.notInFlight(ctx, c, spans)
+		if err != nil {
+			return nil, false, err
+		}
+		if err := b.fill(ctx, c, free); err != nil {
+			return nil, false, err
+		}
+		for _, i := range dead[:n] {
+			if slices.Contains(free, gaps[i].span) {
+				done[i] = filled
+				*rows -= int(gaps[i].size())
+			}
+		}
+		dead = dead[n:]
+	}
+	return done, waiting, nil
 }
 
 // writers returns the transactions that have the events table locked for writing, where the
@@ -284,15 +407,22 @@ func (b *sqlBackend) fill(ctx context.Context, c conn, spans []span) error {
 	return nil
 }
 
+// advance moves the sealed position, and tells the database from time to time, the first time at once: by
+// the mark it is noticed if the tables are emptied.
 func (b *sqlBackend) advance(ctx context.Context, c conn, p Position) error {
 	z := b.sealer
-	z.sealed = max(z.sealed, p)
-	if z.sealed-z.marked < markEvery {
-		return nil
+	if p = max(p, z.sealed); p-z.marked >= markEvery || z.marked == 0 && p > 0 {
+		return b.setMark(ctx, c, p)
 	}
-	if _, err := c.exec(ctx, b.text.seal.setMark, int64(z.sealed), int64(z.sealed)); err != nil {
+	z.sealed = p
+	return nil
+}
+
+// setMark tells the database a sealed position, and then moves to it.
+func (b *sqlBackend) setMark(ctx context.Context, c conn, p Position) error {
+	if _, err := c.exec(ctx, b.text.seal.setMark, int64(p), int64(p)); err != nil {
 		return err
 	}
-	z.marked = z.sealed
+	b.sealer.sealed, b.sealer.marked = p, max(b.sealer.marked, p)
 	return nil
 }

@@ -28,11 +28,15 @@ func (b *sqlBackend) createStream(ctx context.Context, name string, metadata []b
 		if b.dialect.classify(err) != faultTaken {
 			return err
 		}
-		// The key may be another than that of names.
-		if exists, look := c.row(ctx, []any{new(int64)}, b.text.streams.exists, name); exists || look != nil {
-			return look
+		if b.text.streams.createTaken != "" {
+			if exists, look := c.row(ctx, []any{new(int64)}, b.text.streams.createTaken, name); exists || look != nil {
+				return look
+			}
 		}
-		return err
+		if b.dialect.violated(b.prefix+"streams", err) == foreignKey {
+			return err
+		}
+		return b.idTaken()
 	})
 	return created, err
 }

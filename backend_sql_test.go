@@ -11,9 +11,9 @@ import (
 // been waiting.
 func SetSealingClock(s *Store, now func() time.Time) {
 	z := s.backend.(*sqlBackend).sealer
-	<-z.lock
+	<-z.turn
 	z.now = now
-	z.lock <- struct{}{}
+	z.turn <- struct{}{}
 }
 
 // Statement is one of a store's statements, bound and with arguments, for tests of plans.
@@ -67,7 +67,7 @@ func Statements(s *Store) map[string]Statement {
 	add("positions behind", b.text.seal.positionsAfter, 49_000, 100)
 	add("seal positions", limited(b.text.seal.positions, sealWindow), 49_000)
 	add("last position", b.text.read.lastPosition)
-	text, args := b.nextStatement([]Position{0, 25_000, 49_000}, 50_000)
+	text, args := b.nextStatement([]Position{0, 25_000, 49_000}, func(Position) Position { return 50_000 })
 	add("next events", text, args...)
 	add("versions", b.text.aggregates.versions, 1, "big", 49_000)
 	add("positions of a stream", b.text.streams.positions, 1, 25_000, eraseAtOnce)

@@ -21,6 +21,15 @@ type sqlBatchTx struct {
 	one     *sql.Conn // that of tx, where something has to be undone on it after the transaction
 	lock    string    // the name of a lock that it has, or ""
 	guarded bool
+	held    *heldConn // by tx, as handlers' contexts know it; nil: there is none yet
+}
+
+func (u *sqlBatchTx) handlerContext(ctx context.Context) context.Context {
+	if u.held == nil {
+		u.held = newHeldConn(ctx, u.b.db)
+		u.held.taken.Store(u.tx != nil)
+	}
+	return u.held.context(ctx)
 }
 
 func (b *sqlBackend) begin(ctx context.Context) backendTx { return &sqlBatchTx{b: b, ctx: ctx} }
@@ -52,6 +61,9 @@ func (u *sqlBatchTx) sqlTx() (*sql.Tx, error) {
 		return nil, u.b.failed("begin", err)
 	}
 	u.tx = tx
+	if u.held != nil {
+		u.held.taken.Store(true)
+	}
 	return tx, nil
 }
 
@@ -252,6 +264,7 @@ func (u *sqlBatchTx) commit(c checkpoint) (bool, error) {
 	held, err := conn{b: u.b, tx: u.tx}.changes(u.ctx, text, append(args, c.name, c.epoch)...)
 	if err == nil && held && u.tx != nil {
 		err = u.tx.Commit()
+		u.release()
 	}
 	return held && err == nil, u.b.failed("checkpoint", err)
 }
@@ -260,6 +273,14 @@ func (u *sqlBatchTx) rollback() {
 	if u.tx != nil {
 		// A rollback fails only after a commit or with a connection that is gone.
 		_ = u.tx.Rollback()
+		u.release()
+	}
+}
+
+// release notes that the transaction has given its connection back.
+func (u *sqlBatchTx) release() {
+	if u.held != nil {
+		u.held.taken.Store(false)
 	}
 	if u.one == nil {
 		return

@@ -55,9 +55,9 @@ type Dialect struct {
 	eventID func(id [16]byte) any
 	// classify says what an error of the driver means.
 	classify func(err error) fault
-	// violated says whose unique key a faultTaken is about, as far as the text of err tells: prefix
-	// begins the names of the store's tables.
-	violated func(prefix string, err error) keyOwner
+	// violated says whose unique key a faultTaken of a statement on one of the store's tables is about,
+	// as far as the text of err tells.
+	violated func(table string, err error) keyOwner
 	// refusedBy says which unique key an error of kind faultTaken is about; nil: appends in transactions
 	// meet none.
 	refusedBy func(err error) uniqueKey
@@ -98,6 +98,12 @@ type installStatements struct {
 	createMeta string
 	version    string
 	setVersion string // version
+
+	generators     string // one row: what positions have to be raised to, whether sessions keep some for later, what stream ids have to be raised to; zero: they need not be
+	lockGenerators string // holds up all that would be handed out numbers; "": raising does without
+	uncache        string // sessions keep no positions any more; positions have to be raised then
+	raisePositions string // the last position; "": a gap row does it
+	raiseStreams   string // the next id, in the text
 }
 
 // streamStatements are about streams as such.
@@ -105,6 +111,7 @@ type streamStatements struct {
 	create          string // name, metadata, who emits it, time; 0 rows: it exists
 	emitter         string // name; one row: who emits it, NULL if that is not known; locked against its deletion
 	disown          string // name
+	createTaken     string // name; no row: what refused create is another key; "": nothing else does
 	id              string // name; one row: id
 	exists          string // name
 	list            string // prefix, prefix
@@ -159,6 +166,7 @@ type returningStatements struct {
 	arrays        string // name, aggregate id, time, arrays of the rows' event IDs, names, data, metadata, lowest and highest version, position or 0
 	known         string // one row: stream id, aggregate id, version, event ID, name, data, metadata, time, stream id
 	knownPrevious string // behind it if the version has one before it: stream id, aggregate id, that version, its position or 0
+	position      string // behind RETURNING: highest position that is sealed; the row's, or the statement fails if it is not above that
 	skipTaken     string // behind any of these: conflicts of unique keys skip the row instead of failing the statement
 
 	// Several appends, as arrays. Of each append: stream id, aggregate id, lowest and highest version to
@@ -201,13 +209,18 @@ type guardedRow struct {
 type sealStatements struct {
 	mark           string // one row: the sealed position that the database was told, or none
 	setMark        string // position, position; never back
-	span           string // position; one row: how many of the next {limit} positions there are, the last of them, and what mark is
+	span           string // position; one row: how many of the next {limit} positions there are from it on, the first and the last of them, and what mark is
 	positions      string // position; the next {limit} positions
 	positionsAfter string // the same: position, limit
+	generator      string // one row: the last position handed out, or -1: the role may not see it; its CACHE; the highest position stored or sealed; "": it can't fall behind
 	writers        string // the transactions that may have been given positions, and whether they are prepared; "": the database can't tell
 	lockSpans      string // up to the spans; fails if an uncommitted row is in one of them; "": not needed
 	lockSpan       string // from, to
-	lockTail       string // behind the spans
+	lockTail       string // behind the spans, or behind lockStreams: fails at once instead of waiting
+	lockStreams    string // up to lockTail or lockWaiting: lowest and highest id; locks streams against appends; "": not needed
+	lockWaiting    string // behind lockStreams: waits
+	waitShortly    string // has the connection wait for locks for no longer than a second
+	streamIDs      string // lowest and highest id; one row: the lowest and the highest stream's id between them, or zeros
 	insertGaps     string // up to the rows
 	gapRow         string // position, minus position, event ID
 	insertGapsTail string // behind the rows: leaves alone what exists
@@ -277,6 +290,7 @@ type fault int
 const (
 	faultOther       fault = iota
 	faultTaken             // a unique key or a guard of the append statement refused the row
+	faultBelow             // returningStatements.position refused a position
 	faultRetry             // deadlock, serialisation failure, lock time-out: the transaction can be repeated
 	faultNoTable           // a table or a column is missing
 	faultAborted           // the transaction takes no statement any more, because an earlier one has failed
@@ -296,7 +310,7 @@ type keyOwner int
 
 const (
 	someKey    keyOwner = iota // the text does not tell
-	ownKey                     // one of the events' table
+	ownKey                     // one of that table
 	foreignKey                 // that of a table which a trigger writes to, say
 )
 

@@ -52,14 +52,24 @@ CREATE TABLE IF NOT EXISTS {meta} (
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`,
 			version:    `SELECT value FROM {meta} WHERE name = 'schema'`,
 			setVersion: `REPLACE INTO {meta} (name, value) VALUES ('schema', ?)`,
+			// InnoDB keeps a generator above all rows that there are.
+			generators: `
+SELECT IF(sealed > last, sealed, 0), FALSE, IF(used > ids, used, 0)
+FROM (SELECT (SELECT COALESCE(MAX(position), 0) FROM {events}) AS last,
+             (SELECT COALESCE(MAX(value), 0) FROM {meta} WHERE name = 'sealed') AS sealed,
+             (SELECT COALESCE(MAX(id), 0) FROM {streams}) AS ids,
+             GREATEST((SELECT COALESCE(MAX(stream_id), 0) FROM {events}), (SELECT COALESCE(MAX(stream_id), 0) FROM {snapshots})) AS used) w`,
+			raiseStreams: `ALTER TABLE {streams} AUTO_INCREMENT = ?`,
 		},
 		streams: streamStatements{
 			create: `
 INSERT INTO {streams} (name, metadata, emitted_by, created_at)
 VALUES (?, ?, ?, COALESCE(?, UTC_TIMESTAMP(6)))`,
-			emitter: `SELECT emitted_by FROM {streams} WHERE name = ? LOCK IN SHARE MODE`,
-			disown:  `UPDATE {streams} SET emitted_by = '' WHERE name = ? AND emitted_by IS NULL`,
-			id:      `SELECT id FROM {streams} WHERE name = ?`,
+			// A stream that a transaction can't see is found too.
+			createTaken: `SELECT 1 FROM {streams} WHERE name = ? LOCK IN SHARE MODE`,
+			emitter:     `SELECT emitted_by FROM {streams} WHERE name = ? LOCK IN SHARE MODE`,
+			disown:      `UPDATE {streams} SET emitted_by = '' WHERE name = ? AND emitted_by IS NULL`,
+			id:          `SELECT id FROM {streams} WHERE name = ?`,
 			// By the primary key: by its name MariaDB would lock the gap before the stream's too.
 			delete: `DELETE FROM {streams} WHERE id = ? AND name = ?`,
 			positions: `
@@ -243,8 +253,8 @@ VALUES ((SELECT CAST(? AS SIGNED) UNION ALL
 INSERT INTO {meta} (name, value) VALUES ('sealed', ?)
 ON DUPLICATE KEY UPDATE value = GREATEST(value, ?)`,
 			span: `
-SELECT COUNT(*), COALESCE(MAX(position), 0), COALESCE((SELECT value FROM {meta} WHERE name = 'sealed'), 0)
-FROM (SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT {limit}) w`,
+SELECT COUNT(*), COALESCE(MIN(position), 0), COALESCE(MAX(position), 0), COALESCE((SELECT value FROM {meta} WHERE name = 'sealed'), 0)
+FROM (SELECT position FROM {events} WHERE position >= ? ORDER BY position LIMIT {limit}) w`,
 			positions:      `SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT {limit}`,
 			positionsAfter: `SELECT position FROM {events} WHERE position > ? ORDER BY position LIMIT ?`,
 			// FOR UPDATE is the one locking read that both MySQL and MariaDB know with NOWAIT.
@@ -255,6 +265,13 @@ WHERE `,
 			lockSpan: `position BETWEEN ? AND ?`,
 			lockTail: `
 FOR UPDATE NOWAIT`,
+			lockStreams: `
+SELECT COUNT(*) FROM {streams} FORCE INDEX (PRIMARY)
+WHERE id BETWEEN ? AND ?`,
+			lockWaiting: `
+FOR UPDATE`,
+			waitShortly: `SET SESSION innodb_lock_wait_timeout = 1`,
+			streamIDs:   `SELECT COALESCE(MIN(id), 0), COALESCE(MAX(id), 0) FROM {streams} WHERE id BETWEEN ? AND ?`,
 			insertGaps: `
 INSERT INTO {events} (position, {columns})
 VALUES `,

@@ -70,7 +70,7 @@ func classifyMySQL(err error) fault {
 
 // violatedMySQL looks for the name of the key, before which MySQL has the table's. MariaDB tells the key
 // alone: PRIMARY is one of every table. An error of the guard tells nothing.
-func violatedMySQL(prefix string, err error) keyOwner {
+func violatedMySQL(table string, err error) keyOwner {
 	var e *mysql.MySQLError
 	if !errors.As(err, &e) || e.Number != 1062 {
 		return someKey
@@ -80,9 +80,9 @@ func violatedMySQL(prefix string, err error) keyOwner {
 		return someKey
 	}
 	key := quoted[len(quoted)-2]
-	table, _, tells := strings.Cut(key, ".")
+	of, _, tells := strings.Cut(key, ".")
 	switch {
-	case tells && !strings.EqualFold(table, prefix+"events"):
+	case tells && !strings.EqualFold(of, table):
 		return foreignKey
 	case tells || key == "stream_id":
 		return ownKey

@@ -70,6 +70,28 @@ CREATE TABLE IF NOT EXISTS {meta} (
 			setVersion: `
 INSERT INTO {meta} (name, value) VALUES ('schema', ?::bigint)
 ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value`,
+			generators: `
+SELECT COALESCE(max(least) FILTER (WHERE NOT ids AND (last < least OR seqcache > 1)), 0),
+       COALESCE(bool_or(seqcache > 1) FILTER (WHERE NOT ids), false),
+       COALESCE(max(least) FILTER (WHERE ids AND last < least), 0)
+FROM (
+    SELECT g.ids, c.seqcache, c.last, CASE WHEN NOT g.ids AND c.seqcache > 1 THEN GREATEST(g.least, c.last, 1) ELSE g.least END AS least
+    FROM (SELECT false, pg_get_serial_sequence('{events}', 'position')::regclass,
+                 GREATEST((SELECT COALESCE(max(position), 0) FROM {events}), (SELECT COALESCE(max(value), 0) FROM {meta} WHERE name = 'sealed'))
+          UNION ALL
+          SELECT true, pg_get_serial_sequence('{streams}', 'id')::regclass,
+                 GREATEST((SELECT COALESCE(max(id), 0) FROM {streams}), (SELECT COALESCE(max(stream_id), 0) FROM {events}), (SELECT COALESCE(max(stream_id), 0) FROM {snapshots}))
+    ) g (ids, sequence, least)
+    CROSS JOIN LATERAL (
+        SELECT (SELECT seqcache FROM pg_sequence WHERE seqrelid = g.sequence),
+               CASE WHEN has_sequence_privilege(g.sequence, 'SELECT, USAGE') THEN COALESCE(pg_sequence_last_value(g.sequence), 0) END
+    ) c (seqcache, last)
+) w`,
+			lockGenerators: `LOCK TABLE {streams}, {events} IN SHARE MODE`,
+			// RESTART has sessions forget the numbers that they keep.
+			uncache:        `ALTER TABLE {events} ALTER COLUMN position SET CACHE 1 RESTART`,
+			raisePositions: `SELECT setval(pg_get_serial_sequence('{events}', 'position'), ?::bigint)`,
+			raiseStreams:   `SELECT setval(pg_get_serial_sequence('{streams}', 'id'), ?, false)`,
 		},
 		streams: streamStatements{
 			create: `
@@ -227,6 +249,8 @@ WITH given AS MATERIALIZED (
 INSERT INTO {events} ({columns})
 SELECT stream.id, c.aggregate_id, COALESCE(p.version, 0) + 1, c.event_id, c.name, c.data::json, c.metadata::json,
        COALESCE(c.at, statement_timestamp())` + postgresGuarded,
+			// By zero the division fails, and with it the statement, so that nothing is stored.
+			position: `position / CASE WHEN position > ?::bigint THEN 1 ELSE 0 END`,
 			skipTaken: `
 ON CONFLICT DO NOTHING`,
 		},
@@ -238,10 +262,16 @@ ON CONFLICT (name) DO UPDATE SET value = GREATEST({meta}.value, ?::bigint)`,
 			// In brackets the position is nothing that a plan could be made for: near the end of a long log
 			// one seems so much better that it would be made anew for each look.
 			span: `
-SELECT count(*), COALESCE(max(position), 0), COALESCE((SELECT value FROM {meta} WHERE name = 'sealed'), 0)
-FROM (SELECT position FROM {events} WHERE position > (SELECT ?::bigint) ORDER BY position LIMIT {limit}) w`,
+SELECT count(*), COALESCE(min(position), 0), COALESCE(max(position), 0), COALESCE((SELECT value FROM {meta} WHERE name = 'sealed'), 0)
+FROM (SELECT position FROM {events} WHERE position >= (SELECT ?::bigint) ORDER BY position LIMIT {limit}) w`,
 			positions:      `SELECT position FROM {events} WHERE position > (SELECT ?::bigint) ORDER BY position LIMIT {limit}`,
 			positionsAfter: `SELECT position FROM {events} WHERE position > ?::bigint ORDER BY position LIMIT ?::int`,
+			// The numbers are read after the snapshot was taken: the generator only grows.
+			generator: `
+SELECT CASE WHEN has_sequence_privilege(q.seqrelid, 'SELECT, USAGE') THEN COALESCE(pg_sequence_last_value(q.seqrelid), 0) ELSE -1 END,
+       q.seqcache,
+       GREATEST((SELECT COALESCE(max(position), 0) FROM {events}), (SELECT COALESCE(max(value), 0) FROM {meta} WHERE name = 'sealed'))
+FROM pg_sequence q WHERE q.seqrelid = pg_get_serial_sequence('{events}', 'position')::regclass`,
 			// A prepared transaction that has outlived its server goes on under another virtual
 			// transaction, of no backend; before 13.5 and 14.1 it did so from when it was prepared.
 			//

@@ -21,6 +21,8 @@ func classifyPostgres(err error) fault {
 	switch coded.SQLState() {
 	case "23505": // unique_violation
 		return faultTaken
+	case "22012": // division_by_zero
+		return faultBelow
 	case "40001", "40P01", "55P03": // serialization_failure, deadlock_detected, lock_not_available
 		return faultRetry
 	case "25P02": // in_failed_sql_transaction
@@ -50,9 +52,9 @@ func classifyPostgres(err error) fault {
 
 // violatedPostgres looks for the name of the constraint, which begins with that of the table. Of a long
 // name the server cuts both the table's and the columns'.
-func violatedPostgres(prefix string, err error) keyOwner {
-	table := strings.ToLower(prefix) + "events_"
-	if strings.Contains(err.Error(), table[:min(len(table), 24)]) {
+func violatedPostgres(table string, err error) keyOwner {
+	key := strings.ToLower(table) + "_"
+	if strings.Contains(err.Error(), key[:min(len(key), 24)]) {
 		return ownKey
 	}
 	return foreignKey

@@ -51,6 +51,11 @@ var (
 	// ErrNotInstalled says that the store's tables are missing or older than this package. Any call
 	// on a store in a database can return it until [Store.Install] has been called.
 	ErrNotInstalled = errors.New("eventstore: tables are missing or out of date: call Store.Install first")
+
+	// ErrInconsistent is returned when the tables can't be as the store has left them, so that events would be
+	// lost to projections: they were emptied or restored while the store was in use, or the generator of
+	// positions or of stream ids has fallen behind what is stored. The text says what to do.
+	ErrInconsistent = errors.New("eventstore: the tables are inconsistent")
 )
 
 // ConflictError says that an append found its aggregate at another version than expected, or, if
@@ -100,6 +105,10 @@ func (e *invalidError) Is(target error) bool { return target == ErrInvalid }
 
 func invalid(format string, args ...any) error {
 	return &invalidError{fmt.Errorf(format, args...)}
+}
+
+func inconsistent(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrInconsistent, fmt.Errorf(format, args...))
 }
 
 // within says where err was found, behind the one prefix that the text of an error begins with.

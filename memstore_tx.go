@@ -28,6 +28,8 @@ func (m *memBackend) begin(ctx context.Context) backendTx {
 	return &memTx{m: m, ctx: ctx, created: map[string]string{}, found: map[string]*memStream{}}
 }
 
+func (*memTx) handlerContext(ctx context.Context) context.Context { return ctx }
+
 func (u *memTx) sqlTx() (*sql.Tx, error) {
 	return nil, fmt.Errorf("eventstore: a memory store has no transactions: %w", errors.ErrUnsupported)
 }

@@ -60,7 +60,9 @@ func (s *Store) ReadAggregate(ctx context.Context, stream, aggregateID string, a
 // Sealed looks, seals as far as can be, and returns the sealed position: the order of events up to
 // it is final, and no event can ever appear at or below it. It never goes back. An append that is
 // not yet committed holds it up, however long its transaction takes; one that was rolled back does
-// not. Inside a caller's transaction it returns, without a look, the position up to which that sees
+// not. If the tables are not those in which this store has sealed, as after they were emptied or restored:
+// [ErrInconsistent], as from all that reads in sealed order, until the store is opened anew. Inside a caller's
+// transaction it returns, without a look, the position up to which that sees
 // all of what has been sealed before.
 func (s *Store) Sealed(ctx context.Context) (Position, error) {
 	p, settled, err := s.backend.seal(ctx)

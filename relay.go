@@ -74,4 +74,6 @@ func (f *publisher) handle(ctx context.Context, _ *batchTx, rows []record) (int,
 }
 
 func (*publisher) decide(context.Context, *record, error, int) ErrorAction { return Retry }
-func (*publisher) fatal(_ *record, err error) error                        { return err }
+func (f *publisher) fatal(r *record, err error) error {
+	return &ProjectionError{Name: f.relay.Name, Event: f.store.eventOf(r), Err: err}
+}

@@ -329,7 +329,7 @@ func (b *batcher) handle(ctx context.Context, tx *batchTx, rows []record) (done 
 			next++
 		}
 		if next > done {
-			n, err := b.consumer.handle(ctx, tx, rows[done:next])
+			n, err := b.consumer.handle(tx.inner.handlerContext(ctx), tx, rows[done:next])
 			if done += n; err != nil || tx.stopped || done < next {
 				return done, err
 			}

@@ -55,7 +55,7 @@ func (r *runner) changeReadModel(ctx context.Context, tx backendTx, row *project
 	}
 	sqlTx, err := tx.sqlTx()
 	if err == nil {
-		err = change(ctx, sqlTx)
+		err = change(tx.handlerContext(ctx), sqlTx)
 	}
 	if err != nil {
 		return r.readModelFailed(tx, op, err)

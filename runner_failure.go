@@ -143,7 +143,7 @@ func (b *batcher) retryEvent(ctx context.Context, tx *batchTx, rows []record, at
 		if err := b.keepLease(ctx, tx, rows); err != nil {
 			return false, nil, err
 		}
-		if _, failure = b.consumer.handle(ctx, tx, rows); failure != nil {
+		if _, failure = b.consumer.handle(tx.inner.handlerContext(ctx), tx, rows); failure != nil {
 			_, failure, err = b.undo(ctx, tx, 0, failure)
 			return false, failure, err
 		}

@@ -38,7 +38,8 @@ type ProjectionStats struct {
 
 // Stats looks at a store, cheaply enough for every process to ask every few seconds: by three
 // statements where nothing waits, and one more for every 32 projections that are behind, which looks
-// into an index once for each. All parked events are counted. It begins by sealing as [Store.Sealed]
+// into an index once for each. A long run of gap rows behind a projection is read once, and remembered. All
+// parked events are counted. It begins by sealing as [Store.Sealed]
 // does, so that it is right also where nobody else seals. The numbers are not of one moment, but
 // Last and Sealed never go back.
 //

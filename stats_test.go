@@ -320,3 +320,36 @@ func TestStatsReadsByIndex(t *testing.T) {
 		}
 	})
 }
+
+// TestStatsManyGaps has projections stand before a long run of gap rows: the server goes through them once,
+// and not for each projection and each call.
+func TestStatsManyGaps(t *testing.T) {
+	storetest.ForEachKind(t, func(t *testing.T, l storetest.Lane) {
+		const gaps = 100_000
+		s, prefix := l.OpenPrefixed(t)
+		storetest.CreateStream(t, s, "accounts")
+		l.Fill(t, prefix, gaps, 1000)
+		l.Exec(t, "UPDATE "+prefix+"events SET stream_id = 0, aggregate_id = '', version = -position WHERE position > 10")
+		last := storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(1, 1)...)[0].Position
+		for i := range 10 {
+			if err := stopsAt(fmt.Sprint("at", i), es.Position(1+i)).Run(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		first := stats(t, s)
+		best := time.Hour
+		for range 20 {
+			began := time.Now()
+			st := stats(t, s)
+			best = min(best, time.Since(began))
+			for i, p := range st.Projections {
+				if p.Behind == 0 || first.Projections[i].Behind == 0 {
+					t.Errorf("%s, at %d of %d, is not behind", p.Name, p.Position, last)
+				}
+			}
+		}
+		if best > 15*time.Millisecond {
+			t.Errorf("Stats took %v at best for 10 projections before %d gap rows", best, gaps)
+		}
+	})
+}

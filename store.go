@@ -155,6 +155,9 @@ func newStore(opts *Options) (*Store, error) {
 // date. Calling it again changes nothing, and any number of processes may call it at once. On a
 // store that [Store.WithTx] returned it is [errors.ErrUnsupported]. Where the tables are up to date it
 // needs no right to create any.
+//
+// Install also raises the generators of positions and of stream ids above all that is stored and sealed, where
+// one has fallen behind: see [ErrInconsistent].
 func (s *Store) Install(ctx context.Context) error {
 	if s.inTx {
 		return fmt.Errorf("eventstore: Install inside a transaction: %w", errors.ErrUnsupported)
@@ -191,7 +194,8 @@ func (s *Store) WithTx(tx *sql.Tx) *Store {
 	return &t
 }
 
-// CreateStream makes a stream. If one of this name is there: [ErrStreamExists].
+// CreateStream makes a stream. If one of this name is there: [ErrStreamExists]. If the generator of ids hands
+// out one that is in use: [ErrInconsistent].
 func (s *Store) CreateStream(ctx context.Context, name string, md Metadata) error {
 	md, err := s.checkStream(ctx, name, md)
 	if err != nil {

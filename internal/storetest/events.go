@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -132,4 +133,18 @@ var OddNames = []string{
 	"a", "A", "a ", "a  ", " a", "a\t", "a\n", "ä", "a\u0308", "Ä", "ss", "ß", "æ", "ae",
 	"a%", "a%b", "a_b", "axb", "a\\b", "a\\%b", "a'b", `a"b`, "a`b", "a?b", "a$1b", "a{events}b", "a;--", "a-b", "a.b",
 	"日本語", "😀", "e\u200d", "\u00a0", "\x01", "\ufeffa", "null", "0", "00", "1e0", strings.Repeat("é", 127) + "x", strings.Repeat("z", 255), strings.Repeat("z", 254),
+}
+
+// SealUpTo seals until a position is sealed, and returns how long that took.
+func SealUpTo(t testing.TB, s *es.Store, want es.Position) time.Duration {
+	t.Helper()
+	began := time.Now()
+	Eventually(t, fmt.Sprint("sealed up to ", want), func() bool {
+		p, err := s.Sealed(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p >= want
+	})
+	return time.Since(began)
 }

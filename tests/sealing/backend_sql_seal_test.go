@@ -44,31 +44,36 @@ func TestSealingSteps(t *testing.T) {
 		if l.Driver != "mysql" {
 			return // sequences have no steps here
 		}
-		const step, appends = 7, 400
-		l = l.Pool(t, storetest.WithParams(l.DSN, fmt.Sprintf("auto_increment_increment=%d", step)), 30)
-		s := l.Open(t, nil)
-		storetest.CreateStream(t, s, "accounts")
-		began := time.Now()
-		var last es.Position
-		for i := range appends {
-			stored := storetest.MustAppend(t, s, "accounts", fmt.Sprint("a", i%10), es.AnyVersion, storetest.Deposits(5, 1)...)
-			if at := stored[4].Position; at != stored[0].Position+4*step {
-				t.Fatalf("five events at %d to %d: positions are not in steps of %d", stored[0].Position, at, step)
-			}
-			last = stored[4].Position
-		}
-		appending := time.Since(began)
-		began = time.Now()
-		if p, err := s.Sealed(t.Context()); err != nil || p != last {
-			t.Errorf("sealed is %d (%v), want %d", p, err, last)
-		}
-		if sealing := time.Since(began); sealing > 2*appending {
-			t.Errorf("sealing took %v, appending only %v", sealing, appending)
-		}
-		if got := storetest.Collect(t, s.Read(t.Context(), es.FromAll(), es.ReadOptions{Sealed: true})); len(got) != 5*appends {
-			t.Errorf("%d events are sealed, want %d", len(got), 5*appends)
+		for _, step := range []int64{7, 1000} {
+			sealSteps(t, l.Pool(t, storetest.WithParams(l.DSN, fmt.Sprintf("auto_increment_increment=%d", step)), 30), step)
 		}
 	})
+}
+
+func sealSteps(t *testing.T, l storetest.Lane, step int64) {
+	const appends = 400
+	s := l.Open(t, nil)
+	storetest.CreateStream(t, s, "accounts")
+	began := time.Now()
+	var last es.Position
+	for i := range appends {
+		stored := storetest.MustAppend(t, s, "accounts", fmt.Sprint("a", i%10), es.AnyVersion, storetest.Deposits(5, 1)...)
+		if at := stored[4].Position; at != stored[0].Position+es.Position(4*step) {
+			t.Fatalf("five events at %d to %d: positions are not in steps of %d", stored[0].Position, at, step)
+		}
+		last = stored[4].Position
+	}
+	appending := time.Since(began)
+	began = time.Now()
+	if p, err := s.Sealed(t.Context()); err != nil || p != last {
+		t.Errorf("sealed is %d (%v), want %d", p, err, last)
+	}
+	if sealing := time.Since(began); sealing > 2*appending {
+		t.Errorf("steps of %d: sealing took %v, appending only %v", step, sealing, appending)
+	}
+	if got := storetest.Collect(t, s.Read(t.Context(), es.FromAll(), es.ReadOptions{Sealed: true})); len(got) != 5*appends {
+		t.Errorf("%d events are sealed, want %d", len(got), 5*appends)
+	}
 }
 
 // TestSealingWaitsForPrepared has a transaction prepared after its hole was seen, and the server

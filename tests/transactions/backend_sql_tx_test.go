@@ -237,6 +237,10 @@ func TestTxSealed(t *testing.T) {
 		}
 		storetest.CreateStream(t, s, "accounts")
 		storetest.MustAppend(t, s, "accounts", "before", es.AnyVersion, storetest.Deposits(3, 1)...)
+		// The mark is written for the first time, which would be a conflict for a serialisable transaction.
+		if _, err := s.Sealed(ctx); err != nil {
+			t.Fatal(err)
+		}
 		open, first := l.AppendOpen(t, s, "open", 1)
 		storetest.MustAppend(t, s, "accounts", "behind", es.AnyVersion, storetest.Deposits(2, 1)...)
 		l.InTx(t, s, false, opts, func(_ *sql.Tx, in *es.Store) {
