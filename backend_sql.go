@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"sync"
 	"time"
 )
 
@@ -31,6 +32,7 @@ type sqlShared struct {
 	hints       appendHints
 	groupCommit *groupCommit
 	sealer      *sealer
+	isolation   isolation
 	log         *slog.Logger
 }
 
@@ -81,9 +83,9 @@ func (b *sqlBackend) transact(ctx context.Context, op string, fn func(conn) erro
 		if err := fn(conn{b: b, tx: tx}); err != nil {
 			// The error that matters is fn's: a rollback fails only with a connection that is gone.
 			_ = tx.Rollback()
-			return err
+			return ended(ctx, err)
 		}
-		return tx.Commit()
+		return ended(ctx, tx.Commit())
 	})
 }
 
@@ -165,9 +167,64 @@ func (c conn) exec(ctx context.Context, text string, args ...any) (sql.Result, e
 	return c.executor(ctx, st).ExecContext(ctx, st.text, args...)
 }
 
-// query runs a statement and calls scan for each of its rows. The rows are closed when it
-// returns, and what ended them early is its error.
+// query runs a SELECT and calls scan for each of its rows. The rows are closed when it returns, and what
+// ended them early is its error. It sees only what is committed, but in a caller's transaction that sees
+// more.
 func (c conn) query(ctx context.Context, scan func(*sql.Rows) error, text string, args ...any) error {
+	if c.tx != nil || c.one != nil || c.b.text.read.uncommitted == "" {
+		return c.returning(ctx, scan, text, args...)
+	}
+	dirty, err := c.b.readsUncommitted(ctx)
+	if err != nil || !dirty {
+		if err == nil {
+			err = c.returning(ctx, scan, text, args...)
+		}
+		return err
+	}
+	// Prepared before the transaction has the connection: a pool of one could not do it then.
+	st, err := c.b.cache.get(ctx, text, len(args) > 0)
+	if err != nil {
+		return err
+	}
+	defer st.release()
+	for range 3 { // as the pool does: connections that are gone are found out by their use
+		if err = c.b.readCommitted(ctx, func(c conn) error { return c.returning(ctx, scan, text, args...) }); !errors.Is(err, driver.ErrBadConn) {
+			break
+		}
+	}
+	return err
+}
+
+// readCommitted calls fn with a transaction at this isolation. It holds the connection, so that it has
+// been given back when it returns: a transaction whose context ends gives it back at some time.
+func (b *sqlBackend) readCommitted(ctx context.Context, fn func(conn) error) error {
+	one, err := b.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = one.Close() }()
+	tx, err := one.BeginTx(ctx, readCommitted)
+	if err != nil {
+		return err
+	}
+	if err = fn(conn{b: b, tx: tx}); err != nil {
+		_ = tx.Rollback()
+	} else {
+		err = tx.Commit()
+	}
+	return ended(ctx, err)
+}
+
+// ended returns the error of a context that has ended, where it is that which has ended a transaction.
+func ended(ctx context.Context, err error) error {
+	if errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// returning is query for any statement that returns rows, at the isolation that the connection has.
+func (c conn) returning(ctx context.Context, scan func(*sql.Rows) error, text string, args ...any) error {
 	st, err := c.b.cache.get(ctx, text, c.tx == nil && c.one == nil && len(args) > 0)
 	if err != nil {
 		return err
@@ -252,6 +309,36 @@ func async(result func() (int64, error)) <-chan asyncResult {
 		answer <- asyncResult{n, err}
 	}()
 	return answer
+}
+
+// isolation is what is known of the default isolation of the pool's connections.
+type isolation struct {
+	mu          sync.Mutex
+	asked       time.Time
+	uncommitted bool
+}
+
+// isolationAge is for how long the answer counts: the server's default can be changed under a running
+// process, for the connections that come then.
+const isolationAge = time.Minute
+
+// readsUncommitted reports whether connections read what is not committed, unless a transaction says
+// otherwise.
+func (b *sqlBackend) readsUncommitted(ctx context.Context) (bool, error) {
+	i := &b.isolation
+	i.mu.Lock()
+	uncommitted, known := i.uncommitted, !i.asked.IsZero() && time.Since(i.asked) < isolationAge
+	i.mu.Unlock()
+	if known {
+		return uncommitted, nil
+	}
+	err := b.conn().returning(ctx, func(r *sql.Rows) error { return r.Scan(&uncommitted) }, b.text.read.uncommitted)
+	if err == nil {
+		i.mu.Lock()
+		i.uncommitted, i.asked = uncommitted, time.Now()
+		i.mu.Unlock()
+	}
+	return uncommitted, err
 }
 
 // timeArg returns a time as a parameter; the zero time is NULL.
