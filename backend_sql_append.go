@@ -68,9 +68,9 @@ func (b *sqlBackend) appendAlone(ctx context.Context, a *appendRequest) error {
 	if err := b.insertChunks(ctx, conn{b: b, tx: tx}, a, chunks); err != nil {
 		// The error that matters is the first: a rollback fails only with a connection that is gone.
 		_ = tx.Rollback()
-		return b.failed("append", err)
+		return b.failed("append", ended(ctx, err))
 	}
-	return b.failed("append", tx.Commit())
+	return b.failed("append", ended(ctx, tx.Commit()))
 }
 
 // insert stores rows with one statement and completes them.

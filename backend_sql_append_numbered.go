@@ -134,7 +134,7 @@ func (b *sqlBackend) takeBack(ctx context.Context, c conn, rows []record) error 
 func (b *sqlBackend) insertValues(ctx context.Context, c conn, h appendHint, text string, args []any, n int, row func(i int) *record) error {
 	if h.can.returning {
 		i := 0
-		return c.query(ctx, func(r *sql.Rows) error {
+		return c.returning(ctx, func(r *sql.Rows) error {
 			i++
 			return r.Scan((*int64)(&row(i - 1).position))
 		}, text+b.text.numbered.positions, args...)

@@ -39,7 +39,19 @@ func (b *sqlBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCa
 			v.stored = append(v.stored, rows...)
 		}
 		slices.SortFunc(v.stored, byPosition)
-		if len(v.stored) > 0 || v.taken || !a.expected.admits(v.actual) {
+		if c.tx != nil && b.text.append.committed != "" && len(v.stored) == len(a.rows) {
+			// The transaction may see what is not committed. An append that others still may roll back has
+			// not been stored earlier.
+			n := 0
+			if _, err := c.row(ctx, []any{&n}, b.text.append.committed, b.list(positionsOf(v.stored))); err != nil {
+				return err
+			}
+			if n < len(v.stored) {
+				v.stored = nil
+				return nil
+			}
+		}
+		if len(v.stored) > 0 || v.taken || !a.admits(v.actual, v.position) {
 			return nil
 		}
 		// Nothing is in the way but, perhaps, the position that the append was given.
@@ -96,10 +108,14 @@ func (b *sqlBackend) refusal(err error) error {
 // dropRows takes rows back that this very transaction has inserted; their positions become holes
 // like those of a rollback. A context that ends meanwhile must not leave them there.
 func (b *sqlBackend) dropRows(ctx context.Context, c conn, rows []record) error {
+	_, err := b.execListed(ctx, c, b.text.erase.remove, positionsOf(rows))
+	return err
+}
+
+func positionsOf(rows []record) []int64 {
 	positions := make([]int64, len(rows))
 	for i := range rows {
 		positions[i] = int64(rows[i].position)
 	}
-	_, err := b.execListed(ctx, c, b.text.erase.remove, positions)
-	return err
+	return positions
 }

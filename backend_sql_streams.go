@@ -78,7 +78,7 @@ func (b *sqlBackend) deleteStream(ctx context.Context, name string) (found bool,
 // eraseSeen erases what a caller's transaction sees of a deleted stream.
 func (b *sqlBackend) eraseSeen(ctx context.Context, c conn, id int64) error {
 	for after := int64(0); ; {
-		positions, err := b.positionsOf(ctx, c, id, after)
+		positions, err := b.positionsAfter(ctx, c, id, after)
 		if err != nil {
 			return err
 		}
@@ -137,7 +137,7 @@ func (b *sqlBackend) eraseQueued(ctx context.Context) error {
 func (b *sqlBackend) eraseStream(ctx context.Context, id int64) error {
 	for after, more := int64(0), true; more; {
 		if err := b.transact(ctx, "erase deleted stream", func(c conn) error {
-			positions, err := b.positionsOf(ctx, c, id, after)
+			positions, err := b.positionsAfter(ctx, c, id, after)
 			if more = err == nil && len(positions) > 0; !more {
 				return err
 			}
@@ -162,8 +162,8 @@ func (b *sqlBackend) eraseStream(ctx context.Context, id int64) error {
 // eraseAtOnce is how many events are erased with one statement, and, of a stream, in one transaction.
 const eraseAtOnce = 1000
 
-// positionsOf returns the positions of a stream's next events after one of them.
-func (b *sqlBackend) positionsOf(ctx context.Context, c conn, id, after int64) (out []int64, err error) {
+// positionsAfter returns the positions of a stream's next events after one of them.
+func (b *sqlBackend) positionsAfter(ctx context.Context, c conn, id, after int64) (out []int64, err error) {
 	err = c.query(ctx, func(r *sql.Rows) error {
 		out = append(out, 0)
 		return r.Scan(&out[len(out)-1])
@@ -216,14 +216,7 @@ func (b *sqlBackend) erase(ctx context.Context, c conn, positions []int64) (n in
 // execListed runs a statement that takes a list of positions, and returns how many rows it changed.
 func (b *sqlBackend) execListed(ctx context.Context, c conn, text string, positions []int64) (n int64, err error) {
 	for part := range slices.Chunk(positions, eraseAtOnce) {
-		list := []byte(b.dialect.brackets[:1])
-		for i, p := range part {
-			if i > 0 {
-				list = append(list, ',')
-			}
-			list = strconv.AppendInt(list, p, 10)
-		}
-		res, err := c.exec(ctx, text, string(append(list, b.dialect.brackets[1])))
+		res, err := c.exec(ctx, text, b.list(part))
 		if err != nil {
 			return 0, err
 		}
@@ -249,6 +242,18 @@ func (b *sqlBackend) disownStream(ctx context.Context, name string) error {
 		_, err := c.exec(ctx, b.text.streams.disown, name)
 		return err
 	})
+}
+
+// list returns positions as one parameter.
+func (b *sqlBackend) list(positions []int64) string {
+	list := []byte(b.dialect.brackets[:1])
+	for i, p := range positions {
+		if i > 0 {
+			list = append(list, ',')
+		}
+		list = strconv.AppendInt(list, p, 10)
+	}
+	return string(append(list, b.dialect.brackets[1]))
 }
 
 func (b *sqlBackend) hasStream(ctx context.Context, name string) (bool, error) {

@@ -144,6 +144,7 @@ type aggregateStatements struct {
 type appendStatements struct {
 	state      string // aggregate id, aggregate id, name; one row: stream id, version, its position, the database's time, step between positions, whether it is MariaDB, which has capabilities
 	eventIDOf  string // name, aggregate id, version; the event ID of a version that is known to exist, whatever the isolation
+	committed  string // list of positions; one row: how many of them are committed, for which it waits; "": a read shows nothing else
 	positionOf string // event ID; only where not Dialect.returning
 	savepoint  string
 	rollbackTo string
@@ -267,6 +268,7 @@ type projectionStatements struct {
 // readStatements are parts of reads, which are put together from what a Selection asks for, and
 // statements of statistics.
 type readStatements struct {
+	uncommitted  string // one row: whether a read outside of transactions sees what is not committed; "": it never does
 	columns      string // of an event e in a stream s, as rowScanner scans them; {event} stands for them
 	streamName   string // a parameter in place of the stream's name among the columns
 	fromAll      string // e and s, driven by e

@@ -153,6 +153,10 @@ SELECT s.id,
        COALESCE((SELECT position FROM {events} WHERE stream_id = s.id AND aggregate_id = ? ORDER BY version DESC LIMIT 1), 0),
        CAST(UTC_TIMESTAMP(6) AS CHAR), @@auto_increment_increment, VERSION() LIKE '%MariaDB%'
 FROM {streams} s WHERE s.name = ?`,
+			// MySQL takes the list for a table that it can't lock.
+			committed: `
+SELECT COUNT(*) FROM` + mysqlListed + `
+/*!80000 FOR SHARE OF e *//*M! LOCK IN SHARE MODE */`,
 			eventIDOf: `
 SELECT event_id FROM {events} FORCE INDEX (stream_id)
 WHERE stream_id = (SELECT id FROM {streams} WHERE name = ?) AND aggregate_id = ? AND version = ?
@@ -356,6 +360,9 @@ ON DUPLICATE KEY UPDATE error = VALUES(error)`,
 			endGuard:   `SET SESSION autocommit = 1`,
 		},
 		read: readStatements{
+			// The first comment is MySQL's, the second MariaDB's; neither knows the other's variable in all
+			// versions.
+			uncommitted:  `SELECT /*!80000 @@transaction_isolation *//*M! @@tx_isolation */ = 'READ-UNCOMMITTED'`,
 			lastPosition: `SELECT COALESCE(MAX(position), 0) FROM {events}`,
 			nextEvent: `
 (SELECT position, TIMESTAMPDIFF(MICROSECOND, recorded_at, UTC_TIMESTAMP(6))
