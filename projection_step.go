@@ -100,7 +100,7 @@ func (st *Step[S]) Emit(ctx context.Context, events ...NewEvent) error {
 
 // LinkTo puts the step's event into another stream too, which is made if it is not there: with the
 // same aggregate ID, name, data and metadata plus "$link.stream" and "$link.position", which say
-// where it comes from, as the next version there, under an ID derived from the event's and the
+// where it comes from, and the keys of [Options].Metadata that the event lacks, as the next version there, under an ID derived from the event's and the
 // stream's name: linking again changes nothing, nor does linking an event to the stream it is in.
 // It commits together with state and position. If another runner has taken over: [ErrLeaseLost].
 func (st *Step[S]) LinkTo(ctx context.Context, stream string) error {
@@ -111,6 +111,9 @@ func (st *Step[S]) LinkTo(ctx context.Context, stream string) error {
 	md, err := decodeMetadata(r.metadata)
 	if err != nil {
 		return fmt.Errorf("eventstore: metadata of event %d: %w", r.position, err)
+	}
+	if common := st.tx.store.opts.Metadata; common != nil {
+		md = withDefaults(md, common(ctx))
 	}
 	md["$link.stream"], md["$link.position"] = r.stream, int64(r.position)
 	link := NewEvent{ID: linkID(r.id, stream), Payload: storedPayload{r.name, r.data}, Metadata: md}

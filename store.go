@@ -76,7 +76,8 @@ type Middleware struct {
 	// changed one, and returns what next returned or something else. If it returns an error
 	// without calling next, nothing is stored; an error after next has succeeded reaches the
 	// caller although the events are stored. It may call next again: repeating a batch stores
-	// nothing twice. What it is given belongs to it, except the payloads.
+	// nothing twice. What it is given belongs to it, except the payloads. An event that it adds
+	// without an ID gets a fresh one, in the batch that it gives to next.
 	Append func(ctx context.Context, b Batch, next func(context.Context, Batch) ([]Event, error)) ([]Event, error)
 
 	// Load is called for every event that is read, and once for each of them when an append
