@@ -63,15 +63,11 @@ func (s *Store) complete(ctx context.Context, events []NewEvent) error {
 	if s.opts.Metadata != nil {
 		common = s.opts.Metadata(ctx)
 	}
+	if err := giveIDs(events); err != nil {
+		return err
+	}
 	for i := range events {
 		ev := &events[i]
-		if ev.ID == uuid.Nil {
-			id, err := uuid.NewV7()
-			if err != nil {
-				return fmt.Errorf("eventstore: make an event ID: %w", err)
-			}
-			ev.ID = id
-		}
 		if len(common) == 0 && s.noAppendMiddleware {
 			continue // nobody changes what the caller gave, and encode copies it
 		}
@@ -83,11 +79,30 @@ func (s *Store) complete(ctx context.Context, events []NewEvent) error {
 	return nil
 }
 
+// giveIDs gives events without an ID a fresh one.
+func giveIDs(events []NewEvent) error {
+	for i := range events {
+		if events[i].ID != uuid.Nil {
+			continue
+		}
+		id, err := uuid.NewV7()
+		if err != nil {
+			return fmt.Errorf("eventstore: make an event ID: %w", err)
+		}
+		events[i].ID = id
+	}
+	return nil
+}
+
 // appendThrough stores a batch through what is left of the middleware.
 func (s *Store) appendThrough(ctx context.Context, mw []Middleware, b Batch, origin *batchOrigin) ([]Event, error) {
 	for i, m := range mw {
 		if m.Append != nil {
 			return m.Append(ctx, b, func(ctx context.Context, b Batch) ([]Event, error) {
+				// In place, so that a batch that is given again has the same IDs.
+				if err := giveIDs(b.Events); err != nil {
+					return nil, err
+				}
 				return s.appendThrough(ctx, mw[i+1:], b, origin)
 			})
 		}
@@ -104,6 +119,9 @@ func (s *Store) appendThrough(ctx context.Context, mw []Middleware, b Batch, ori
 		return nil, err
 	}
 	s.appended.publish()
+	if origin != nil && earlier {
+		origin.earlier = true
+	}
 	return s.toEvents(ctx, stored, earlier)
 }
 

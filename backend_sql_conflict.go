@@ -81,7 +81,9 @@ func (b *sqlBackend) lookUp(ctx context.Context, c conn, a *appendRequest, h *ap
 	found, err = c.row(ctx, []any{&h.stream, &h.version, (*int64)(&h.position), (*dbTime)(&now), &h.step, &mariaDB}, b.text.append.state, a.aggregateID, a.aggregateID, a.stream)
 	if err == nil && found {
 		h.now, h.can = now, capabilities{returning: mariaDB, noWait: mariaDB}
-		b.hints.learnState(a.stream, *h)
+		if b.tx == nil { // what a caller's transaction sees may never be committed
+			b.hints.learnState(a.stream, *h)
+		}
 	}
 	return found, err
 }

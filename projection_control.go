@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -74,13 +75,22 @@ func (s *Store) ParkedEvents(ctx context.Context, projection string) ([]ParkedEv
 		return nil, err
 	}
 	out := make([]ParkedEvent, len(rows))
+	index := make(map[Position]int, len(rows))
 	for i, row := range rows {
 		out[i] = ParkedEvent{Event{Position: row.position, Stream: row.stream, AggregateID: row.aggregateID}, row.errText}
-		for ev, err := range s.Read(ctx, FromAll(), ReadOptions{After: row.position - 1, Before: row.position + 1}) {
+		index[row.position] = i
+	}
+	for part := range slices.Chunk(rows, 1000) {
+		positions := make([]any, len(part))
+		for i := range part {
+			positions[i] = int64(part[i].position)
+		}
+		between := ReadOptions{After: part[0].position - 1, Before: part[len(part)-1].position + 1}
+		for ev, err := range s.Read(ctx, FromAll(ByPosition.In(positions...)), between) {
 			if err != nil {
 				return nil, err
 			}
-			out[i].Event = ev
+			out[index[ev.Position]].Event = ev
 		}
 	}
 	return out, nil

@@ -111,9 +111,9 @@ func (st *Step[S]) Emit(ctx context.Context, events ...NewEvent) error {
 
 // LinkTo puts the step's event into another stream too, which is made if it is not there: with the
 // same aggregate ID, name, data and metadata plus "$link.stream" and "$link.position", which say
-// where it comes from, as the next version there, under an ID derived from the event's and the
-// stream's name: linking again changes nothing, nor does linking an event to the stream it is in.
-// It commits together with state and position. If another runner has taken over: [ErrLeaseLost].
+// where it comes from, and the keys of [Options].Metadata that the event lacks, as the next version
+// there, under an ID derived from the event's and the stream's name: linking again changes nothing, nor
+// does linking an event to the stream it is in. It commits together with state and position. If another runner has taken over: [ErrLeaseLost].
 func (st *Step[S]) LinkTo(ctx context.Context, stream string) error {
 	r := st.record
 	if stream == r.stream {

@@ -15,12 +15,14 @@ type recordedEvent struct {
 	data  []byte
 }
 
-// batchOrigin is what a root knows of a batch beyond what middleware sees.
+// batchOrigin is what a root and the store know of a batch beyond what middleware sees, which stands
+// between the two and passes events alone.
 type batchOrigin struct {
 	stream, aggregateID string
 	expected            ExpectedVersion
 	after               Position // of the event at the expected version
 	recorded            []recordedEvent
+	earlier             bool           // an earlier call had stored the batch, it turned out
 	given               map[int][]byte // what payloads that can't be compared are when middleware gets them, encoded
 }
 

@@ -58,7 +58,9 @@ type Options struct {
 	// of the database that they survive, and of sealing that stands still: when it has been waiting
 	// at one position for 5 seconds, again after 10, 20 and so on, and once when that is over. On
 	// Postgres this names the transactions that it waits for as pg_locks does. It is noticed by
-	// whoever seals, so that a store of which nobody reads sealed events is silent. Default: silent.
+	// whoever seals, so that a store of which nobody reads sealed events is silent. Texts of errors are
+	// logged too: those of this package tell nothing of payloads and metadata, those of handlers and
+	// codecs are the application's. Default: silent.
 	Logger *slog.Logger
 
 	// Now is the clock for [Event].RecordedAt and [StreamInfo].CreatedAt; it must be safe for
@@ -76,7 +78,8 @@ type Middleware struct {
 	// changed one, and returns what next returned or something else. If it returns an error
 	// without calling next, nothing is stored; an error after next has succeeded reaches the
 	// caller although the events are stored. It may call next again: repeating a batch stores
-	// nothing twice. What it is given belongs to it, except the payloads.
+	// nothing twice. What it is given belongs to it, except the payloads. An event that it adds
+	// without an ID gets a fresh one, in the batch that it gives to next.
 	Append func(ctx context.Context, b Batch, next func(context.Context, Batch) ([]Event, error)) ([]Event, error)
 
 	// Load is called for every event that is read, and once for each of them when an append

@@ -398,3 +398,19 @@ func TestAppendMetadata(t *testing.T) {
 		}
 	})
 }
+
+// TestMetadataOfNamedTypes stores values of named string types and UUIDs: they come back, and are found, as text.
+func TestMetadataOfNamedTypes(t *testing.T) {
+	type tenant string
+	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+		storetest.CreateStream(t, s, "accounts")
+		id := uuid.New()
+		stored := storetest.MustAppend(t, s, "accounts", "a", 0, es.NewEvent{Payload: storetest.Deposited{}, Metadata: es.Metadata{"tenant": tenant("ä"), "id": id}})
+		if md := stored[0].Metadata; md["tenant"] != "ä" || md["id"] != id.String() {
+			t.Errorf("stored %#v", md)
+		}
+		for _, m := range []es.Match{es.Meta("tenant").Equals(tenant("ä")), es.Meta("tenant").In("x", tenant("ä")), es.Meta("id").Equals(id), es.Meta("id").Equals(id.String())} {
+			storetest.SameEvents(t, "found", storetest.Collect(t, s.Read(t.Context(), es.FromAll(m), es.ReadOptions{})), stored)
+		}
+	})
+}

@@ -3,6 +3,7 @@ package roundtrips_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"testing"
 	"time"
 
@@ -69,6 +70,34 @@ func TestTripsOfBatches(t *testing.T) {
 			if got := trips(0); got != 2 {
 				t.Errorf("%s: %d trips for a catch-up of nothing, want 2", c.name, got)
 			}
+		}
+	})
+}
+
+// TestTripsOfParkedEvents counts the round trips of listing parked events: they do not grow with their number.
+func TestTripsOfParkedEvents(t *testing.T) {
+	storetest.ForEachDatabase(t, func(t *testing.T, l storetest.Lane) {
+		l, proxy := l.Proxied(t, 1)
+		s := l.Open(t, nil)
+		storetest.CreateStream(t, s, "accounts")
+		park := es.DoAny(func(context.Context, *es.Step[int]) error { return errors.New("no") })
+		p := &es.Projection[int]{Name: "park", From: es.FromAll(), When: []es.Handler[int]{park}}
+		p.OnError = func(context.Context, es.Event, error, int) es.ErrorAction { return es.Park }
+		trips := func(n int) int {
+			storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(n, 1)...)
+			storetest.CatchUp(t, p, s)
+			var got int
+			for range 2 { // the statement is known the second time
+				proxy.ResetTrips()
+				if _, err := s.ParkedEvents(t.Context(), "park"); err != nil {
+					t.Fatal(err)
+				}
+				got = proxy.Trips()
+			}
+			return got
+		}
+		if few, many := trips(2), trips(50); many != few {
+			t.Errorf("%d trips for 2 parked events, %d for 52, want as many", few, many)
 		}
 	})
 }
