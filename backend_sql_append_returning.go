@@ -109,35 +109,6 @@ func arrayArgs(rows []record) []any {
 	}
 }
 
-// arrayLiteral returns an array of n elements as Postgres writes it. As text it passes through
-// every driver and protocol mode alike.
-func arrayLiteral(n int, element func(i int) string) string {
-	var b strings.Builder
-	for i := range n {
-		s := element(i)
-		if i == 0 { // the others may well be like it, if it is not large
-			b.Grow(min(n*(len(s)+len(s)/4+3)+2, 64<<10))
-		}
-		b.WriteByte("{,"[min(i, 1)])
-		b.WriteByte('"')
-		for from := 0; from < len(s); {
-			to := from
-			for to < len(s) && s[to] != '"' && s[to] != '\\' {
-				to++
-			}
-			b.WriteString(s[from:to])
-			if from = to; from < len(s) {
-				b.WriteByte('\\')
-				b.WriteByte(s[from])
-				from++
-			}
-		}
-		b.WriteByte('"')
-	}
-	b.WriteByte('}')
-	return b.String()
-}
-
 // groupRow is a row of one of the appends in a statement.
 type groupRow struct {
 	*record

@@ -36,7 +36,7 @@ func TestStatementLimit(t *testing.T) {
 	for _, c := range chunks {
 		bytes := 0
 		for i := range c {
-			bytes += c[i].size()
+			bytes += c[i].sizeInStatement()
 		}
 		if rows += len(c); bytes > most {
 			t.Errorf("a chunk has %d bytes, want at most %d", bytes, most)

@@ -83,8 +83,7 @@ func Statements(s *Store) map[string]Statement {
 		text, args := b.pageStatement(q)
 		add(what, text, args...)
 	}
-	w := b.from(&Source{Stream: "accounts"})
-	w.and(b.text.read.ofAggregate, "big", int64(100))
+	w := &where{text: b.text.read.aggregate, args: []any{"accounts", "accounts", "big", int64(100)}}
 	w.order(" ORDER BY e.version", firstPage)
 	add("read of an aggregate", w.text, w.args...)
 	return out
