@@ -63,8 +63,8 @@ func TestSealingPassesJumps(t *testing.T) {
 }
 
 // TestSealingWaitsInJumps has the generator jump while appends are in flight: one that has stored its
-// event, one whose statement waits for a lock with numbers that no row tells of, and one to a stream that
-// is made by the same transaction. Sealing doesn't pass them, however long they take.
+// event, one whose statement waits for a lock with numbers that no row tells of, one to a stream that is
+// made by the same transaction, and a row that is inserted by hand. Sealing doesn't pass them, however long they take.
 func TestSealingWaitsInJumps(t *testing.T) {
 	storetest.ForEachDatabase(t, func(t *testing.T, l storetest.Lane) {
 		prefix := l.NewPrefix(t)
@@ -106,6 +106,21 @@ func TestSealingWaitsInJumps(t *testing.T) {
 				name := fmt.Sprint("made", last)
 				storetest.CreateStream(t, slow.WithTx(tx), name)
 				storetest.MustAppend(t, slow.WithTx(tx), name, "a", es.AnyVersion, storetest.Deposits(1, 1)...)
+				return func() { finish(t, tx.Commit) }
+			},
+			func(t *testing.T) func() {
+				tx, err := beside.DB.BeginTx(context.WithoutCancel(t.Context()), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = tx.Rollback() })
+				id := fmt.Sprintf("'%032x'", last)
+				if l.Dialect == es.MySQL {
+					id = "UNHEX(" + id + ")"
+				}
+				if _, err := tx.Exec(fmt.Sprintf("INSERT INTO %sevents (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at) VALUES (1, 'by hand', 1, %s, 'by hand', '{}', '{}', CURRENT_TIMESTAMP)", prefix, id)); err != nil {
+					t.Fatal(err)
+				}
 				return func() { finish(t, tx.Commit) }
 			},
 		} {
