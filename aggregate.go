@@ -125,10 +125,11 @@ func (a *Aggregate[S]) replay(ctx context.Context, dispatcher *dispatcher, r *Ro
 }
 
 // Save appends what r has recorded, at the version that r was loaded with, and returns the events
-// as stored; r is then ready to record more. If others were faster: [*ConflictError]. After any
+// as stored; r is then ready to record more. If others were faster: [*ConflictError]. So it is if the
+// aggregate was deleted since, even if a successor has come to the same version. After any
 // error r still holds its events: saving it again stores them at most once, also if the error was
-// a lost answer and they have been stored. If they turn out to have been stored before, at another
-// version, r becomes the aggregate as it is now, in a caller's transaction as that sees it.
+// a lost answer and they have been stored. If they turn out to have been stored before, r becomes the
+// aggregate as it is now, in a caller's transaction as that sees it.
 func (a *Aggregate[S]) Save(ctx context.Context, s *Store, r *Root[S]) ([]Event, error) {
 	if r.err != nil {
 		return nil, r.err
@@ -136,15 +137,16 @@ func (a *Aggregate[S]) Save(ctx context.Context, s *Store, r *Root[S]) ([]Event,
 	if len(r.pending) == 0 {
 		return nil, nil
 	}
-	stored, err := s.Append(ctx, a.Stream, r.id, ExpectedVersion(r.version-int64(len(r.pending))), r.pending...)
+	b, origin := r.batch()
+	stored, err := s.appendBatch(ctx, b, origin)
 	if err != nil {
 		return stored, err
 	}
-	if n := len(stored); n == len(r.pending) && stored[n-1].Version == r.version {
+	if n := len(stored); !origin.earlier && n == len(r.pending) && stored[n-1].Version == r.version {
 		r.pending, r.position = nil, stored[n-1].Position
 	} else {
-		// They were stored before, behind other events than r has seen, or middleware has stored
-		// others: r's state is none that the aggregate ever had.
+		// They were stored before, perhaps behind other events than r has seen or with other payloads, or
+		// middleware has stored others: r's state may be none that the aggregate ever had.
 		fresh, err := a.load(ctx, s, r.folds, r.id)
 		if err != nil {
 			return nil, err

@@ -22,12 +22,18 @@ import (
 // Appends can be repeated: one to the same aggregate with the same event IDs in the same order
 // changes nothing and returns the events already stored, whatever version is expected. A partial
 // overlap, another order, or IDs that are stored elsewhere are [*ConflictError]. One ID twice in a
-// call is [ErrInvalid], as is everything else that can't be stored.
+// call is [ErrInvalid], as is everything else that can't be stored. That includes an event larger than
+// the database takes in one statement: max_allowed_packet on MySQL and MariaDB, 1 GB on Postgres. An
+// append of many events is cut into as many statements as it takes.
 //
 // An append that is given a position at or below the sealed one, which no projection would see, stores
 // nothing: [ErrInconsistent].
 //
-// Outside a caller's transaction deadlocks and serialisation failures are repeated with back-off.
+// A failed append leaves nothing of it in a caller's transaction, or ends the transaction.
+//
+// Outside a caller's transaction deadlocks and serialisation failures are repeated with back-off. If
+// the context ends that, the error wraps the last of them too. A unique violation that is not about
+// the store's own keys, but a trigger's say, comes back as it is.
 // If the connection is lost, the append may or may not have been stored: repeat it with the same
 // IDs. The same goes for one whose context ends. Appends that arrive together may share a statement,
 // which then has the values of one of their contexts.
@@ -35,11 +41,20 @@ func (s *Store) Append(ctx context.Context, stream, aggregateID string, expected
 	if len(events) == 0 {
 		return nil, nil
 	}
-	b := Batch{Stream: stream, AggregateID: aggregateID, Expected: expected, Events: append([]NewEvent(nil), events...)}
+	return s.appendBatch(ctx, Batch{Stream: stream, AggregateID: aggregateID, Expected: expected, Events: append([]NewEvent(nil), events...)}, nil)
+}
+
+// appendBatch completes a batch, which becomes the store's, and appends it. origin may be nil.
+func (s *Store) appendBatch(ctx context.Context, b Batch, origin *batchOrigin) ([]Event, error) {
 	if err := s.complete(ctx, b.Events); err != nil {
 		return nil, err
 	}
-	return s.appendThrough(ctx, s.opts.Middleware, b)
+	if origin != nil && !s.noAppendMiddleware {
+		if err := origin.prepare(s.codec); err != nil {
+			return nil, err
+		}
+	}
+	return s.appendThrough(ctx, s.opts.Middleware, b, origin)
 }
 
 // complete gives events their IDs and their metadata.
@@ -48,15 +63,11 @@ func (s *Store) complete(ctx context.Context, events []NewEvent) error {
 	if s.opts.Metadata != nil {
 		common = s.opts.Metadata(ctx)
 	}
+	if err := giveIDs(events); err != nil {
+		return err
+	}
 	for i := range events {
 		ev := &events[i]
-		if ev.ID == uuid.Nil {
-			id, err := uuid.NewV7()
-			if err != nil {
-				return fmt.Errorf("eventstore: make an event ID: %w", err)
-			}
-			ev.ID = id
-		}
 		if len(common) == 0 && s.noAppendMiddleware {
 			continue // nobody changes what the caller gave, and encode copies it
 		}
@@ -68,19 +79,38 @@ func (s *Store) complete(ctx context.Context, events []NewEvent) error {
 	return nil
 }
 
+// giveIDs gives events without an ID a fresh one.
+func giveIDs(events []NewEvent) error {
+	for i := range events {
+		if events[i].ID != uuid.Nil {
+			continue
+		}
+		id, err := uuid.NewV7()
+		if err != nil {
+			return fmt.Errorf("eventstore: make an event ID: %w", err)
+		}
+		events[i].ID = id
+	}
+	return nil
+}
+
 // appendThrough stores a batch through what is left of the middleware.
-func (s *Store) appendThrough(ctx context.Context, mw []Middleware, b Batch) ([]Event, error) {
+func (s *Store) appendThrough(ctx context.Context, mw []Middleware, b Batch, origin *batchOrigin) ([]Event, error) {
 	for i, m := range mw {
 		if m.Append != nil {
 			return m.Append(ctx, b, func(ctx context.Context, b Batch) ([]Event, error) {
-				return s.appendThrough(ctx, mw[i+1:], b)
+				// In place, so that a batch that is given again has the same IDs.
+				if err := giveIDs(b.Events); err != nil {
+					return nil, err
+				}
+				return s.appendThrough(ctx, mw[i+1:], b, origin)
 			})
 		}
 	}
 	if len(b.Events) == 0 {
 		return nil, nil
 	}
-	a, err := s.encode(b)
+	a, err := s.encode(b, origin)
 	if err != nil {
 		return nil, err
 	}
@@ -89,18 +119,25 @@ func (s *Store) appendThrough(ctx context.Context, mw []Middleware, b Batch) ([]
 		return nil, err
 	}
 	s.appended.publish()
+	if origin != nil && earlier {
+		origin.earlier = true
+	}
 	return s.toEvents(ctx, stored, earlier)
 }
 
 // encode checks a batch and turns it into rows.
-func (s *Store) encode(b Batch) (*appendRequest, error) {
+func (s *Store) encode(b Batch, origin *batchOrigin) (*appendRequest, error) {
 	if err := checkAggregate(b.Stream, b.AggregateID); err != nil {
 		return nil, err
 	}
 	if b.Expected < MustExist {
 		return nil, invalid("expected version %d", int64(b.Expected))
 	}
-	a := &appendRequest{stream: b.Stream, aggregateID: b.AggregateID, expected: b.Expected, at: s.now()}
+	at, err := s.now()
+	if err != nil {
+		return nil, err
+	}
+	a := &appendRequest{stream: b.Stream, aggregateID: b.AggregateID, lastEvent: lastEvent{b.Expected, origin.follows(&b)}, at: at}
 	if len(b.Events) == 1 {
 		a.rows = a.one[:]
 	} else {
@@ -120,14 +157,15 @@ func (s *Store) encode(b Batch) (*appendRequest, error) {
 		if seen != nil {
 			seen[ev.ID] = i
 		}
-		if err := s.encodeEvent(r, ev); err != nil {
+		if err := s.encodeEvent(r, ev, origin.data(i, ev, s.codec, !s.noAppendMiddleware)); err != nil {
 			return nil, within(fmt.Sprintf("event %d", i), err)
 		}
 	}
 	return a, nil
 }
 
-func (s *Store) encodeEvent(r *record, ev *NewEvent) error {
+// encodeEvent fills in a row. data is the payload if it is encoded already.
+func (s *Store) encodeEvent(r *record, ev *NewEvent, data []byte) error {
 	if ev.ID == uuid.Nil {
 		return invalid("event ID is zero")
 	}
@@ -141,10 +179,15 @@ func (s *Store) encodeEvent(r *record, ev *NewEvent) error {
 	if err := checkName("event name", r.name); err != nil {
 		return err
 	}
-	if stored, ok := ev.Payload.(storedPayload); ok {
+	switch stored, ok := ev.Payload.(storedPayload); {
+	case data != nil:
+		r.data = data
+	case ok:
 		r.data = stored.data
-	} else if r.data, err = s.codec.Marshal(ev.Payload); err != nil {
-		return invalid("payload %q can't be encoded: %w", r.name, err)
+	default:
+		if r.data, err = s.codec.Marshal(ev.Payload); err != nil {
+			return invalid("payload %q can't be encoded: %w", r.name, err)
+		}
 	}
 	if err := checkData(s.codec.Codec, r.name, r.data); err != nil {
 		return err
@@ -171,6 +214,7 @@ func (p storedPayload) EventName() string { return p.name }
 // appendWithRetry has the backend append, retries transient failures, and tells a conflict from an
 // append that an earlier call has stored. It returns a.rows, or the rows stored earlier.
 func (s *Store) appendWithRetry(ctx context.Context, a *appendRequest) (stored []record, earlier bool, err error) {
+	var past retries
 	for attempt := 1; ; attempt++ {
 		err := s.backend.append(ctx, a)
 		if err == nil {
@@ -178,22 +222,25 @@ func (s *Store) appendWithRetry(ctx context.Context, a *appendRequest) (stored [
 		}
 		if errors.Is(err, errVersion) {
 			var stored []record
+			refusal := err
 			if stored, err = s.explainConflict(ctx, a); err == nil {
 				return stored, true, nil
 			}
+			err = past.refused(refusal, err)
 		}
 		if !errors.Is(err, errRetry) {
-			return nil, false, err
+			return nil, false, past.ended(ctx, err)
 		}
+		past.last = err
 		if s.inTx {
-			return nil, false, fmt.Errorf("%w: %w", ErrRetryTx, err)
+			return nil, false, retryTx(err)
 		}
 		if attempt == maxRetries {
 			return nil, false, err
 		}
 		s.opts.Logger.DebugContext(ctx, "append repeated", "stream", a.stream, "aggregate", a.aggregateID, "attempt", attempt, "error", err)
 		if err := backOff(ctx, attempt); err != nil {
-			return nil, false, err
+			return nil, false, past.ended(ctx, err)
 		}
 	}
 }
@@ -209,7 +256,7 @@ func (s *Store) explainConflict(ctx context.Context, a *appendRequest) ([]record
 		return nil, fmt.Errorf("%w: %q: Store.CreateStream makes it", ErrStreamNotFound, a.stream)
 	case isRepeat(a, cause.stored):
 		return cause.stored, nil
-	case len(cause.stored) == 0 && !cause.taken && a.expected.admits(cause.actual):
+	case len(cause.stored) == 0 && !cause.taken && a.admits(cause.actual, cause.position):
 		return nil, errRetry
 	}
 	s.opts.Logger.DebugContext(ctx, "append conflicts", "stream", a.stream, "aggregate", a.aggregateID, "expected", a.expected, "actual", cause.actual)

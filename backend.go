@@ -22,7 +22,15 @@ type backend interface {
 	writeSchema(io.Writer) error
 	withTx(*sql.Tx) backend
 
-	createStream(ctx context.Context, name string, metadata []byte, at time.Time) (created bool, err error)
+	// createStream makes a stream, unless there is one. emittedBy is the projection whose Emit makes
+	// it, or "".
+	createStream(ctx context.Context, name string, metadata []byte, emittedBy string, at time.Time) (created bool, err error)
+	// streamEmitter returns the projection whose Emit has made a stream, "" if another hand has, or nil
+	// if an earlier version of this package did not note it. Inside a transaction the stream can't be
+	// deleted before that ends.
+	streamEmitter(ctx context.Context, name string) (emittedBy *string, found bool, err error)
+	// disownStream notes of a stream whose maker is not known that no projection has made it.
+	disownStream(ctx context.Context, name string) error
 	deleteStream(ctx context.Context, name string) (found bool, err error)
 	hasStream(ctx context.Context, name string) (bool, error)
 	streams(ctx context.Context, prefix string) ([]streamRow, error)
@@ -70,21 +78,40 @@ var (
 	errVersion = errors.New("eventstore: the aggregate is not as expected")
 	errRetry   = errors.New("eventstore: the statement can be retried")
 	errLost    = errors.New("eventstore: the connection to the database is lost")
+
+	errUnavailable = errors.New("eventstore: the database does not take the statement for now")
+	errDenied      = errors.New("eventstore: the database does not take the statement")
+
+	// errEnded is a handler's failure: its transaction is not the one that it was given.
+	errEnded = errors.New("the step's transaction was ended before its checkpoint: by a statement that defines data, by COMMIT or ROLLBACK, or by a deadlock whose error the handler did not return")
 )
 
-// transientError is an error of the database that need not come back when it is asked again: an
-// errRetry or an errLost.
-type transientError struct {
+// statementError is an error of the database that says nothing about what the store has asked for: an
+// errRetry, errLost, errUnavailable or errDenied. All but the last need not come back when it is asked
+// again.
+type statementError struct {
 	op   string
 	err  error
 	kind error
 }
 
-func (e *transientError) Error() string { return prefix + e.op + ": " + e.err.Error() }
+func (e *statementError) Error() string { return prefix + e.op + ": " + e.err.Error() }
 
-func (e *transientError) Unwrap() error { return e.err }
+func (e *statementError) Unwrap() error { return e.err }
 
-func (e *transientError) Is(target error) bool { return target == e.kind }
+func (e *statementError) Is(target error) bool { return target == e.kind }
+
+// refusedError is an errVersion with what the database said.
+type refusedError struct {
+	err error
+	own bool // one of the store's keys has refused, and no other
+}
+
+func (e *refusedError) Error() string { return errVersion.Error() + ": " + e.err.Error() }
+
+func (e *refusedError) Unwrap() error { return e.err }
+
+func (e *refusedError) Is(target error) bool { return target == errVersion }
 
 // record is an event as it is stored. Its bytes are never changed once it has been handed out.
 type record struct {
@@ -129,12 +156,35 @@ type aggregateKey struct{ stream, id string }
 // appendRequest is an append as a backend sees it.
 type appendRequest struct {
 	stream, aggregateID string
-	expected            ExpectedVersion
+	lastEvent                     // that the append goes on from
 	at                  time.Time // zero: the backend's clock
 	rows                []record
 
+	// refused is the unique key that has refused it last, where the backend can tell.
+	refused uniqueKey
+
 	one [1]record // room for rows, if there is one
 }
+
+// lastEvent is the event that an append expects to be its aggregate's last.
+type lastEvent struct {
+	expected ExpectedVersion
+	after    Position // of the event at the expected version; zero: any
+}
+
+// admits reports whether an append may go on from an aggregate whose last event is this.
+func (l lastEvent) admits(version int64, position Position) bool {
+	return l.expected.admits(version) && (l.after == 0 || l.after == position)
+}
+
+// uniqueKey is one of the keys of an event.
+type uniqueKey int
+
+const (
+	keyUnknown uniqueKey = iota
+	keyVersion           // of its aggregate
+	keyEventID
+)
 
 // size is how many bytes of data and metadata an append has.
 func (a *appendRequest) size() int {
@@ -147,10 +197,11 @@ func (a *appendRequest) size() int {
 
 // conflictCause is what stood in an append's way.
 type conflictCause struct {
-	found  bool     // the stream exists
-	actual int64    // the aggregate's version
-	taken  bool     // the next version is taken, though actual, in an older snapshot, does not show it
-	stored []record // what is stored under the append's IDs, by version, of whatever aggregate
+	found    bool     // the stream exists
+	actual   int64    // the aggregate's version
+	position Position // of that version's event
+	taken    bool     // the next version is taken, though actual, in an older snapshot, does not show it
+	stored   []record // what is stored under the append's IDs, by version, of whatever aggregate
 }
 
 // page is one step of a read.
@@ -184,7 +235,7 @@ type projectionBackend interface {
 	projections(context.Context) ([]ProjectionInfo, error)
 
 	// takeLease takes the lease that row has seen free, and begins the next epoch.
-	takeLease(ctx context.Context, name, owner string, row *projectionRow, readModel bool, term time.Duration) (taken bool, err error)
+	takeLease(ctx context.Context, row *projectionRow, c leaseClaim) (taken bool, err error)
 	renewLease(ctx context.Context, name string, epoch int64, term time.Duration) (held bool, err error)
 	releaseLease(ctx context.Context, name, owner string, status ProjectionStatus, errText string) error
 
@@ -194,15 +245,31 @@ type projectionBackend interface {
 
 	// control changes a projection by its name.
 	control(ctx context.Context, name string, c control) (found bool, err error)
-	removeProjection(ctx context.Context, name string, epoch int64) error
 	parked(ctx context.Context, name string) ([]parkedRow, error)
 
 	// begin begins what a runner does for one batch. The context ends it.
 	begin(context.Context) backendTx
 }
 
+// leaseClaim is what a runner takes a lease with.
+type leaseClaim struct {
+	name, owner string
+	kind        runnerKind
+	readModel   bool // the runner has a read model
+	term        time.Duration
+}
+
+// runnerKind is what a name belongs to.
+type runnerKind string
+
+const (
+	kindProjection runnerKind = "projection"
+	kindRelay      runnerKind = "relay"
+)
+
 // projectionRow is what is stored of a projection.
 type projectionRow struct {
+	kind       runnerKind // "": it has not run since an earlier version of this package made the row
 	position   Position
 	state      []byte // nil: none yet
 	status     ProjectionStatus
@@ -212,6 +279,7 @@ type projectionRow struct {
 	held       bool  // the lease has not run out
 	readModel  bool  // the last holder of the lease has a read model
 	retry      bool  // parked events wait to be tried again
+	emitted    bool  // of one to be deleted: with the stream that it has emitted
 	errText    string
 }
 
@@ -233,8 +301,8 @@ type ProjectionInfo struct {
 	Owner    string   // who holds the lease, as host/process/run; empty: nobody runs it
 	Parked   int      // events set aside
 
-	// Error is why it has failed; while it runs, why the last try of an event that it is still
-	// trying has. Empty: there is nothing wrong.
+	// Error is why it has failed; while it runs, why its last try has, be it an event's failure or the
+	// database's. Empty: there is nothing wrong.
 	Error string
 }
 
@@ -270,6 +338,7 @@ func (p *ProjectionInfo) lag(sealed Position) int64 { return max(0, int64(sealed
 type control struct {
 	kind     controlKind
 	position Position // of the event to drop
+	emitted  bool     // of a delete: with the stream that it has emitted
 }
 
 type controlKind int
@@ -297,12 +366,18 @@ type checkpoint struct {
 	state    []byte // nil: as it was
 	term     time.Duration
 	resumed  bool // what had been asked for has been done
+	removed  bool // the projection, with its parked events
+	emptied  bool // what it has emitted has been deleted
 }
 
 // backendTx is what commits together with a checkpoint.
 type backendTx interface {
 	// sqlTx returns the transaction, which begins when it is first asked for.
 	sqlTx() (*sql.Tx, error)
+	// exclusive keeps other processes from changing a projection's read model until rollback, where a
+	// statement that defines data can't be undone. It is called first, by the holder of the lease of
+	// this epoch, and takes the place of one who has lost it and has not noticed.
+	exclusive(name string, epoch int64) error
 	// handlerContext returns the context for a handler. A call of the backend itself with it fails if it would
 	// wait for the connection that the transaction holds.
 	handlerContext(ctx context.Context) context.Context
@@ -313,99 +388,19 @@ type backendTx interface {
 	park(name string, row parkedRow) error
 	unpark(name string, p Position) error
 	dropParked(name string) error
-	// databaseFault returns an error of kind errRetry or errLost if err, which a handler has returned, or
-	// the state of the transaction, is due to the database and not to what the handler did.
+	// keepLease renews the lease as part of the transaction, which keeps others from it until the end. It
+	// reports whether the epoch is still this.
+	keepLease(name string, epoch int64, term time.Duration) (held bool, err error)
+	// guard is called before a handler gets the transaction. From then on commit fails if the handler,
+	// or the database behind its back, ends the transaction.
+	guard() error
+	// databaseFault returns an error of kind errRetry, errLost or errUnavailable if err, which a handler
+	// has returned, or the state of the transaction, is due to the database and not to what the handler did.
 	databaseFault(err error) error
 	// isAftermath reports whether err only says that something before it has failed.
 	isAftermath(err error) bool
 	// commit stores all of it, if the epoch is still the checkpoint's.
 	commit(c checkpoint) (held bool, err error)
-	// rollback undoes a transaction that has not been committed; behind a commit it does nothing.
+	// rollback undoes a transaction that has not been committed; after a commit it only ends exclusive.
 	rollback()
 }
-
-// brokenBackend fails every call with the same error: it stands in where there is no backend, and
-// no call to say so in time.
-type brokenBackend struct{ err error }
-
-func (b *brokenBackend) install(context.Context) error { return b.err }
-
-func (b *brokenBackend) writeSchema(io.Writer) error { return b.err }
-
-func (b *brokenBackend) withTx(*sql.Tx) backend { return b }
-
-func (b *brokenBackend) createStream(context.Context, string, []byte, time.Time) (bool, error) {
-	return false, b.err
-}
-
-func (b *brokenBackend) deleteStream(context.Context, string) (bool, error) { return false, b.err }
-
-func (b *brokenBackend) hasStream(context.Context, string) (bool, error) { return false, b.err }
-
-func (b *brokenBackend) streams(context.Context, string) ([]streamRow, error) {
-	return nil, b.err
-}
-
-func (b *brokenBackend) setStreamMetadata(context.Context, string, []byte) (bool, error) {
-	return false, b.err
-}
-
-func (b *brokenBackend) deleteAggregate(context.Context, string, string) (bool, int64, error) {
-	return false, 0, b.err
-}
-
-func (b *brokenBackend) readSnapshot(context.Context, string, string, int64, int) ([]record, error) {
-	return nil, b.err
-}
-
-func (b *brokenBackend) saveSnapshot(context.Context, *snapshot) error { return b.err }
-
-func (b *brokenBackend) append(context.Context, *appendRequest) error { return b.err }
-
-func (b *brokenBackend) diagnose(context.Context, *appendRequest) (conflictCause, error) {
-	return conflictCause{}, b.err
-}
-
-func (b *brokenBackend) seal(context.Context) (Position, bool, error) { return 0, true, b.err }
-
-func (b *brokenBackend) readPage(context.Context, *page) ([]record, bool, error) {
-	return nil, false, b.err
-}
-
-func (b *brokenBackend) readAggregate(context.Context, string, string, int64, int) ([]record, error) {
-	return nil, b.err
-}
-
-func (b *brokenBackend) lastPosition(context.Context) (Position, error) { return 0, b.err }
-
-func (b *brokenBackend) createProjection(context.Context, string) error { return b.err }
-
-func (b *brokenBackend) projections(context.Context) ([]ProjectionInfo, error) { return nil, b.err }
-
-func (b *brokenBackend) stats(context.Context) (Stats, error) { return Stats{}, b.err }
-
-func (b *brokenBackend) projection(context.Context, string) (projectionRow, bool, error) {
-	return projectionRow{}, false, b.err
-}
-
-func (b *brokenBackend) takeLease(context.Context, string, string, *projectionRow, bool, time.Duration) (bool, error) {
-	return false, b.err
-}
-
-func (b *brokenBackend) renewLease(context.Context, string, int64, time.Duration) (bool, error) {
-	return false, b.err
-}
-
-func (b *brokenBackend) releaseLease(context.Context, string, string, ProjectionStatus, string) error {
-	return b.err
-}
-
-func (b *brokenBackend) noteError(context.Context, string, int64, string) error { return b.err }
-
-func (b *brokenBackend) control(context.Context, string, control) (bool, error) { return false, b.err }
-
-func (b *brokenBackend) removeProjection(context.Context, string, int64) error { return b.err }
-
-func (b *brokenBackend) parked(context.Context, string) ([]parkedRow, error) { return nil, b.err }
-
-func (b *brokenBackend) begin(context.Context) backendTx { return nil }

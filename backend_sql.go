@@ -6,7 +6,6 @@ package eventstore
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,7 +17,8 @@ import (
 // the outcome. The texts are the dialect's.
 type sqlBackend struct {
 	*sqlShared
-	tx *sql.Tx // the caller's, or nil
+	tx   *sql.Tx // the caller's, or nil
+	ours bool    // tx is a batch's
 }
 
 // sqlShared is what the backends of a store and of its WithTx copies have in common.
@@ -29,20 +29,27 @@ type sqlShared struct {
 	text        *statements
 	cache       *statementCache
 	hints       appendHints
+	limit       packetLimit
+	settings    settingsCheck
 	groupCommit *groupCommit
 	sealer      *sealer
 	waiting     waitingHandlers
+	isolation   isolation
 	log         *slog.Logger
 }
 
 func newSQLBackend(db *sql.DB, dialect *Dialect, prefix string, log *slog.Logger) *sqlBackend {
 	shared := &sqlShared{db: db, dialect: dialect, prefix: prefix, text: &dialect.statements, sealer: newSealer(), log: log}
+	shared.limit.fixed = dialect.maxPacket
 	shared.cache = newStatementCache(db, dialect, prefix)
 	// A store needs no closing, but the server should not keep its prepared statements for as
 	// long as the caller keeps the pool.
 	runtime.AddCleanup(shared, func(c *statementCache) { c.close() }, shared.cache)
 	b := &sqlBackend{sqlShared: shared}
-	shared.groupCommit = &groupCommit{insertAlone: b.appendAlone, insertGroup: b.insertGroup, twoGroups: b.dialect.twoGroups}
+	shared.groupCommit = &groupCommit{
+		insertAlone: b.appendAlone, insertGroup: b.insertGroup, twoGroups: b.dialect.twoGroups,
+		maxBytes: func() int { return shared.limit.cut(2*maxGroupBytes) / 2 },
+	}
 	return b
 }
 
@@ -61,13 +68,15 @@ func (b *sqlBackend) run(ctx context.Context, op string, fn func(conn) error) er
 		return err
 	}
 	defer leave()
+	var past retries
 	for attempt := 1; ; attempt++ {
 		err := b.failed(op, fn(b.conn()))
 		if !errors.Is(err, errRetry) || attempt == maxRetries {
-			return err
+			return past.ended(ctx, err)
 		}
+		past.last = err
 		if err := backOff(ctx, attempt); err != nil {
-			return err
+			return past.ended(ctx, err)
 		}
 	}
 }
@@ -88,6 +97,9 @@ func (b *sqlBackend) transact(ctx context.Context, op string, fn func(conn) erro
 		if c.tx != nil {
 			return fn(c)
 		}
+		if err := b.settings.check(ctx, b.db, &b.text.install); err != nil {
+			return err
+		}
 		tx, err := b.db.BeginTx(ctx, readCommitted)
 		if err != nil {
 			return err
@@ -95,9 +107,9 @@ func (b *sqlBackend) transact(ctx context.Context, op string, fn func(conn) erro
 		if err := fn(conn{b: b, tx: tx}); err != nil {
 			// The error that matters is fn's: a rollback fails only with a connection that is gone.
 			_ = tx.Rollback()
-			return err
+			return ended(ctx, err)
 		}
-		return tx.Commit()
+		return ended(ctx, tx.Commit())
 	})
 }
 
@@ -109,164 +121,56 @@ func (b *sqlBackend) failed(op string, err error) error {
 	if err == nil {
 		return nil
 	}
+	if tooLarge, _ := isTooLarge(err); tooLarge {
+		if errors.Is(err, ErrInvalid) || errors.Is(err, errRetry) || errors.Is(err, ErrRetryTx) {
+			return err
+		}
+		return invalid("%s: %w", op, err)
+	}
 	switch b.dialect.classify(err) {
 	case faultNoTable:
 		return fmt.Errorf("%w (%w)", ErrNotInstalled, err)
 	case faultRetry:
-		if b.tx != nil {
-			return fmt.Errorf("%w: %s: %w", ErrRetryTx, op, err)
-		}
-		return &transientError{op, err, errRetry}
+		return b.retryable(op, err)
 	case faultLost:
-		return &transientError{op, err, errLost}
+		return &statementError{op, err, errLost}
+	case faultDriver:
+		if isOwn(err) {
+			break
+		}
+		return &statementError{op, err, errUnavailable}
+	case faultDown, faultEnded:
+		return &statementError{op, err, errUnavailable}
+	case faultDenied:
+		return &statementError{op, err, errDenied}
 	case faultForeign:
 		return invalid("dialect %s: this is another kind of database: %s: %w", b.dialect.name, op, err)
 	}
-	if errors.Is(err, errVersion) || errors.Is(err, errRetry) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrInconsistent) {
+	if errors.Is(err, errVersion) || errors.Is(err, errRetry) || errors.Is(err, ErrRetryTx) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrInconsistent) {
 		return err
 	}
 	return fmt.Errorf("eventstore: %s: %w", op, err)
 }
 
-// conn is where statements run: a transaction, one connection, or (both nil) the pool.
-type conn struct {
-	b   *sqlBackend
-	tx  *sql.Tx
-	one *sql.Conn
+// isOwn reports whether an error is one of the store's own, which no driver has made.
+func isOwn(err error) bool {
+	for _, own := range []error{errVersion, errRetry, ErrInvalid, ErrLeaseLost, errEnded} {
+		if errors.Is(err, own) {
+			return true
+		}
+	}
+	return false
+}
+
+// retryable returns err as one that asks for a repetition.
+func (b *sqlBackend) retryable(op string, err error) error {
+	if b.tx != nil {
+		return fmt.Errorf("%w: %s: %w", ErrRetryTx, op, err)
+	}
+	return &statementError{op, err, errRetry}
 }
 
 func (b *sqlBackend) conn() conn { return conn{b: b, tx: b.tx} }
-
-// executor is what can run a statement: *sql.DB, *sql.Conn and *sql.Tx, and *sql.Stmt with its text
-// left out.
-type executor interface {
-	ExecContext(ctx context.Context, text string, args ...any) (sql.Result, error)
-	QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error)
-}
-
-type prepared struct{ *sql.Stmt }
-
-func (p prepared) ExecContext(ctx context.Context, _ string, args ...any) (sql.Result, error) {
-	return p.Stmt.ExecContext(ctx, args...)
-}
-
-func (p prepared) QueryContext(ctx context.Context, _ string, args ...any) (*sql.Rows, error) {
-	return p.Stmt.QueryContext(ctx, args...)
-}
-
-// executor returns what runs st here.
-func (c conn) executor(ctx context.Context, st *statement) executor {
-	switch {
-	case c.one != nil:
-		return c.one
-	case c.tx != nil && st.stmt != nil:
-		return prepared{c.tx.StmtContext(ctx, st.stmt)}
-	case c.tx != nil:
-		return c.tx
-	case st.stmt != nil:
-		return prepared{st.stmt}
-	}
-	return c.b.db
-}
-
-// exec runs a statement that returns no rows.
-func (c conn) exec(ctx context.Context, text string, args ...any) (sql.Result, error) {
-	st, err := c.b.cache.get(ctx, text, c.tx == nil && c.one == nil && len(args) > 0)
-	if err != nil {
-		return nil, err
-	}
-	defer st.release()
-	return c.executor(ctx, st).ExecContext(ctx, st.text, args...)
-}
-
-// query runs a statement and calls scan for each of its rows. The rows are closed when it
-// returns, and what ended them early is its error.
-func (c conn) query(ctx context.Context, scan func(*sql.Rows) error, text string, args ...any) error {
-	st, err := c.b.cache.get(ctx, text, c.tx == nil && c.one == nil && len(args) > 0)
-	if err != nil {
-		return err
-	}
-	defer st.release()
-	rows, err := c.executor(ctx, st).QueryContext(ctx, st.text, args...)
-	if err != nil {
-		return err
-	}
-	for rows.Next() {
-		if err := scan(rows); err != nil {
-			return errors.Join(err, rows.Close())
-		}
-	}
-	return errors.Join(rows.Err(), rows.Close())
-}
-
-// row is query for a statement that returns one row or none.
-func (c conn) row(ctx context.Context, dest []any, text string, args ...any) (found bool, err error) {
-	err = c.query(ctx, func(rows *sql.Rows) error {
-		found = true
-		return rows.Scan(dest...)
-	}, text, args...)
-	return found, err
-}
-
-// changes is exec for a statement of which it matters whether it found its row. Outside a transaction
-// it holds the connection until it knows, or asks aside: see async.
-func (c conn) changes(ctx context.Context, text string, args ...any) (changed bool, err error) {
-	switch {
-	case c.tx != nil || c.one != nil:
-		return c.changesHere(ctx, text, args)
-	case c.b.dialect.prepares:
-		// On a connection that is held a statement is not prepared, and takes several trips.
-		res, err := c.exec(ctx, text, args...)
-		if err != nil {
-			return false, err
-		}
-		select {
-		case n := <-async(res.RowsAffected):
-			return n.value > 0, n.err
-		case <-ctx.Done():
-			return false, ctx.Err()
-		}
-	}
-	for range 3 { // as the pool does: connections that are gone are found out by their use
-		var one *sql.Conn
-		if one, err = c.b.db.Conn(ctx); err != nil {
-			return false, err
-		}
-		changed, err = conn{b: c.b, one: one}.changesHere(ctx, text, args)
-		_ = one.Close() // gives it back
-		if !errors.Is(err, driver.ErrBadConn) {
-			break
-		}
-	}
-	return changed, err
-}
-
-func (c conn) changesHere(ctx context.Context, text string, args []any) (bool, error) {
-	res, err := c.exec(ctx, text, args...)
-	if err != nil {
-		return false, err
-	}
-	n, err := res.RowsAffected()
-	return n > 0, err
-}
-
-// asyncResult is what a result has told.
-type asyncResult struct {
-	value int64
-	err   error
-}
-
-// async asks a result from beside the caller, who may have better things to do than wait: outside a
-// transaction database/sql has given the connection back by now, and lets the result wait for the
-// statement of whoever has got it, however long that takes.
-func async(result func() (int64, error)) <-chan asyncResult {
-	answer := make(chan asyncResult, 1)
-	go func() {
-		n, err := result()
-		answer <- asyncResult{n, err}
-	}()
-	return answer
-}
 
 // timeArg returns a time as a parameter; the zero time is NULL.
 func (b *sqlBackend) timeArg(t time.Time) any {

@@ -5,9 +5,9 @@ package eventstore
 import (
 	"cmp"
 	"context"
+	"database/sql"
+	"fmt"
 	"slices"
-
-	"github.com/google/uuid"
 )
 
 func (b *sqlBackend) readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) (out []record, err error) {
@@ -27,8 +27,8 @@ func (b *sqlBackend) saveSnapshot(ctx context.Context, sn *snapshot) error {
 	})
 }
 
-// deleteAggregate deletes the events up to the sealed position that everybody knows of, and makes
-// gap rows of the others, so that nobody finds holes where it still looks for them.
+// deleteAggregate erases an aggregate's events in one transaction, so that none is seen without those
+// before it.
 func (b *sqlBackend) deleteAggregate(ctx context.Context, stream, aggregateID string) (found bool, n int64, err error) {
 	err = b.transact(ctx, "delete aggregate", func(c conn) error {
 		n = 0
@@ -36,24 +36,22 @@ func (b *sqlBackend) deleteAggregate(ctx context.Context, stream, aggregateID st
 		if found, err = c.row(ctx, []any{&id}, b.text.streams.id, stream); err != nil || !found {
 			return err
 		}
-		last, claimed, err := b.holdAggregate(ctx, c, id, aggregateID)
-		if err != nil || last == 0 {
+		if err := b.beginErasing(ctx, c); err != nil {
 			return err
 		}
-		for _, text := range []string{b.text.aggregates.deleteSealed, b.text.aggregates.erase} {
-			res, err := c.exec(ctx, text, id, aggregateID)
-			if err != nil {
-				return err
-			}
-			gone, err := res.RowsAffected()
-			if err != nil {
-				return err
-			}
-			n += gone
+		positions, err := b.holdAggregate(ctx, c, id, aggregateID)
+		if err != nil || len(positions) == 0 {
+			return err
 		}
-		n -= claimed
-		if b.text.aggregates.claimSnapshot != "" {
-			if _, err := c.exec(ctx, b.text.aggregates.claimSnapshot, id, aggregateID); err != nil {
+		if n, err = b.erase(ctx, c, positions); err != nil {
+			return err
+		}
+		if b.tx != nil {
+			seen, err := c.row(ctx, []any{new(int64)}, b.text.aggregates.hasSnapshot, id, aggregateID)
+			if err == nil && !seen {
+				_, err = c.exec(ctx, b.text.aggregates.claimSnapshot, id, aggregateID)
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -64,29 +62,70 @@ func (b *sqlBackend) deleteAggregate(ctx context.Context, stream, aggregateID st
 }
 
 // holdAggregate makes sure that an aggregate gets no further events while it is being deleted, for
-// they would be left with versions that begin at no 1. Every append keeps the event before it
-// locked, so whoever has the last one locked has nobody above it, unless the lock had to be waited
-// for: hence the loop. A snapshot of the caller's transaction may not show what is really the last;
-// where that can be, the next version is claimed too, which fails if it is taken.
-func (b *sqlBackend) holdAggregate(ctx context.Context, c conn, id int64, aggregateID string) (last, claimed int64, err error) {
-	for {
-		before := last
-		found, err := c.row(ctx, []any{&last}, b.text.aggregates.lockLast, id, aggregateID)
-		if err != nil || !found {
-			return 0, 0, err
-		}
-		if b.text.aggregates.claimVersion == "" {
-			if last == before {
-				return last, 0, nil
-			}
-			continue
-		}
-		claim, err := uuid.NewV7()
-		if err != nil {
-			return 0, 0, err
-		}
-		if ok, err := c.changes(ctx, b.text.aggregates.claimVersion, id, aggregateID, last+1, b.dialect.eventID(claim)); err != nil || ok {
-			return last, 1, err
+// they would be left with versions that begin at no 1. It returns the positions of its events.
+//
+// Every append keeps the event before it locked. So while this transaction has the last event
+// locked there is none after it, unless one was committed while it waited for the lock: hence the
+// loop.
+func (b *sqlBackend) holdAggregate(ctx context.Context, c conn, id int64, aggregateID string) (positions []int64, err error) {
+	if b.tx != nil {
+		return b.holdAggregateInTx(ctx, c, id, aggregateID)
+	}
+	var version, last int64
+	for last == 0 || last != version {
+		version = last
+		if found, err := c.row(ctx, []any{&last}, b.text.aggregates.lockLast, id, aggregateID); err != nil || !found {
+			return nil, err
 		}
 	}
+	positions, _, err = b.versionsAfter(ctx, c, id, aggregateID, 0)
+	return positions, err
+}
+
+// holdAggregateInTx is holdAggregate in a caller's transaction, of which the isolation is not known.
+//
+// On InnoDB a locking read of an aggregate can lock the gap after it too, and so the appends of other
+// aggregates, for as long as the transaction is open. So the events are read without locks, and the
+// last is locked by itself. By its version that locks, on MariaDB, the gap before it: there is none
+// behind an earlier version of the same aggregate.
+//
+// A snapshot of the transaction may not show what is really the last event. So the one that seems to be
+// is given the next version, which fails if that is taken: the transaction has to be retried. The event
+// is about to be erased; a row inserted for the purpose would hold sealing up.
+func (b *sqlBackend) holdAggregateInTx(ctx context.Context, c conn, id int64, aggregateID string) (positions []int64, err error) {
+	version := int64(0)
+	for {
+		more, last, err := b.versionsAfter(ctx, c, id, aggregateID, version)
+		switch {
+		case err != nil:
+			return nil, err
+		case len(more) > 0:
+			positions, version = append(positions, more...), last
+			held := false
+			if version > 1 && b.text.aggregates.lockVersion != "" {
+				held, err = c.row(ctx, []any{new(int64)}, b.text.aggregates.lockVersion, id, aggregateID, version)
+			} else {
+				held, err = c.row(ctx, []any{new(int64)}, b.text.aggregates.lockPosition, more[len(more)-1], id, aggregateID)
+			}
+			if err != nil || !held { // it has been deleted meanwhile
+				return nil, err
+			}
+			continue
+		case version == 0:
+			return nil, nil
+		}
+		if _, err = c.exec(ctx, b.text.aggregates.raise, positions[len(positions)-1]); b.dialect.classify(err) == faultTaken {
+			return nil, fmt.Errorf("%w: delete aggregate: %w", ErrRetryTx, err)
+		}
+		return positions, err
+	}
+}
+
+// versionsAfter returns the positions of an aggregate's events after a version, and the last version.
+func (b *sqlBackend) versionsAfter(ctx context.Context, c conn, id int64, aggregateID string, version int64) (positions []int64, last int64, err error) {
+	err = c.query(ctx, func(r *sql.Rows) error {
+		positions = append(positions, 0)
+		return r.Scan(&last, &positions[len(positions)-1])
+	}, b.text.aggregates.versions, id, aggregateID, version)
+	return positions, last, err
 }

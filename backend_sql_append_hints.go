@@ -51,11 +51,11 @@ const (
 	maxHintAge = time.Minute
 )
 
-func (h *appendHints) get(stream, id string, expected ExpectedVersion, inTx bool) (appendHint, bool) {
+func (h *appendHints) get(stream, id string, after lastEvent, inTx bool) (appendHint, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	age := time.Since(h.learnt)
-	hint := appendHint{version: int64(expected), now: h.now.Add(age), step: h.step, can: h.can}
+	hint := appendHint{version: int64(after.expected), position: after.after, now: h.now.Add(age), step: h.step, can: h.can}
 	var ok bool
 	if hint.stream, ok = h.streams[stream]; !ok || age > maxHintAge {
 		return appendHint{}, false
@@ -65,11 +65,11 @@ func (h *appendHints) get(stream, id string, expected ExpectedVersion, inTx bool
 		// statement: the previous event's position is worth another trip.
 		return appendHint{}, false
 	}
-	if expected >= 0 {
+	if after.expected >= 0 {
 		return hint, true
 	}
 	hint.version, ok = h.versions[aggregateKey{stream, id}]
-	return hint, ok && expected.admits(hint.version)
+	return hint, ok && after.expected.admits(hint.version)
 }
 
 func (h *appendHints) learnState(stream string, hint appendHint) {

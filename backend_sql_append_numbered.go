@@ -4,6 +4,8 @@
 package eventstore
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
@@ -17,29 +19,81 @@ import (
 // if the stream or the version before them is missing; a unique key fails it if they are taken.
 // What has to be known for that (the stream's id, with AnyVersion and MustExist the aggregate's
 // version, and the database's time) is remembered from earlier statements, and looked up otherwise.
-func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendRequest, rows []record, expected ExpectedVersion) error {
-	h, known := b.hints.get(a.stream, a.aggregateID, expected, c.tx != nil)
+func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendRequest, rows []record, after lastEvent) error {
+	h, known := b.hints.get(a.stream, a.aggregateID, after, c.tx != nil)
 	if !known {
 		// A caller's transaction, which nobody repeats, must not fail for what was wrong with a
 		// hint: it may have replaced the stream itself.
-		if err := b.mustLookUp(ctx, c, a, expected, &h); err != nil {
+		if err := b.mustLookUp(ctx, c, a, after, &h); err != nil {
 			return err
 		}
 	}
-	noWait := c.tx == nil && h.can.noWait
-	err := b.insertHinted(ctx, c, a, rows, h, noWait)
-	if noWait && b.dialect.classify(err) == faultRetry {
-		// It has to wait, with what it has locked by then: on MariaDB that is, of the event before,
-		// the gap as well, unless its position is known.
-		if err := b.mustLookUp(ctx, c, a, expected, &h); err != nil {
-			return err
+	a.refused = keyUnknown
+	if c.tx != nil && after.expected < 0 && h.version > 0 {
+		if repeated, err := b.isRecent(ctx, c, a, &h); err != nil || repeated {
+			return cmp.Or(err, errVersion)
 		}
-		err = b.insertHinted(ctx, c, a, rows, h, false)
 	}
+	err := b.insertPatiently(ctx, c, a, rows, after, h)
 	if b.dialect.classify(err) == faultTaken {
-		return errVersion
+		a.refused = b.dialect.refusedBy(err)
+		return b.refusal(err)
 	}
 	return err
+}
+
+// isRecent reports whether the first of an append's events is among the last of its aggregate. A repeated append,
+// which any version would admit, is found out by that before its INSERT fails: on MySQL a failed INSERT
+// leaves, at repeatable read, the end of the log locked until the caller's transaction ends. The last
+// events are next to what the append locks in any case, where a look for their IDs would lock, at
+// serializable, the gap where every event ID goes.
+func (b *sqlBackend) isRecent(ctx context.Context, c conn, a *appendRequest, h *appendHint) (found bool, err error) {
+	const atLeast = 100
+	first := a.rows[0].id[:]
+	err = c.query(ctx, func(r *sql.Rows) error {
+		var id []byte
+		err := r.Scan(&id)
+		if err == nil && bytes.Equal(id, first) {
+			found = true
+		}
+		return err
+	}, b.text.numbered.eventIDs, h.stream, a.aggregateID, max(h.version-max(int64(len(a.rows)), atLeast), 0))
+	return found, err
+}
+
+// insertPatiently runs the statement with what is known, and waits for an append in flight that takes
+// the same versions.
+//
+// An INSERT that waits for a row with its key asks, on InnoDB, for the gap before that row too: for as
+// long as it waits, appends that begin aggregates there wait with it. Above an aggregate's version
+// there are no others, but its first version is next to another aggregate. So outside of transactions
+// such a row is found before that: on MariaDB by a statement that does not wait, on MySQL, where the
+// aggregate is new, by a look ahead. It is then waited for at read committed, where that takes no gap.
+// A caller's transaction, of which the isolation is not known, has to wait in the INSERT.
+func (b *sqlBackend) insertPatiently(ctx context.Context, c conn, a *appendRequest, rows []record, after lastEvent, h appendHint) error {
+	for attempt := 1; c.tx == nil && attempt <= 3; attempt++ {
+		var err error
+		if !h.can.noWait && h.version == 0 {
+			_, err = c.row(ctx, []any{new(int64)}, b.text.numbered.inFlight, h.stream, a.aggregateID, h.version+1)
+		}
+		if err == nil {
+			err = b.insertHinted(ctx, c, a, rows, h, h.can.noWait)
+		}
+		if b.dialect.classify(err) != faultRetry {
+			return err
+		}
+		if err := b.transact(ctx, "append", func(c conn) error {
+			_, err := c.row(ctx, []any{new(int64)}, b.text.numbered.await, h.stream, a.aggregateID, h.version+1)
+			return err
+		}); err != nil {
+			return err
+		}
+		// By its position MariaDB locks the event before without a gap.
+		if err := b.mustLookUp(ctx, c, a, after, &h); err != nil {
+			return err
+		}
+	}
+	return b.insertHinted(ctx, c, a, rows, h, false)
 }
 
 // insertHinted runs the statement with what is known, and forgets that if it fails. With noWait it
@@ -80,7 +134,7 @@ func (b *sqlBackend) takeBack(ctx context.Context, c conn, rows []record) error 
 func (b *sqlBackend) insertValues(ctx context.Context, c conn, h appendHint, text string, args []any, n int, row func(i int) *record) error {
 	if h.can.returning {
 		i := 0
-		return c.query(ctx, func(r *sql.Rows) error {
+		return c.returning(ctx, func(r *sql.Rows) error {
 			i++
 			return r.Scan((*int64)(&row(i - 1).position))
 		}, text+b.text.numbered.positions, args...)
@@ -155,7 +209,7 @@ func (b *sqlBackend) groupGuarded(ctx context.Context, calls []*appendRequest) (
 	stored := make([]bool, len(calls))
 	hints := make([]appendHint, len(calls))
 	for i, a := range calls {
-		h, known := b.hints.get(a.stream, a.aggregateID, a.expected, false)
+		h, known := b.hints.get(a.stream, a.aggregateID, a.lastEvent, false)
 		hints[i], stored[i] = h, known && h.can.noWait && !b.hints.isPast(a.stream, a.aggregateID, h.version)
 	}
 	text, args, rows := b.guardedGroup(calls, hints, stored)
@@ -188,7 +242,7 @@ func (b *sqlBackend) groupGuarded(ctx context.Context, calls []*appendRequest) (
 // guardedGroup returns the statement for those of the appends that are wanted, and its rows.
 func (b *sqlBackend) guardedGroup(calls []*appendRequest, hints []appendHint, wanted []bool) (text string, args []any, rows []*record) {
 	var streams []int64
-	var ids, previous, values []any
+	var ids, versions, positions, values []any // of the streams, of the events before, of the rows
 	for i, a := range calls {
 		if !wanted[i] {
 			continue
@@ -198,8 +252,11 @@ func (b *sqlBackend) guardedGroup(calls []*appendRequest, hints []appendHint, wa
 			streams = append(streams, h.stream)
 			ids = append(ids, h.stream)
 		}
-		if h.version > 0 {
-			previous = append(previous, h.stream, a.aggregateID, h.version)
+		switch {
+		case h.position > 0:
+			positions = append(positions, int64(h.position), h.stream, a.aggregateID, h.version)
+		case h.version > 0:
+			versions = append(versions, h.stream, a.aggregateID, h.version)
 		}
 		when := h.at(a).Format(b.dialect.timeLayout)
 		for j := range a.rows {
@@ -217,15 +274,19 @@ func (b *sqlBackend) guardedGroup(calls []*appendRequest, hints []appendHint, wa
 	}
 	args = append([]any{values[0]}, ids...)
 	args = append(args, len(streams))
-	text = b.text.numbered.group + placeholders(len(ids))
-	if n := len(previous) / 3; n == 0 {
-		text += b.text.numbered.groupFirst
-	} else {
-		previous = padded(previous, 3, len(rows))
-		text += b.text.numbered.groupPrevious + strings.TrimSuffix(strings.Repeat("(?, ?, ?), ", len(previous)/3), ", ") + b.text.numbered.groupFirstAfter
-		args = append(append(args, previous...), n)
+	text = b.text.numbered.group + placeholders(len(ids)) + b.text.numbered.groupStreams
+	guard := func(head, key string, previous []any) {
+		width := strings.Count(key, "?")
+		if n := len(previous) / width; n > 0 {
+			previous = padded(previous, width, len(rows))
+			text += head + strings.TrimSuffix(strings.Repeat(key+", ", len(previous)/width), ", ") + b.text.numbered.groupLocked
+			args = append(append(args, previous...), n)
+		}
 	}
-	return text + strings.Repeat(", "+b.text.numbered.row, len(rows)-1), append(args, values[1:]...), rows
+	guard(b.text.numbered.groupVersions, "(?, ?, ?)", versions)
+	guard(b.text.numbered.groupPositions, "(?, ?, ?, ?)", positions)
+	text += b.text.numbered.groupFirst + strings.Repeat(", "+b.text.numbered.row, len(rows)-1)
+	return text, append(args, values[1:]...), rows
 }
 
 // padded repeats the first n values of a list until it is that of so many rows.

@@ -17,17 +17,17 @@ import (
 // insertReturning is for databases where one statement can find the stream and the aggregate's
 // version, insert accordingly, and return what it stored. It stores nothing if the aggregate is
 // not as expected; a unique key decides races.
-func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendRequest, rows []record, expected ExpectedVersion) error {
-	if id, known := b.hints.stream(a.stream); known && c.tx == nil && len(rows) == 1 && expected >= 0 {
-		return b.insertKnown(ctx, c, a, id, &rows[0], int64(expected))
+func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendRequest, rows []record, after lastEvent) error {
+	if id, known := b.hints.stream(a.stream); known && c.tx == nil && len(rows) == 1 && after.expected >= 0 {
+		return b.insertKnown(ctx, c, a, id, &rows[0], after)
 	}
-	low, high := expected.bounds()
+	low, high := after.expected.bounds()
 	text, args := b.valuesInsert(rows)
 	if len(rows) > valueRows {
 		text, args = b.text.returning.arrays, arrayArgs(rows)
 	}
 	args = append([]any{a.stream, a.aggregateID, b.timeArg(a.at)}, args...)
-	args = append(args, low, high)
+	args = append(args, low, high, int64(after.after))
 	if c.tx != nil {
 		// A unique violation would abort the caller's transaction, so conflicts are skipped, and
 		// what was inserted beside them is taken back below.
@@ -45,7 +45,7 @@ func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendReque
 	}, text, args...)
 	switch fault := b.dialect.classify(err); {
 	case fault == faultTaken:
-		return errVersion
+		return b.refusal(err)
 	case fault == faultBelow:
 		return b.belowFloor()
 	case err != nil:
@@ -64,16 +64,20 @@ func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendReque
 }
 
 // insertKnown is insertReturning for one row of a stream whose id is known.
-func (b *sqlBackend) insertKnown(ctx context.Context, c conn, a *appendRequest, id int64, r *record, version int64) error {
+func (b *sqlBackend) insertKnown(ctx context.Context, c conn, a *appendRequest, id int64, r *record, after lastEvent) error {
+	version := int64(after.expected)
 	text := b.text.returning.known
 	args := []any{id, a.aggregateID, version + 1, b.dialect.eventID(r.id), r.name, string(r.data), string(r.metadata), b.timeArg(a.at), id}
 	if version > 0 {
 		text += b.text.returning.knownPrevious
-		args = append(args, id, a.aggregateID, version)
+		args = append(args, id, a.aggregateID, version, int64(after.after))
 	}
 	stored, err := c.row(ctx, []any{(*int64)(&r.position), &r.version, (*dbTime)(&r.recordedAt)}, text+"\nRETURNING "+b.text.returning.position+", version, recorded_at", append(args, b.sealer.floor.Load())...)
 	switch fault := b.dialect.classify(err); {
-	case err == nil && !stored, fault == faultTaken:
+	case fault == faultTaken:
+		b.hints.forget(a.stream, a.aggregateID)
+		return b.refusal(err)
+	case err == nil && !stored:
 		b.hints.forget(a.stream, a.aggregateID)
 		return errVersion
 	case fault == faultBelow:
@@ -198,9 +202,12 @@ func (b *sqlBackend) arrayGroup(calls []*appendRequest, rows []groupRow) (text s
 	ofRows := func(get func(r *groupRow) string) any {
 		return arrayLiteral(len(rows), func(i int) string { return get(&rows[i]) })
 	}
-	var highest, at any
+	var highest, after, at any
 	if slices.ContainsFunc(calls, func(a *appendRequest) bool { return a.expected < 0 }) {
 		highest = ofCalls(func(a *appendRequest) string { _, high := a.expected.bounds(); return strconv.FormatInt(high, 10) })
+	}
+	if slices.ContainsFunc(calls, func(a *appendRequest) bool { return a.after > 0 }) {
+		after = ofCalls(func(a *appendRequest) string { return strconv.FormatInt(int64(a.after), 10) })
 	}
 	if slices.ContainsFunc(calls, func(a *appendRequest) bool { return !a.at.IsZero() }) {
 		at = ofCalls(func(a *appendRequest) string {
@@ -218,6 +225,7 @@ func (b *sqlBackend) arrayGroup(calls []*appendRequest, rows []groupRow) (text s
 		ofCalls(func(a *appendRequest) string { return a.aggregateID }),
 		ofCalls(func(a *appendRequest) string { low, _ := a.expected.bounds(); return strconv.FormatInt(low, 10) }),
 		highest,
+		after,
 		at,
 	}
 	text = b.text.returning.groupOfOnes

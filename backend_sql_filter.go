@@ -124,7 +124,7 @@ func wholeArg(v any) (any, bool) {
 
 // instantArg leaves out times between microseconds, and years that not every database knows.
 func (b *sqlBackend) instantArg(v any) (any, bool) {
-	t := v.(time.Time)
+	t := v.(time.Time).UTC()
 	return b.timeArg(t), t.Equal(t.Truncate(time.Microsecond)) && t.Year() >= 1000 && t.Year() <= 9999
 }
 

@@ -13,20 +13,32 @@ import (
 	"strings"
 )
 
-// install brings the schema up to date under a lock that any number of processes can wait for.
+// install brings the schema up to date under a lock that any number of processes can wait for. Where
+// there is nothing to do it runs no statement that defines data, for which a service's role may have
+// no rights.
 func (b *sqlBackend) install(ctx context.Context) error {
+	have, err := b.schemaVersion(ctx)
+	switch {
+	case errors.Is(err, ErrNotInstalled):
+	case err != nil:
+		return err
+	case have == len(b.dialect.schema):
+		return b.eraseQueued(ctx)
+	}
 	if b.text.install.unlock == "" {
-		return b.transact(ctx, "install", func(c conn) error {
+		err = b.transact(ctx, "install", func(c conn) error {
 			if _, err := c.exec(ctx, b.text.install.lock, b.lockName()); err != nil {
 				return err
 			}
-			if err := b.migrate(ctx, c); err != nil {
-				return err
-			}
-			return b.eraseQueued(ctx, c)
+			return b.migrate(ctx, c)
 		})
+	} else {
+		err = b.run(ctx, "install", func(conn) error { return b.installLocked(ctx) })
 	}
-	return b.run(ctx, "install", func(conn) error { return b.installLocked(ctx) })
+	if err != nil {
+		return err
+	}
+	return b.eraseQueued(ctx)
 }
 
 // installLocked is install for databases where statements that define data commit by themselves
@@ -58,18 +70,19 @@ func (b *sqlBackend) installLocked(ctx context.Context) (err error) {
 	return b.migrate(ctx, conn{b: b, one: dc})
 }
 
+// schemaVersion returns how many steps of the schema there are, as it is without a lock.
+func (b *sqlBackend) schemaVersion(ctx context.Context) (have int, err error) {
+	err = b.run(ctx, "install", func(c conn) error {
+		_, err := c.row(ctx, []any{&have}, b.text.install.version)
+		return err
+	})
+	return have, err
+}
+
 func (b *sqlBackend) lockName() string { return "eventstore:" + b.prefix }
 
 // migrate applies the steps that the schema lacks.
 func (b *sqlBackend) migrate(ctx context.Context, c conn) error {
-	var encoding string
-	var fits bool
-	if _, err := c.row(ctx, []any{&encoding, &fits}, b.text.install.encoding); err != nil {
-		return err
-	}
-	if !fits {
-		return invalid("the database or the connection keeps text as %s: the store needs UTF-8 (on MySQL charset=utf8mb4)", encoding)
-	}
 	if _, err := c.exec(ctx, b.text.install.createMeta); err != nil {
 		return err
 	}
@@ -82,7 +95,7 @@ func (b *sqlBackend) migrate(ctx context.Context, c conn) error {
 	}
 	for i, step := range b.dialect.schema[have:] {
 		for _, text := range step {
-			if _, err := c.exec(ctx, text); err != nil {
+			if _, err := c.exec(ctx, text); err != nil && b.dialect.classify(err) != faultHasColumn {
 				return err
 			}
 		}

@@ -31,7 +31,7 @@ func (b *sqlBackend) projection(ctx context.Context, name string) (row projectio
 		row = projectionRow{}
 		found, err = c.row(ctx, []any{
 			&row.position, &row.state, &row.status, &row.owner, &row.epoch, &row.generation, &row.held,
-			&row.readModel, &row.retry, &row.errText,
+			&row.readModel, &row.retry, &row.errText, &row.kind, &row.emitted,
 		}, b.text.projections.get, name)
 		return err
 	})
@@ -68,8 +68,8 @@ func (b *sqlBackend) change(ctx context.Context, op, text string, args ...any) (
 	return changed, err
 }
 
-func (b *sqlBackend) takeLease(ctx context.Context, name, owner string, row *projectionRow, readModel bool, term time.Duration) (bool, error) {
-	return b.change(ctx, "take lease", b.text.projections.takeLease, owner, readModel, term.Microseconds(), name, row.epoch, owner)
+func (b *sqlBackend) takeLease(ctx context.Context, row *projectionRow, c leaseClaim) (bool, error) {
+	return b.change(ctx, "take lease", b.text.projections.takeLease, c.owner, c.owner, string(c.kind), c.readModel, c.term.Microseconds(), c.name, row.epoch, c.owner)
 }
 
 func (b *sqlBackend) renewLease(ctx context.Context, name string, epoch int64, term time.Duration) (bool, error) {
@@ -91,7 +91,10 @@ func (b *sqlBackend) control(ctx context.Context, name string, c control) (found
 		controlStop: b.text.projections.stop, controlReset: b.text.projections.reset, controlDelete: b.text.projections.delete,
 		controlRetryParked: b.text.projections.retryParked, controlDropParked: b.text.projections.fence,
 	}[c.kind]
-	if c.kind != controlDropParked {
+	switch c.kind {
+	case controlDelete:
+		return b.change(ctx, "control projection", text, c.emitted, name)
+	case controlStop, controlReset, controlRetryParked:
 		return b.change(ctx, "control projection", text, name)
 	}
 	err = b.transact(ctx, "drop parked event", func(t conn) (err error) {
@@ -102,17 +105,6 @@ func (b *sqlBackend) control(ctx context.Context, name string, c control) (found
 		return err
 	})
 	return found, err
-}
-
-func (b *sqlBackend) removeProjection(ctx context.Context, name string, epoch int64) error {
-	return b.transact(ctx, "remove projection", func(c conn) error {
-		removed, err := c.changes(ctx, b.text.projections.remove, name, epoch)
-		if err != nil || !removed {
-			return err
-		}
-		_, err = c.exec(ctx, b.text.projections.dropParked, name)
-		return err
-	})
 }
 
 func (b *sqlBackend) parked(ctx context.Context, name string) (out []parkedRow, err error) {

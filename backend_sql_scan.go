@@ -5,12 +5,24 @@ package eventstore
 import (
 	"bytes"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
 	"github.com/google/uuid"
 )
+
+// scanAll calls scan for each row. The rows are closed when it returns, and what ended them early is
+// its error.
+func scanAll(rows *sql.Rows, scan func(*sql.Rows) error) error {
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return errors.Join(err, rows.Close())
+		}
+	}
+	return errors.Join(rows.Err(), rows.Close())
+}
 
 // rowScanner scans rows of events. Its fields take what the driver hands out without a copy in
 // between, and texts that come again from one row to the next are the same string in memory.

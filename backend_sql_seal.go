@@ -71,6 +71,7 @@ func (b *sqlBackend) seal(ctx context.Context) (p Position, settled bool, err er
 			z.last = lookOutcome{number, z.sealed, settled}
 		}
 		p = z.sealed
+		z.told.Store(int64(z.marked))
 		return err
 	})
 	return p, settled, err

@@ -31,9 +31,10 @@ type sealer struct {
 
 	known  bool // sealed has been read
 	sealed Position
-	marked Position   // what the database has been told
-	holes  []knownGap // in ascending order
-	proof  *proof     // that nobody can fill the long holes; nil: it is not needed
+	marked Position     // what the database has been told
+	told   atomic.Int64 // marked, as of the last look, for calls that do not have the turn
+	holes  []knownGap   // in ascending order
+	proof  *proof       // that nobody can fill the long holes; nil: it is not needed
 	stall  stall
 	now    func() time.Time
 

@@ -134,6 +134,15 @@ func (c *statementCache) evict(el *list.Element) {
 	}
 }
 
+// drop has nobody use a statement any more beside those that do.
+func (c *statementCache) drop(st *statement) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if el, ok := c.byText[st.key]; ok && el.Value == st {
+		c.evict(el)
+	}
+}
+
 // close gives back what the server holds, once nobody uses it any more.
 func (c *statementCache) close() {
 	c.mu.Lock()
@@ -184,4 +193,21 @@ func (st *statement) retire() {
 	if st.stmt != nil {
 		st.cache.retired = append(st.cache.retired, st.stmt)
 	}
+}
+
+// executor is what can run a statement: *sql.DB, *sql.Conn and *sql.Tx, and *sql.Stmt with its text
+// left out.
+type executor interface {
+	ExecContext(ctx context.Context, text string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error)
+}
+
+type prepared struct{ *sql.Stmt }
+
+func (p prepared) ExecContext(ctx context.Context, _ string, args ...any) (sql.Result, error) {
+	return p.Stmt.ExecContext(ctx, args...)
+}
+
+func (p prepared) QueryContext(ctx context.Context, _ string, args ...any) (*sql.Rows, error) {
+	return p.Stmt.QueryContext(ctx, args...)
 }

@@ -37,20 +37,20 @@ func Statements(s *Store) map[string]Statement {
 		}
 		return rows
 	}
-	a := &appendRequest{stream: "accounts", aggregateID: "big", expected: 50_000, rows: row(1)}
-	others := []*appendRequest{a, {stream: "accounts", aggregateID: "new", rows: row(2)}, {stream: "accounts", aggregateID: "any", expected: AnyVersion, rows: row(1)}}
+	a := &appendRequest{stream: "accounts", aggregateID: "big", lastEvent: lastEvent{expected: 50_000}, rows: row(1)}
+	others := []*appendRequest{a, {stream: "accounts", aggregateID: "new", rows: row(2)}, {stream: "accounts", aggregateID: "any", lastEvent: lastEvent{expected: AnyVersion}, rows: row(1)}, {stream: "accounts", aggregateID: "big2", lastEvent: lastEvent{70, 49_000}, rows: row(1)}}
 	if b.dialect.returning {
 		text, args := b.valuesInsert(a.rows)
-		add("append", text, append(append([]any{a.stream, a.aggregateID, nil}, args...), 0, 1<<40)...)
-		add("append of many", b.text.returning.arrays, append(append([]any{a.stream, a.aggregateID, nil}, arrayArgs(row(20))...), 0, 1<<40)...)
-		add("append to a known stream", b.text.returning.known+b.text.returning.knownPrevious, 1, "big", 50_001, b.dialect.eventID(a.rows[0].id), "n", "{}", "{}", nil, 1, 1, "big", 50_000)
+		add("append", text, append(append([]any{a.stream, a.aggregateID, nil}, args...), 0, 1<<40, 0)...)
+		add("append of many", b.text.returning.arrays, append(append([]any{a.stream, a.aggregateID, nil}, arrayArgs(row(20))...), 0, 1<<40, 0)...)
+		add("append to a known stream", b.text.returning.known+b.text.returning.knownPrevious, 1, "big", 50_001, b.dialect.eventID(a.rows[0].id), "n", "{}", "{}", nil, 1, 1, "big", 50_000, 0)
 		text, args = b.arrayGroup(others, groupRows(others))
 		add("several appends", text, args...)
 		others[1].rows = row(1)
 		text, args = b.arrayGroup(others, groupRows(others))
 		add("several appends of one row", text, args...)
 	} else {
-		text, args, _ := b.guardedGroup(others, []appendHint{{stream: 1, version: 50_000}, {stream: 1}, {stream: 2, version: 7}}, []bool{true, true, true})
+		text, args, _ := b.guardedGroup(others, []appendHint{{stream: 1, version: 50_000}, {stream: 1}, {stream: 2, version: 7}, {stream: 2, version: 70, position: 49_000}}, []bool{true, true, true, true})
 		_, text, _ = strings.Cut(text, "FOR\n") // EXPLAIN has its place behind it
 		add("several appends", text, args...)
 		for n, what := range map[int]string{1: "append", 2: "append of several"} {
@@ -69,7 +69,8 @@ func Statements(s *Store) map[string]Statement {
 	add("last position", b.text.read.lastPosition)
 	text, args := b.nextStatement([]Position{0, 25_000, 49_000}, func(Position) Position { return 50_000 })
 	add("next events", text, args...)
-	add("last event", b.text.aggregates.lockLast, 1, "big")
+	add("versions", b.text.aggregates.versions, 1, "big", 49_000)
+	add("positions of a stream", b.text.streams.positions, 1, 25_000, eraseAtOnce)
 	add("snapshot", limited(b.text.aggregates.load, firstPage), "big", 1, "accounts", "big", 1, "big", "accounts")
 	for what, q := range map[string]*page{
 		"read":                     {from: FromAll(), after: 25_000, limit: 100},

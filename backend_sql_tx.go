@@ -5,15 +5,23 @@ package eventstore
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
+	"fmt"
+	"strconv"
+	"time"
 )
 
 // sqlBatchTx is a transaction that begins when it is first needed: a batch that changes nothing but
 // its checkpoint is a statement.
 type sqlBatchTx struct {
-	b    *sqlBackend
-	ctx  context.Context
-	tx   *sql.Tx
-	held *heldConn // by tx, as handlers' contexts know it; nil: there is none yet
+	b   *sqlBackend
+	ctx context.Context
+	tx  *sql.Tx
+
+	one     *sql.Conn // that of tx, where something has to be undone on it after the transaction
+	lock    string    // the name of a lock that it has, or ""
+	guarded bool
+	held    *heldConn // by tx, as handlers' contexts know it; nil: there is none yet
 }
 
 func (u *sqlBatchTx) handlerContext(ctx context.Context) context.Context {
@@ -30,18 +38,25 @@ func (u *sqlBatchTx) sqlTx() (*sql.Tx, error) {
 	if u.tx != nil {
 		return u.tx, nil
 	}
-	// The checkpoint has to be known before the transaction has the connection: a pool of one
-	// could not prepare it any more.
-	for _, text := range []string{u.b.text.projections.checkpoint, u.b.text.projections.checkpointState} {
-		st, err := u.b.cache.get(u.ctx, text, true)
-		if err != nil {
+	if err := u.b.settings.check(u.ctx, u.b.db, &u.b.text.install); err != nil {
+		return nil, u.b.failed("begin", err)
+	}
+	if err := u.prepare(); err != nil {
+		return nil, err
+	}
+	var on interface {
+		BeginTx(context.Context, *sql.TxOptions) (*sql.Tx, error)
+	} = u.b.db
+	if u.b.text.projections.endGuard != "" {
+		var err error
+		if u.one, err = u.b.db.Conn(u.ctx); err != nil {
 			return nil, u.b.failed("begin", err)
 		}
-		st.release()
+		on = u.one
 	}
-	// Read committed, whatever the default: the lease is renewed in the row that the checkpoint
-	// updates, and a higher level would take that for a conflict.
-	tx, err := u.b.db.BeginTx(u.ctx, readCommitted)
+	// Read committed, whatever the default: the lease is renewed in the row that the checkpoint updates,
+	// and a higher level would take that for a conflict.
+	tx, err := on.BeginTx(u.ctx, readCommitted)
 	if err != nil {
 		return nil, u.b.failed("begin", err)
 	}
@@ -52,12 +67,102 @@ func (u *sqlBatchTx) sqlTx() (*sql.Tx, error) {
 	return tx, nil
 }
 
+// guard begins a savepoint that only its own transaction can release. Where a statement can end a
+// transaction without a word, and leaves a connection that commits each of the next ones by itself,
+// that is switched off too, so that what comes after the end is undone with the batch.
+func (u *sqlBatchTx) guard() error {
+	if u.guarded {
+		return nil
+	}
+	u.guarded = true
+	for _, text := range u.b.text.projections.guard {
+		if err := u.exec("guard", text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkGuard finds out whether the transaction is still the one of guard.
+func (u *sqlBatchTx) checkGuard() error {
+	if !u.guarded {
+		return nil
+	}
+	_, err := conn{b: u.b, tx: u.tx}.exec(u.ctx, u.b.text.projections.checkGuard)
+	if u.b.dialect.classify(err) == faultNoSavepoint {
+		return errEnded
+	}
+	return err
+}
+
+// prepare prepares the checkpoint, which has to be known before the transaction has the connection: a
+// pool of one could not do it any more.
+func (u *sqlBatchTx) prepare() error {
+	for _, text := range []string{u.b.text.projections.checkpoint, u.b.text.projections.checkpointState} {
+		st, err := u.b.cache.get(u.ctx, text, true)
+		if err != nil {
+			return u.b.failed("begin", err)
+		}
+		st.release()
+	}
+	return nil
+}
+
+// tidyTime is how long rollback tries to leave the connection as it was.
+const tidyTime = time.Second
+
+// lockWait is how many seconds exclusive waits for a lock before it ends the connection that has it.
+const lockWait = 1
+
+// exclusive takes a lock by name where a statement that defines data commits by itself, so that the
+// fence comes too late for it. A process that was stopped between the fence and such a statement
+// keeps the lock for as long as it keeps its connection, which is ended here: the statement can't run
+// any more when the process goes on.
+func (u *sqlBatchTx) exclusive(name string, epoch int64) error {
+	if u.b.text.projections.lock == "" {
+		return nil
+	}
+	if _, err := u.sqlTx(); err != nil {
+		return err
+	}
+	u.lock = u.b.prefix + "projection\x00" + name
+	return u.b.failed("lock read model", u.takeLock(conn{b: u.b, tx: u.tx}, name, epoch))
+}
+
+func (u *sqlBatchTx) takeLock(c conn, name string, epoch int64) error {
+	for {
+		var got sql.NullInt64
+		if _, err := c.row(u.ctx, []any{&got}, u.b.text.projections.lock, u.lock, lockWait); err != nil {
+			return err
+		}
+		// Whoever had it may have taken over.
+		held, err := c.row(u.ctx, []any{new(int64)}, u.b.text.projections.holdsLease, name, epoch)
+		switch {
+		case err != nil:
+			return err
+		case !held:
+			return ErrLeaseLost
+		case got.Int64 == 1:
+			return nil
+		}
+		var holder sql.NullInt64
+		if _, err := c.row(u.ctx, []any{&holder}, u.b.text.projections.holder, u.lock); err != nil {
+			return err
+		}
+		if holder.Valid {
+			if _, err := c.exec(u.ctx, u.b.text.projections.kill+strconv.FormatInt(holder.Int64, 10)); err != nil {
+				return &statementError{"projection", fmt.Errorf("connection %d keeps the read model locked, and can't be ended: %w", holder.Int64, err), errRetry}
+			}
+		}
+	}
+}
+
 func (u *sqlBatchTx) backend() (backend, error) {
 	tx, err := u.sqlTx()
 	if err != nil {
 		return nil, err
 	}
-	return u.b.withTx(tx), nil
+	return &sqlBackend{sqlShared: u.b.sqlShared, tx: tx, ours: true}, nil
 }
 
 // exec runs a statement in the transaction.
@@ -79,6 +184,15 @@ func (u *sqlBatchTx) holds(name string, epoch int64) (held bool, err error) {
 	return held, u.b.failed("look at lease", err)
 }
 
+func (u *sqlBatchTx) keepLease(name string, epoch int64, term time.Duration) (held bool, err error) {
+	tx, err := u.sqlTx()
+	if err != nil {
+		return false, err
+	}
+	held, err = conn{b: u.b, tx: tx}.changes(u.ctx, u.b.text.projections.renewLease, term.Microseconds(), name, epoch)
+	return held, u.b.failed("renew lease", err)
+}
+
 func (u *sqlBatchTx) park(name string, row parkedRow) error {
 	return u.exec("park", u.b.text.projections.park, name, int64(row.position), row.stream, row.aggregateID, row.errText)
 }
@@ -97,7 +211,9 @@ func (u *sqlBatchTx) databaseFault(err error) error {
 	}
 	switch fault := u.b.dialect.classify(err); {
 	case fault == faultRetry:
-		return &transientError{"projection", err, errRetry}
+		return &statementError{"projection", err, errRetry}
+	case fault == faultDown:
+		return &statementError{"projection", err, errUnavailable}
 	case u.tx != nil:
 		// The handler may have hidden what it met.
 		ask = u.tx
@@ -111,7 +227,7 @@ func (u *sqlBatchTx) databaseFault(err error) error {
 	// only met an error of its statements the connection still answers, if with another error.
 	var one int
 	if err := ask.QueryRowContext(u.ctx, "SELECT 1").Scan(&one); err != nil && u.b.dialect.classify(err) == faultLost {
-		return &transientError{"projection", err, errLost}
+		return &statementError{"projection", err, errLost}
 	}
 	return nil
 }
@@ -123,8 +239,24 @@ func (u *sqlBatchTx) commit(c checkpoint) (bool, error) {
 	if c.state != nil {
 		text, args = u.b.text.projections.checkpointState, append(args, string(c.state))
 	}
+	if err := u.checkGuard(); err != nil {
+		return false, u.b.failed("checkpoint", err)
+	}
+	var before []string // what else changes, where the epoch is this
 	if c.resumed {
-		if err := u.exec("projection", u.b.text.projections.resumed, c.name, c.epoch); err != nil {
+		before = append(before, u.b.text.projections.resumed)
+	}
+	if c.emptied {
+		before = append(before, u.b.text.projections.emptied)
+	}
+	if c.removed {
+		text, args = u.b.text.projections.remove, nil
+		if err := u.dropParked(c.name); err != nil {
+			return false, err
+		}
+	}
+	for _, text := range before {
+		if err := u.exec("projection", text, c.name, c.epoch); err != nil {
 			return false, err
 		}
 	}
@@ -139,7 +271,7 @@ func (u *sqlBatchTx) commit(c checkpoint) (bool, error) {
 
 func (u *sqlBatchTx) rollback() {
 	if u.tx != nil {
-		// A rollback fails only behind a commit or with a connection that is gone.
+		// A rollback fails only after a commit or with a connection that is gone.
 		_ = u.tx.Rollback()
 		u.release()
 	}
@@ -150,4 +282,31 @@ func (u *sqlBatchTx) release() {
 	if u.held != nil {
 		u.held.taken.Store(false)
 	}
+	if u.one == nil {
+		return
+	}
+	// A connection that is not as it was must not go back.
+	if !u.tidy() {
+		_ = u.one.Raw(func(any) error { return driver.ErrBadConn })
+	}
+	_ = u.one.Close() // gives it back
+	u.one = nil
+}
+
+// tidy undoes what the transaction has left on its connection, and reports whether it could.
+func (u *sqlBatchTx) tidy() bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.ctx), tidyTime)
+	defer cancel()
+	c := conn{b: u.b, one: u.one}
+	if u.guarded {
+		if _, err := c.exec(ctx, u.b.text.projections.endGuard); err != nil {
+			return false
+		}
+	}
+	if u.lock == "" {
+		return true
+	}
+	var released sql.NullInt64
+	_, err := c.row(ctx, []any{&released}, u.b.text.projections.unlock, u.lock)
+	return err == nil && released.Int64 == 1
 }

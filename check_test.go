@@ -95,7 +95,7 @@ func TestInvalidMetadata(t *testing.T) {
 		storetest.CreateStream(t, s, "accounts")
 		for _, bad := range []any{
 			nil, uint64(math.MaxInt64 + 1), uint(math.MaxUint), math.NaN(), math.Inf(1), float32(math.Inf(-1)), []int{1}, []string(nil), map[string]any{}, es.Metadata{},
-			struct{}{}, new(int), complex(1, 1), errors.New("x"), "\xff", text("x"), []byte("x"), time.Second, time.Now(), uuid.New(),
+			struct{}{}, new(int), complex(1, 1), errors.New("x"), "\xff", text("\xff"), []byte("x"), time.Second, time.Now(), [16]byte{}, new(string), (*text)(nil), sql.NullString{},
 		} {
 			md := es.Metadata{"fine": 1, "the key": bad}
 			what := fmt.Sprintf("%T %v", bad, bad)

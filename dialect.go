@@ -5,6 +5,7 @@ package eventstore
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"io"
@@ -36,6 +37,11 @@ type Dialect struct {
 	// locks of gaps.
 	twoGroups bool
 
+	// maxPacket is how many bytes a statement can hold where no setting says so, and packetSetting the
+	// name of the setting where one does.
+	maxPacket     int
+	packetSetting string
+
 	// schema are the steps from nothing to today's tables; they are only ever added to. A
 	// database's schema version says how many of them it has.
 	schema     [][]string
@@ -43,10 +49,18 @@ type Dialect struct {
 
 	// timeLayout formats a time in UTC as a parameter.
 	timeLayout string
+	// brackets enclose a list of numbers that is one parameter.
+	brackets string
 	// eventID returns an event ID as a parameter.
 	eventID func(id [16]byte) any
 	// classify says what an error of the driver means.
 	classify func(err error) fault
+	// violated says whose unique key a faultTaken of a statement on one of the store's tables is about,
+	// as far as the text of err tells.
+	violated func(table string, err error) keyOwner
+	// refusedBy says which unique key an error of kind faultTaken is about; nil: appends in transactions
+	// meet none.
+	refusedBy func(err error) uniqueKey
 }
 
 // statements are a dialect's texts, by what the store does with them. A comment names a text's
@@ -54,13 +68,14 @@ type Dialect struct {
 // statement; every other text is whole.
 //
 // An event's columns stand in eventColumns, which {columns} stands for, and in read.columns. Besides
-// these a new column needs the schema, the texts that make gap rows (seal.gapRow, streams.erase,
-// aggregates.erase), aggregates.load, and rowScanner.
+// these a new column needs the schema, the texts that make gap rows (seal.gapRow, erase.blank),
+// aggregates.load, and rowScanner.
 type statements struct {
 	install     installStatements
 	streams     streamStatements
 	aggregates  aggregateStatements
 	append      appendStatements
+	erase       eraseStatements
 	returning   returningStatements // only where Dialect.returning
 	numbered    numberedStatements  // only where not
 	seal        sealStatements
@@ -77,7 +92,9 @@ const eventColumns = "stream_id, aggregate_id, version, event_id, name, data, me
 type installStatements struct {
 	lock       string // name; waits for the lock
 	unlock     string // "": with the transaction
-	encoding   string // one row: the text encoding in use, and whether it will do
+	settings   string // rows: a setting of the connection that loses or garbles data, its value, what the store needs, whether that is so only if clock can't be read
+	clock      string // one row: a time
+	packet     string // one row: how many bytes a statement can hold; "": Dialect.maxPacket
 	createMeta string
 	version    string
 	setVersion string // version
@@ -91,29 +108,33 @@ type installStatements struct {
 
 // streamStatements are about streams as such.
 type streamStatements struct {
-	create          string // name, metadata, time; 0 rows: it exists
-	createTaken     string // name; no row: what refused create was the id; "": nothing else does
-	lock            string // name; one row: id
+	create          string // name, metadata, who emits it, time; 0 rows: it exists
+	emitter         string // name; one row: who emits it, NULL if that is not known; locked against its deletion
+	disown          string // name
+	createTaken     string // name; no row: what refused create is another key; "": nothing else does
 	id              string // name; one row: id
 	exists          string // name
 	list            string // prefix, prefix
-	setMetadata     string // metadata, name
-	delete          string // id
+	setMetadata     string // metadata, id
+	delete          string // id, name; 0 rows: it is gone
+	positions       string // id, position, limit; the positions of a stream's events after that one
+	snapshots       string // id; the aggregate ids, in hexadecimal, of a stream's snapshots; "": deleteSnapshots locks nothing else
 	deleteSnapshots string // id
-	deleteSealed    string // id; deletes a stream's events up to the sealed position of which all know
-	erase           string // id; makes a stream's other events gap rows
-	queueErase      string // id, id; queues a stream of which the transaction may not have seen all events; "": it has
+	deleteListed    string // list of aggregate ids in hexadecimal, id; deleteSnapshots for these
+	queueErase      string // id, id; queues a deleted stream whose events are still to be erased
 	queuedErases    string // rows: id of a queued stream
 	eraseDone       string // id
 }
 
 // aggregateStatements are about single aggregates and their snapshots.
 type aggregateStatements struct {
-	lockLast       string // stream id, aggregate id; one row: the last version, locked against appends, or none
-	claimVersion   string // stream id, aggregate id, version, event ID; 0 rows: it is taken; "": lockLast sees the latest, whatever the isolation
-	deleteSealed   string // stream id, aggregate id; streams.deleteSealed for an aggregate
-	erase          string // stream id, aggregate id; streams.erase for an aggregate
-	claimSnapshot  string // stream id, aggregate id; fails if there is one that deleteSnapshot would not see; "": not needed
+	lockLast       string // stream id, aggregate id; one row: the last version, locked against appends, or none; at read committed
+	versions       string // stream id, aggregate id, version; the versions after that one, with their positions
+	lockPosition   string // position, stream id, aggregate id; one row, locked against appends after it
+	raise          string // position; makes its version the next one, which fails if that is taken
+	lockVersion    string // stream id, aggregate id, version; lockPosition by version; "": appends lock what lockPosition does
+	hasSnapshot    string // stream id, aggregate id
+	claimSnapshot  string // stream id, aggregate id; makes one to be deleted, or finds the one that deleteSnapshot would not see
 	deleteSnapshot string // stream id, aggregate id
 	saveSnapshot   string // version, schema, state, stream, position, aggregate id, version; leaves alone what is later
 	load           string // aggregate id, schema, stream, aggregate id, schema, aggregate id, stream; the snapshot and up to {limit} events, in any order
@@ -121,25 +142,36 @@ type aggregateStatements struct {
 
 // appendStatements go with every append, whatever the strategy.
 type appendStatements struct {
-	state        string // aggregate id, aggregate id, name; one row: stream id, version, its position, the database's time, step between positions, whether it is MariaDB, which has capabilities
-	versionTaken string // name, aggregate id, version; at the latest, whatever the isolation
-	positionOf   string // event ID; only where not Dialect.returning
-	dropEvents   string // up to the list of positions
+	state      string // aggregate id, aggregate id, name; one row: stream id, version, its position, the database's time, step between positions, whether it is MariaDB, which has capabilities
+	eventIDOf  string // name, aggregate id, version; the event ID of a version that is known to exist, whatever the isolation
+	committed  string // list of positions; one row: how many of them are committed, for which it waits; "": a read shows nothing else
+	positionOf string // event ID; only where not Dialect.returning
+	savepoint  string
+	rollbackTo string
+	release    string
+}
+
+// eraseStatements remove events, by lists of their positions. Every one of these exists, or has been
+// removed by the same transaction.
+type eraseStatements struct {
+	begin  string // marks a caller's transaction as one that erases, so that it is no writer for that; "": not needed
+	remove string // list of positions
+	blank  string // list of positions; makes them gap rows
 }
 
 // returningStatements append where an INSERT returns what it has stored.
 type returningStatements struct {
 	values        string // up to the rows: name, aggregate id, time
 	valuesRow     string // one row: number, event ID, name, data, metadata
-	valuesTail    string // behind the rows: lowest and highest version to go on from
-	arrays        string // name, aggregate id, time, arrays of the rows' event IDs, names, data, metadata, lowest and highest version
+	valuesTail    string // behind the rows: lowest and highest version to go on from, its position or 0
+	arrays        string // name, aggregate id, time, arrays of the rows' event IDs, names, data, metadata, lowest and highest version, position or 0
 	known         string // one row: stream id, aggregate id, version, event ID, name, data, metadata, time, stream id
-	knownPrevious string // behind it if the version has one before it: stream id, aggregate id, that version
+	knownPrevious string // behind it if the version has one before it: stream id, aggregate id, that version, its position or 0
 	position      string // behind RETURNING: highest position that is sealed; the row's, or the statement fails if it is not above that
 	skipTaken     string // behind any of these: conflicts of unique keys skip the row instead of failing the statement
 
 	// Several appends, as arrays. Of each append: stream id, aggregate id, lowest and highest version to
-	// go on from (NULL: the same), time (NULL: the database's); of each row: number of the append,
+	// go on from (NULL: the same), its position (NULL or 0: any), time (NULL: the database's); of each row: number of the append,
 	// number within it, event ID, name, data, metadata.
 	group       string
 	groupOfOnes string // the same without the two numbers, where each append has one row
@@ -152,14 +184,18 @@ type numberedStatements struct {
 	one       guardedRow
 	many      guardedRow
 	noWait    string // before a statement, which then fails where it would wait for a lock; only on MariaDB
+	eventIDs  string // stream id, aggregate id, version; the event IDs of the versions after that one
+	inFlight  string // stream id, aggregate id, version; fails where there is one that is not committed
+	await     string // stream id, aggregate id, version; waits for such a one, at read committed
 	positions string // behind a statement, which then returns positions; only on MariaDB
 
-	// Several appends, up to the list of stream ids: id of the first row; then up to the list of (id,
-	// aggregate id, version), or behind the last list: how many, and the first row without its id.
-	group           string
-	groupPrevious   string // behind the ids: how many, up to the list of previous versions; "": there is none
-	groupFirst      string // behind the ids, where no append has a version before it
-	groupFirstAfter string // behind the list of previous versions
+	// Several appends, in this order. Each list is followed by how many different entries it has.
+	group          string // id of the first row, up to the list of stream ids
+	groupStreams   string // after the list of stream ids
+	groupVersions  string // up to the list of (id, aggregate id, version) that appends go on from
+	groupPositions string // up to the list of (position, id, aggregate id, version) that appends go on from
+	groupLocked    string // after either of these lists
+	groupFirst     string // the first row without its id
 }
 
 // guardedRow is the first row of an INSERT, which fails the statement if the stream, or the version
@@ -178,7 +214,7 @@ type sealStatements struct {
 	positions      string // position; the next {limit} positions
 	positionsAfter string // the same: position, limit
 	generator      string // one row: the last position handed out, or -1: the role may not see it; its CACHE; the highest position stored or sealed; "": it can't fall behind
-	writers        string // the transactions that write events, and whether they are prepared; "": the database can't tell
+	writers        string // the transactions that may have been given positions, and whether they are prepared; "": the database can't tell
 	lockSpans      string // up to the spans; fails if an uncommitted row is in one of them; "": not needed
 	lockSpan       string // from, to
 	lockTail       string // behind the spans, or behind lockStreams: fails at once instead of waiting
@@ -196,7 +232,7 @@ type projectionStatements struct {
 	create          string // name, epoch, generation; leaves alone what exists
 	get             string // name
 	list            string
-	takeLease       string // owner, has a read model, microseconds, name, epoch, owner; 0 rows: another owner has it
+	takeLease       string // owner, owner, kind, has a read model, microseconds, name, epoch, owner; 0 rows: another owner has it
 	renewLease      string // microseconds, name, epoch; 0 rows: it is lost
 	holdsLease      string // name, epoch; no row: it is lost
 	releaseLease    string // error, status, name, owner
@@ -206,24 +242,37 @@ type projectionStatements struct {
 	stop            string // name; ends all of its runs
 	reset           string // name; the next to take the lease has to empty what it has written; 0 rows: it has been deleted
 	resumed         string // name, epoch; what was asked for has been done
-	delete          string // name; ends all of its runs
-	remove          string // name, epoch
+	delete          string // whether with the stream that it has emitted, name; ends all of its runs
+	emptied         string // name, epoch; the stream that it has emitted has been deleted
+	remove          string // name, epoch; 0 rows: the lease is lost
 	retryParked     string // name; the next to take the lease has to try parked events again; 0 rows: it has been deleted
 	fence           string // name; the holder of the lease has to take it, and all that belongs to it, anew; 0 rows: it has been deleted
 	park            string // projection, position, stream, aggregate id, error
 	unpark          string // projection, position
 	dropParked      string // projection
 	listParked      string // projection
+
+	// What a handler's transaction is guarded with.
+	guard      []string // a savepoint, which ends with the transaction; and that nothing is committed without being told to
+	checkGuard string   // fails if the transaction is not the one of guard
+	endGuard   string   // on the connection, after the transaction; "": not needed
+
+	// A lock by name, which the connection keeps until it unlocks or ends; "": what defines data is
+	// part of a transaction.
+	lock   string // name, seconds to wait; one row: 1 if it has the lock
+	holder string // name; one row: the connection that has the lock, or NULL
+	unlock string // name; one row: 1 if it had the lock
+	kill   string // up to the connection
 }
 
 // readStatements are parts of reads, which are put together from what a Selection asks for, and
 // statements of statistics.
 type readStatements struct {
+	uncommitted  string // one row: whether a read outside of transactions sees what is not committed; "": it never does
 	columns      string // of an event e in a stream s, as rowScanner scans them; {event} stands for them
 	streamName   string // a parameter in place of the stream's name among the columns
 	fromAll      string // e and s, driven by e
 	ofAggregate  string // a condition: aggregate id, version; e is one of its events behind that
-	latest       string // behind a read: it sees the latest, whatever the isolation; "": not needed
 	metadataHas  string // a condition: e's metadata hold a text
 	timeValue    string // a time as a parameter
 	idValue      string // an event ID as a parameter
@@ -241,14 +290,30 @@ type readModelStatements struct {
 type fault int
 
 const (
-	faultOther   fault = iota
-	faultTaken         // a unique key or a guard of the append statement refused the row
-	faultBelow         // returningStatements.position refused a position
-	faultRetry         // deadlock, serialisation failure, lock time-out: the transaction can be repeated
-	faultNoTable       // a table or a column is missing
-	faultAborted       // the transaction takes no statement any more, because an earlier one has failed
-	faultLost          // the connection or the server is gone, or not ready
-	faultForeign       // the database is one for another dialect
+	faultOther       fault = iota
+	faultTaken             // a unique key or a guard of the append statement refused the row
+	faultBelow             // returningStatements.position refused a position
+	faultRetry             // deadlock, serialisation failure, lock time-out: the transaction can be repeated
+	faultNoTable           // a table or a column is missing
+	faultAborted           // the transaction takes no statement any more, because an earlier one has failed
+	faultLost              // the connection or the server is gone, or not ready
+	faultForeign           // the database is one for another dialect
+	faultHasColumn         // a column that is to be added is there
+	faultDriver            // an error of the driver, or of a caller, without a code of the server
+	faultDown              // the server is read-only, or out of space, memory or connections
+	faultEnded             // the server has ended the statement, or failed with it in a way that is not known to be for good
+	faultDenied            // the statement is not allowed, or not understood
+	faultNoSavepoint       // a savepoint is gone, and so is the transaction that it was in
+	faultPacket            // the statement or a value in it is larger than the server or the driver takes
+)
+
+// keyOwner is whose a unique key is.
+type keyOwner int
+
+const (
+	someKey    keyOwner = iota // the text does not tell
+	ownKey                     // one of that table
+	foreignKey                 // that of a table which a trigger writes to, say
 )
 
 // classifyConnection recognises, in an error that carries no code of a server, a connection that is
@@ -262,9 +327,24 @@ func classifyConnection(err error) fault {
 	case errors.Is(err, driver.ErrBadConn), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
 		errors.Is(err, net.ErrClosed), errors.As(err, &network), errors.As(err, &early) && early.SafeToRetry():
 		return faultLost
+	case err == nil, errors.Is(err, sql.ErrTxDone), errors.Is(err, sql.ErrConnDone), errors.Is(err, closedPool()):
+		return faultOther
 	}
-	return faultOther
+	return faultDriver
 }
+
+// closedPool returns the error of a *sql.DB that has been closed, which has no name.
+func closedPool() error {
+	db := sql.OpenDB(noConnector{})
+	_ = db.Close() // it has nothing to close
+	return db.Ping()
+}
+
+// noConnector is of a pool that is never used.
+type noConnector struct{}
+
+func (noConnector) Connect(context.Context) (driver.Conn, error) { return nil, driver.ErrBadConn }
+func (noConnector) Driver() driver.Driver                        { return nil }
 
 // tables are the names that a statement can hold in braces.
 var tables = []string{"meta", "streams", "events", "snapshots", "projections", "parked"}

@@ -1,38 +1,50 @@
-// MySQL and MariaDB: statement texts, schema and error codes.
+// MySQL and MariaDB: statement texts and schema.
 
 package eventstore
 
-import (
-	"errors"
-	"strings"
-
-	"github.com/go-sql-driver/mysql"
-)
-
 // MySQL is the dialect of MySQL 8.0 and later and of MariaDB 10.6 and later, through
 // github.com/go-sql-driver/mysql. The connection's character set must be utf8mb4, the driver's
-// default.
+// default. It must commit by itself (autocommit), check unique keys (unique_checks), and not cut
+// results short (sql_select_limit). Otherwise every call is [ErrInvalid] with the setting's name.
 var MySQL = &mysqlDialect
 
-// mysqlErase makes gap rows of events, up to the condition.
-const mysqlErase = `
-UPDATE {events}
-SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
-    event_id = UNHEX(CONCAT('e5e5000000000000', LPAD(HEX(position), 16, '0')))`
+// mysqlListed is the events of a list of positions. They are looked up one by one, so that exactly their
+// records are locked: for a condition with IN a server may go through the whole table, and lock all of
+// it.
+const mysqlListed = `
+JSON_TABLE(?, '$[*]' COLUMNS (position BIGINT PATH '$')) listed
+STRAIGHT_JOIN {events} e FORCE INDEX (PRIMARY) ON e.position = listed.position`
 
 var mysqlDialect = Dialect{
-	name:       "mysql",
-	prepares:   true,
-	schema:     mysqlSchema,
-	timeLayout: "2006-01-02 15:04:05.000000", // without a zone, or the server would convert it
-	classify:   classifyMySQL,
-	eventID:    func(id [16]byte) any { return id[:] },
+	name:          "mysql",
+	prepares:      true,
+	packetSetting: "max_allowed_packet",
+	schema:        mysqlSchema,
+	timeLayout:    "2006-01-02 15:04:05.000000", // without a zone, or the server would convert it
+	classify:      classifyMySQL,
+	violated:      violatedMySQL,
+	eventID:       func(id [16]byte) any { return id[:] },
+	brackets:      "[]",
+	refusedBy:     mysqlKey,
 	statements: statements{
 		install: installStatements{
 			lock:   `SELECT GET_LOCK(CONCAT(CRC32(DATABASE()), ':', ?), 3600)`,
 			unlock: `SELECT RELEASE_LOCK(CONCAT(CRC32(DATABASE()), ':', ?))`,
-			encoding: `
-SELECT @@character_set_connection, @@character_set_connection = 'utf8mb4' AND @@character_set_client = 'utf8mb4'`,
+			// Without autocommit, or with transactions that chain, nothing commits what is not in a transaction.
+			// Without unique_checks InnoDB may store what violates a unique key. A result that is cut short
+			// looks as if there were no more: the LIMIT is here so that this one is not.
+			settings: `
+SELECT 'autocommit', '0', '1', 0 FROM DUAL WHERE @@autocommit = 0
+UNION ALL SELECT 'completion_type', @@completion_type, 'NO_CHAIN', 0 FROM DUAL WHERE @@completion_type <> 'NO_CHAIN'
+UNION ALL SELECT 'character_set_client', @@character_set_client, 'utf8mb4', 0 FROM DUAL WHERE @@character_set_client <> 'utf8mb4'
+UNION ALL SELECT 'character_set_connection', @@character_set_connection, 'utf8mb4', 0 FROM DUAL WHERE @@character_set_connection <> 'utf8mb4'
+UNION ALL SELECT 'character_set_results', @@character_set_results, 'utf8mb4', 0 FROM DUAL WHERE @@character_set_results NOT IN ('utf8mb4', 'binary')
+UNION ALL SELECT 'sql_select_limit', CAST(@@sql_select_limit AS CHAR), 'its default', 0 FROM DUAL WHERE @@sql_select_limit < 4294967295
+UNION ALL SELECT 'unique_checks', '0', '1', 0 FROM DUAL WHERE @@unique_checks = 0
+LIMIT 10`,
+			clock: `SELECT CAST(UTC_TIMESTAMP(6) AS CHAR)`,
+			// New connections take the global value, old ones keep theirs.
+			packet: `SELECT LEAST(@@session.max_allowed_packet, @@global.max_allowed_packet)`,
 			createMeta: `
 CREATE TABLE IF NOT EXISTS {meta} (
     name  VARBINARY(64) NOT NULL PRIMARY KEY,
@@ -51,39 +63,58 @@ FROM (SELECT (SELECT COALESCE(MAX(position), 0) FROM {events}) AS last,
 		},
 		streams: streamStatements{
 			create: `
-INSERT INTO {streams} (name, metadata, created_at)
-VALUES (?, ?, COALESCE(?, UTC_TIMESTAMP(6)))`,
+INSERT INTO {streams} (name, metadata, emitted_by, created_at)
+VALUES (?, ?, ?, COALESCE(?, UTC_TIMESTAMP(6)))`,
 			// A stream that a transaction can't see is found too.
-			createTaken:     `SELECT 1 FROM {streams} WHERE name = ? LOCK IN SHARE MODE`,
-			lock:            `SELECT id FROM {streams} WHERE name = ? FOR UPDATE`,
-			id:              `SELECT id FROM {streams} WHERE name = ?`,
-			delete:          `DELETE FROM {streams} WHERE id = ?`,
+			createTaken: `SELECT 1 FROM {streams} WHERE name = ? LOCK IN SHARE MODE`,
+			emitter:     `SELECT emitted_by FROM {streams} WHERE name = ? LOCK IN SHARE MODE`,
+			disown:      `UPDATE {streams} SET emitted_by = '' WHERE name = ? AND emitted_by IS NULL`,
+			id:          `SELECT id FROM {streams} WHERE name = ?`,
+			// By the primary key: by its name MariaDB would lock the gap before the stream's too.
+			delete: `DELETE FROM {streams} WHERE id = ? AND name = ?`,
+			positions: `
+SELECT position FROM {events} FORCE INDEX (stream_id_2)
+WHERE stream_id = ? AND position > ? ORDER BY position LIMIT ?`,
+			snapshots:       `SELECT HEX(aggregate_id) FROM {snapshots} WHERE stream_id = ?`,
 			deleteSnapshots: `DELETE FROM {snapshots} WHERE stream_id = ?`,
-			deleteSealed: `
-DELETE FROM {events}
-WHERE stream_id = ? AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
-			erase: mysqlErase + `
-WHERE stream_id = ?`,
-			exists:      `SELECT 1 FROM {streams} WHERE name = ?`,
-			list:        `SELECT name, metadata, CAST(created_at AS CHAR) FROM {streams} WHERE LEFT(name, LENGTH(?)) = ? ORDER BY name`,
-			setMetadata: `UPDATE {streams} SET metadata = ? WHERE name = ?`,
+			deleteListed: `
+DELETE sn FROM JSON_TABLE(?, '$[*]' COLUMNS (id VARCHAR(510) PATH '$')) listed
+STRAIGHT_JOIN {snapshots} sn FORCE INDEX (PRIMARY) ON sn.stream_id = ? AND sn.aggregate_id = UNHEX(listed.id)`,
+			queueErase: `
+INSERT INTO {meta} (name, value) VALUES (CONCAT('erase ', ?), ?)
+ON DUPLICATE KEY UPDATE value = VALUES(value)`,
+			queuedErases: `SELECT value FROM {meta} WHERE name LIKE 'erase %' AND value NOT IN (SELECT id FROM {streams}) ORDER BY value`,
+			eraseDone:    `DELETE FROM {meta} WHERE name = CONCAT('erase ', ?)`,
+			exists:       `SELECT 1 FROM {streams} WHERE name = ?`,
+			list:         `SELECT name, metadata, CAST(created_at AS CHAR) FROM {streams} WHERE LEFT(name, LENGTH(?)) = ? ORDER BY name`,
+			setMetadata:  `UPDATE {streams} SET metadata = ? WHERE id = ?`,
 		},
 		aggregates: aggregateStatements{
 			lockLast: `
 SELECT version FROM {events} WHERE stream_id = ? AND aggregate_id = ?
 ORDER BY version DESC LIMIT 1 FOR UPDATE`,
-			deleteSealed: `
-DELETE FROM {events}
-WHERE stream_id = ? AND aggregate_id = ? AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
-			erase: mysqlErase + `
-WHERE stream_id = ? AND aggregate_id = ?`,
+			versions: `
+SELECT version, position FROM {events} FORCE INDEX (stream_id)
+WHERE stream_id = ? AND aggregate_id = ? AND version > ? ORDER BY version`,
+			lockPosition: `
+SELECT 1 FROM {events} FORCE INDEX (PRIMARY) WHERE position = ? AND stream_id = ? AND aggregate_id = ? FOR UPDATE`,
+			raise: `UPDATE {events} SET version = version + 1 WHERE position = ?`,
+			lockVersion: `
+SELECT 1 FROM {events} FORCE INDEX (stream_id)
+WHERE stream_id = ? AND aggregate_id = ? AND version = ? FOR UPDATE`,
+			hasSnapshot: `SELECT 1 FROM {snapshots} WHERE stream_id = ? AND aggregate_id = ?`,
+			// A DELETE that finds none would lock the gap where it may come to stand.
+			claimSnapshot: `
+INSERT INTO {snapshots} (stream_id, aggregate_id, version, position, schema_no, state)
+VALUES (?, ?, 0, 0, 0, 'null')
+ON DUPLICATE KEY UPDATE state = 'null'`,
 			deleteSnapshot: `DELETE FROM {snapshots} WHERE stream_id = ? AND aggregate_id = ?`,
 			// The event is locked, so that a delete of the aggregate waits for this, or this sees that
 			// it is gone. Assignments run from left to right: the position comes last.
 			saveSnapshot: `
 INSERT INTO {snapshots} (version, schema_no, state, stream_id, aggregate_id, position)
 SELECT ?, ?, ?, e.stream_id, e.aggregate_id, e.position
-FROM {events} e
+FROM {events} e FORCE INDEX (PRIMARY)
 WHERE e.stream_id = (SELECT id FROM {streams} WHERE name = ?)
 AND e.position = ? AND e.aggregate_id = ? AND e.version = ?
 LOCK IN SHARE MODE
@@ -122,11 +153,23 @@ SELECT s.id,
        COALESCE((SELECT position FROM {events} WHERE stream_id = s.id AND aggregate_id = ? ORDER BY version DESC LIMIT 1), 0),
        CAST(UTC_TIMESTAMP(6) AS CHAR), @@auto_increment_increment, VERSION() LIKE '%MariaDB%'
 FROM {streams} s WHERE s.name = ?`,
-			versionTaken: `
-SELECT 1 FROM {events}
+			// MySQL takes the list for a table that it can't lock.
+			committed: `
+SELECT COUNT(*) FROM` + mysqlListed + `
+/*!80000 FOR SHARE OF e *//*M! LOCK IN SHARE MODE */`,
+			eventIDOf: `
+SELECT event_id FROM {events} FORCE INDEX (stream_id)
 WHERE stream_id = (SELECT id FROM {streams} WHERE name = ?) AND aggregate_id = ? AND version = ?
 LOCK IN SHARE MODE`,
-			dropEvents: `DELETE FROM {events} WHERE position IN (`,
+			savepoint:  `SAVEPOINT eventstore_append`,
+			rollbackTo: `ROLLBACK TO SAVEPOINT eventstore_append`,
+			release:    `RELEASE SAVEPOINT eventstore_append`,
+		},
+		erase: eraseStatements{
+			remove: `DELETE e FROM` + mysqlListed,
+			blank: `UPDATE` + mysqlListed + `
+SET e.stream_id = 0, e.aggregate_id = '', e.version = -e.position, e.name = '', e.data = 'null', e.metadata = '{}',
+    e.event_id = UNHEX(CONCAT('e5e5000000000000', LPAD(HEX(e.position), 16, '0')))`,
 		},
 		numbered: numberedStatements{
 			insert: `
@@ -139,17 +182,33 @@ VALUES `,
 			noWait: `SET STATEMENT innodb_lock_wait_timeout = 0 FOR`,
 			positions: `
 RETURNING position`,
+			eventIDs: `
+SELECT event_id FROM {events} FORCE INDEX (stream_id)
+WHERE stream_id = ? AND aggregate_id = ? AND version > ?`,
+			// At repeatable read it locks a gap for as long as it takes.
+			inFlight: `
+SELECT 1 FROM {events} FORCE INDEX (stream_id)
+WHERE stream_id = ? AND aggregate_id = ? AND version = ? FOR SHARE NOWAIT`,
+			await: `
+SELECT 1 FROM {events} FORCE INDEX (stream_id)
+WHERE stream_id = ? AND aggregate_id = ? AND version = ? LOCK IN SHARE MODE`,
 			group: `
 SET STATEMENT innodb_lock_wait_timeout = 0 FOR
 INSERT INTO {events} ({columns})
 VALUES ((SELECT CAST(? AS SIGNED) UNION ALL
   SELECT 0 FROM DUAL WHERE (SELECT COUNT(*) FROM {streams} FORCE INDEX (PRIMARY) WHERE id IN (`,
-			groupPrevious: `)) <> ?
+			groupStreams: `)) <> ?`,
+			groupVersions: `
   UNION ALL
   SELECT 0 FROM DUAL WHERE (SELECT COUNT(*) FROM (
     SELECT 1 FROM {events} FORCE INDEX (stream_id) WHERE (stream_id, aggregate_id, version) IN (`,
-			groupFirst:      `)) <> ?), ?, ?, ?, ?, ?, ?, ?)`,
-			groupFirstAfter: `) LOCK IN SHARE MODE) previous) <> ?), ?, ?, ?, ?, ?, ?, ?)`,
+			// By the primary key no gap is locked: see afterPosition.
+			groupPositions: `
+  UNION ALL
+  SELECT 0 FROM DUAL WHERE (SELECT COUNT(*) FROM (
+    SELECT 1 FROM {events} FORCE INDEX (PRIMARY) WHERE (position, stream_id, aggregate_id, version) IN (`,
+			groupLocked: `) LOCK IN SHARE MODE) previous) <> ?`,
+			groupFirst:  `), ?, ?, ?, ?, ?, ?, ?)`,
 			one: guardedRow{
 				// The first row has the guard of all. Both tables are looked at for one value of a unique key and so
 				// lock a record, MySQL without a gap. The lock of the event is asked for, and not left to what an
@@ -230,7 +289,7 @@ INSERT INTO {projections} (name, position, status, owner, epoch, generation, lea
 VALUES (?, 0, 'idle', '', ?, ?, UTC_TIMESTAMP(6), FALSE, FALSE, '')
 ON DUPLICATE KEY UPDATE name = {projections}.name`,
 			get: `
-SELECT position, state, status, owner, epoch, generation, lease_until > UTC_TIMESTAMP(6), read_model, retry, error
+SELECT position, state, status, owner, epoch, generation, lease_until > UTC_TIMESTAMP(6), read_model, retry, error, kind, delete_emitted
 FROM {projections} WHERE name = ?`,
 			list: `
 SELECT p.name, p.position, p.status, p.owner, p.lease_until > UTC_TIMESTAMP(6), p.error,
@@ -238,7 +297,8 @@ SELECT p.name, p.position, p.status, p.owner, p.lease_until > UTC_TIMESTAMP(6), 
 FROM {projections} p ORDER BY p.name`,
 			takeLease: `
 UPDATE {projections}
-SET owner = ?, epoch = epoch + 1, read_model = ?, error = '',
+SET error = CASE WHEN owner = ? THEN error ELSE '' END,
+    owner = ?, epoch = epoch + 1, kind = ?, read_model = ?,
     lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND,
     status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE 'running' END
 WHERE name = ? AND epoch = ?
@@ -276,8 +336,10 @@ WHERE name = ? AND status <> 'deleting'`,
 			dropParked: `DELETE FROM {parked} WHERE projection = ?`,
 			delete: `
 UPDATE {projections}
-SET epoch = epoch + 1, generation = generation + 1, status = 'deleting', lease_until = UTC_TIMESTAMP(6)
+SET epoch = epoch + 1, generation = generation + 1, status = 'deleting', lease_until = UTC_TIMESTAMP(6),
+    delete_emitted = delete_emitted OR ?
 WHERE name = ?`,
+			emptied:     `UPDATE {projections} SET delete_emitted = FALSE WHERE name = ? AND epoch = ?`,
 			remove:      `DELETE FROM {projections} WHERE name = ? AND epoch = ?`,
 			retryParked: `UPDATE {projections} SET epoch = epoch + 1, retry = TRUE WHERE name = ? AND status <> 'deleting'`,
 			fence:       `UPDATE {projections} SET epoch = epoch + 1 WHERE name = ? AND status <> 'deleting'`,
@@ -287,8 +349,20 @@ VALUES (?, ?, ?, ?, ?)
 ON DUPLICATE KEY UPDATE error = VALUES(error)`,
 			unpark:     `DELETE FROM {parked} WHERE projection = ? AND position = ?`,
 			listParked: `SELECT position, stream, aggregate_id, error FROM {parked} WHERE projection = ? ORDER BY position`,
+			lock:       `SELECT GET_LOCK(SHA2(CONCAT(DATABASE(), CHAR(0), ?), 256), ?)`,
+			holder:     `SELECT IS_USED_LOCK(SHA2(CONCAT(DATABASE(), CHAR(0), ?), 256))`,
+			unlock:     `SELECT RELEASE_LOCK(SHA2(CONCAT(DATABASE(), CHAR(0), ?), 256))`,
+			kill:       `KILL CONNECTION `,
+			// A deadlock and a statement that defines data end the transaction. The next statements are
+			// in one of their own then, which nothing commits, and the savepoint is gone.
+			guard:      []string{`SAVEPOINT es_batch`, `SET SESSION autocommit = 0`},
+			checkGuard: `RELEASE SAVEPOINT es_batch`,
+			endGuard:   `SET SESSION autocommit = 1`,
 		},
 		read: readStatements{
+			// The first comment is MySQL's, the second MariaDB's; neither knows the other's variable in all
+			// versions.
+			uncommitted:  `SELECT /*!80000 @@transaction_isolation *//*M! @@tx_isolation */ = 'READ-UNCOMMITTED'`,
 			lastPosition: `SELECT COALESCE(MAX(position), 0) FROM {events}`,
 			nextEvent: `
 (SELECT position, TIMESTAMPDIFF(MICROSECOND, recorded_at, UTC_TIMESTAMP(6))
@@ -298,7 +372,6 @@ ON DUPLICATE KEY UPDATE error = VALUES(error)`,
 			streamName:  `CAST(? AS BINARY)`, // MariaDB strips the spaces behind a text parameter in a UNION
 			fromAll:     `{events} e STRAIGHT_JOIN {streams} s ON s.id = e.stream_id`,
 			ofAggregate: `e.aggregate_id = ? AND e.version > ?`,
-			latest:      ` LOCK IN SHARE MODE`,
 			metadataHas: `LOCATE(?, e.metadata) > 0`,
 			timeValue:   `CAST(? AS DATETIME(6))`,
 			idValue:     `?`,
@@ -365,33 +438,10 @@ CREATE TABLE IF NOT EXISTS {parked} (
     PRIMARY KEY (projection, position)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`,
 	},
-}
-
-// classifyMySQL goes by the server's error numbers.
-func classifyMySQL(err error) fault {
-	var e *mysql.MySQLError
-	if !errors.As(err, &e) {
-		if errors.Is(err, mysql.ErrInvalidConn) {
-			return faultLost
-		}
-		if errors.As(err, new(interface{ SQLState() string })) {
-			return faultForeign
-		}
-		return classifyConnection(err)
-	}
-	switch e.Number {
-	case 1062, 1242: // ER_DUP_ENTRY; ER_SUBQUERY_NO_1_ROW, which insertMany makes
-		return faultTaken
-	case 1048: // ER_BAD_NULL_ERROR: insertOne makes it, but so may a trigger
-		if strings.Contains(e.Message, "stream_id") {
-			return faultTaken
-		}
-	case 1205, 1213, 1020, 3572: // lock wait time-out, deadlock, record changed (MariaDB's snapshot isolation), no wait
-		return faultRetry
-	case 1146, 1054: // no such table, unknown column
-		return faultNoTable
-	case 1040, 1053, 1927, 3169: // too many connections, shutdown, connection killed, session killed
-		return faultLost
-	}
-	return faultOther
+	// Of streams and projections that are there it is not known: see backend.streamEmitter.
+	{
+		`ALTER TABLE {streams} ADD COLUMN emitted_by VARBINARY(255)`,
+		`ALTER TABLE {projections} ADD COLUMN kind VARBINARY(16) NOT NULL DEFAULT ''`,
+		`ALTER TABLE {projections} ADD COLUMN delete_emitted BOOLEAN NOT NULL DEFAULT FALSE`,
+	},
 }

@@ -1,16 +1,14 @@
-// Postgres: statement texts, schema and error codes.
+// Postgres: statement texts and schema.
 
 package eventstore
 
 import (
 	"encoding/hex"
-	"errors"
-	"strings"
-
-	"github.com/go-sql-driver/mysql"
 )
 
 // Postgres is the dialect of PostgreSQL 13 and later, tested through github.com/jackc/pgx/v5/stdlib.
+// The database's encoding and the connection's must be UTF8. Otherwise every call is [ErrInvalid] with
+// the setting's name.
 var Postgres = &postgresDialect
 
 // postgresGuarded is the appends of a group whose aggregates are as expected, with their streams and
@@ -19,10 +17,11 @@ const postgresGuarded = `
     FROM given c
     CROSS JOIN LATERAL (SELECT id FROM {streams} WHERE id = c.stream_id FOR KEY SHARE SKIP LOCKED) stream
     LEFT JOIN LATERAL (
-        SELECT version FROM {events}
+        SELECT version, position FROM {events}
         WHERE stream_id = stream.id AND aggregate_id = c.aggregate_id COLLATE "C"
         ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true
-    WHERE COALESCE(p.version, 0) BETWEEN c.low AND COALESCE(c.high, c.low)`
+    WHERE COALESCE(p.version, 0) BETWEEN c.low AND COALESCE(c.high, c.low)
+    AND COALESCE(c.after, 0) IN (0, COALESCE(p.position, 0))`
 
 // postgresAppendTo is the stream and the aggregate that an append goes to, with its version.
 //
@@ -34,32 +33,34 @@ const postgresGuarded = `
 const postgresAppendTo = `
 WITH stream AS MATERIALIZED (SELECT id FROM {streams} WHERE name = ?::text FOR KEY SHARE),
 s AS MATERIALIZED (
-    SELECT stream.id, a.aggregate_id, COALESCE(p.version, 0) AS version
+    SELECT stream.id, a.aggregate_id, COALESCE(p.version, 0) AS version, COALESCE(p.position, 0) AS position
     FROM stream CROSS JOIN (SELECT ?::text COLLATE "C" AS aggregate_id) a
     LEFT JOIN LATERAL (
-        SELECT version FROM {events} WHERE stream_id = stream.id AND aggregate_id = a.aggregate_id
+        SELECT version, position FROM {events} WHERE stream_id = stream.id AND aggregate_id = a.aggregate_id
         ORDER BY version DESC LIMIT 1 FOR KEY SHARE) p ON true)`
-
-// postgresErase makes gap rows of events, up to the condition.
-const postgresErase = `
-UPDATE {events}
-SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
-    event_id = ('e5e5000000000000' || lpad(to_hex(position), 16, '0'))::uuid`
 
 var postgresDialect = Dialect{
 	name:             "postgres",
 	dollarParameters: true,
 	returning:        true,
 	twoGroups:        true,
+	maxPacket:        1<<30 - 1, // of a message; a value and a row can have some bytes less
 	schema:           postgresSchema,
 	timeLayout:       "2006-01-02 15:04:05.000000Z07:00",
+	brackets:         "{}",
 	classify:         classifyPostgres,
+	violated:         violatedPostgres,
 	eventID:          func(id [16]byte) any { return hex.EncodeToString(id[:]) },
 	statements: statements{
 		install: installStatements{
 			lock: `SELECT pg_advisory_xact_lock(hashtext(?::text))`,
-			encoding: `
-SELECT current_setting('server_encoding'), current_setting('server_encoding') = 'UTF8'`,
+			// With client_encoding SQL_ASCII nothing is converted. Times come in binary form but for pgx's simple
+			// protocol, which reads them in one style: an append would be stored, and then fail.
+			settings: `
+SELECT 'server_encoding', current_setting('server_encoding'), 'UTF8', false WHERE current_setting('server_encoding') <> 'UTF8'
+UNION ALL SELECT 'client_encoding', current_setting('client_encoding'), 'UTF8', false WHERE current_setting('client_encoding') NOT IN ('UTF8', 'SQL_ASCII')
+UNION ALL SELECT 'DateStyle', current_setting('DateStyle'), 'ISO', true WHERE current_setting('DateStyle') NOT LIKE 'ISO%'`,
+			clock: `SELECT statement_timestamp()`,
 			createMeta: `
 CREATE TABLE IF NOT EXISTS {meta} (
     name  text   COLLATE "C" PRIMARY KEY,
@@ -94,44 +95,41 @@ FROM (
 		},
 		streams: streamStatements{
 			create: `
-INSERT INTO {streams} (name, metadata, created_at)
-VALUES (?::text, ?::json, COALESCE(?::timestamptz, statement_timestamp()))
+INSERT INTO {streams} (name, metadata, emitted_by, created_at)
+VALUES (?::text, ?::json, ?::text, COALESCE(?::timestamptz, statement_timestamp()))
 ON CONFLICT (name) DO NOTHING`,
-			lock:            `SELECT id FROM {streams} WHERE name = ?::text FOR UPDATE`,
+			emitter:         `SELECT emitted_by FROM {streams} WHERE name = ?::text FOR KEY SHARE`,
+			disown:          `UPDATE {streams} SET emitted_by = '' WHERE name = ?::text AND emitted_by IS NULL`,
 			id:              `SELECT id FROM {streams} WHERE name = ?::text`,
-			delete:          `DELETE FROM {streams} WHERE id = ?::bigint`,
+			delete:          `DELETE FROM {streams} WHERE id = ?::bigint AND name = ?::text`,
 			deleteSnapshots: `DELETE FROM {snapshots} WHERE stream_id = ?::bigint`,
-			deleteSealed: `
-DELETE FROM {events}
-WHERE stream_id = ?::bigint AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
-			erase: postgresErase + `
-WHERE stream_id = ?::bigint`,
-			// Above read committed an UPDATE or DELETE does not find what was stored since the transaction's
-			// snapshot, and nothing says that there is anything. A stream that lives has its id back, after a
-			// restore of some tables, say: its events are not what was queued.
+			positions: `
+SELECT e.position
+FROM (SELECT ?::bigint AS stream_id, ?::bigint AS position) k
+JOIN {events} e ON (e.stream_id, e.position) > (k.stream_id, k.position) AND e.stream_id <= k.stream_id
+ORDER BY e.stream_id, e.position LIMIT ?::int`,
 			queueErase: `
-INSERT INTO {meta} (name, value)
-SELECT 'erase ' || ?::bigint, ?::bigint WHERE current_setting('transaction_isolation') IN ('repeatable read', 'serializable')`,
+INSERT INTO {meta} (name, value) VALUES ('erase ' || ?::bigint, ?::bigint)
+ON CONFLICT (name) DO NOTHING`,
+			// A stream that exists has its id back, after a restore of some tables, say: its events are not
+			// those that were queued.
 			queuedErases: `SELECT value FROM {meta} WHERE name LIKE 'erase %' AND value NOT IN (SELECT id FROM {streams}) ORDER BY value`,
 			eraseDone:    `DELETE FROM {meta} WHERE name = 'erase ' || ?::bigint`,
 			exists:       `SELECT 1 FROM {streams} WHERE name = ?::text`,
 			list:         `SELECT name, metadata, created_at FROM {streams} WHERE left(name, length(?::text)) = ?::text ORDER BY name`,
-			setMetadata:  `UPDATE {streams} SET metadata = ?::json WHERE name = ?::text`,
+			setMetadata:  `UPDATE {streams} SET metadata = ?::json WHERE id = ?::bigint`,
 		},
 		aggregates: aggregateStatements{
 			lockLast: `
 SELECT version FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text
 ORDER BY version DESC LIMIT 1 FOR UPDATE`,
-			claimVersion: `
-INSERT INTO {events} ({columns})
-VALUES (?::bigint, ?::text, ?::bigint, ?::uuid, '', 'null', '{}', statement_timestamp())
-ON CONFLICT DO NOTHING`,
-			deleteSealed: `
-DELETE FROM {events}
-WHERE stream_id = ?::bigint AND aggregate_id = ?::text
-AND position <= (SELECT value FROM {meta} WHERE name = 'sealed')`,
-			erase: postgresErase + `
-WHERE stream_id = ?::bigint AND aggregate_id = ?::text`,
+			versions: `
+SELECT version, position FROM {events}
+WHERE stream_id = ?::bigint AND aggregate_id = ?::text AND version > ?::bigint ORDER BY version`,
+			lockPosition: `
+SELECT 1 FROM {events} WHERE position = ?::bigint AND stream_id = ?::bigint AND aggregate_id = ?::text FOR UPDATE`,
+			raise:       `UPDATE {events} SET version = version + 1 WHERE position = ?::bigint`,
+			hasSnapshot: `SELECT 1 FROM {snapshots} WHERE stream_id = ?::bigint AND aggregate_id = ?::text`,
 			// A DELETE does not find a row stored since the snapshot of the caller's transaction; this is a
 			// serialisation failure then.
 			claimSnapshot: `
@@ -177,7 +175,18 @@ SELECT s.id,
        COALESCE((SELECT position FROM {events} WHERE stream_id = s.id AND aggregate_id = ?::text ORDER BY version DESC LIMIT 1), 0),
        statement_timestamp(), 1, false
 FROM {streams} s WHERE s.name = ?::text`,
-			dropEvents: `DELETE FROM {events} WHERE position IN (`,
+			savepoint:  `SAVEPOINT eventstore_append`,
+			rollbackTo: `ROLLBACK TO SAVEPOINT eventstore_append`,
+			release:    `RELEASE SAVEPOINT eventstore_append`,
+		},
+		erase: eraseStatements{
+			begin:  `LOCK TABLE {snapshots} IN ROW SHARE MODE`,
+			remove: `DELETE FROM {events} WHERE position = ANY (?::text::bigint[])`,
+			blank: `
+UPDATE {events}
+SET stream_id = 0, aggregate_id = '', version = -position, name = '', data = 'null', metadata = '{}',
+    event_id = ('e5e5000000000000' || lpad(to_hex(position), 16, '0'))::uuid
+WHERE position = ANY (?::text::bigint[])`,
 		},
 		returning: returningStatements{
 			values: postgresAppendTo + `
@@ -187,7 +196,7 @@ SELECT s.id, s.aggregate_id, s.version + v.n, v.event_id, v.name, v.data, v.meta
 FROM s CROSS JOIN (VALUES `,
 			valuesRow: `(?::bigint, ?::uuid, ?::text, ?::json, ?::json)`,
 			valuesTail: `) v (n, event_id, name, data, metadata)
-WHERE s.version BETWEEN ?::bigint AND ?::bigint
+WHERE s.version BETWEEN ?::bigint AND ?::bigint AND ?::bigint IN (0, s.position)
 ORDER BY v.n`,
 			arrays: postgresAppendTo + `
 INSERT INTO {events} ({columns})
@@ -195,7 +204,7 @@ SELECT s.id, s.aggregate_id, s.version + v.n, v.event_id, v.name, v.data::json, 
        COALESCE(?::timestamptz, statement_timestamp())
 FROM s CROSS JOIN unnest(?::text::uuid[], ?::text::text[], ?::text::text[], ?::text::text[])
            WITH ORDINALITY v (event_id, name, data, metadata, n)
-WHERE s.version BETWEEN ?::bigint AND ?::bigint
+WHERE s.version BETWEEN ?::bigint AND ?::bigint AND ?::bigint IN (0, s.position)
 ORDER BY v.n`,
 			// For a stream whose id is known. It takes the same locks in the same order, stores nothing
 			// where one of the two rows is missing, and is the cheapest that does: each WITH and each
@@ -205,7 +214,8 @@ INSERT INTO {events} ({columns})
 SELECT ?::bigint, ?::text, ?::bigint, ?::uuid, ?::text, ?::json, ?::json, COALESCE(?::timestamptz, statement_timestamp())
 WHERE (SELECT 1 FROM {streams} WHERE id = ?::bigint FOR KEY SHARE) = 1`,
 			knownPrevious: `
-AND (SELECT 1 FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text AND version = ?::bigint FOR KEY SHARE) = 1`,
+AND (SELECT 1 FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text AND version = ?::bigint
+     AND ?::bigint IN (0, position) FOR KEY SHARE) = 1`,
 			// For appends to streams whose ids are known. It takes the same locks in the same order, and
 			// takes aggregates in the order in which they are given. It waits for none of them for
 			// longer than lock_timeout says, which is set before anything is locked, and ends with the
@@ -215,8 +225,8 @@ AND (SELECT 1 FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::te
 WITH given AS MATERIALIZED (
     SELECT c.*
     FROM (SELECT set_config('lock_timeout', '10ms', true) AS timeout OFFSET 0) w
-    CROSS JOIN unnest(?::text::bigint[], ?::text::text[], ?::text::bigint[], ?::text::bigint[], ?::text::timestamptz[])
-        WITH ORDINALITY c (stream_id, aggregate_id, low, high, at, n)
+    CROSS JOIN unnest(?::text::bigint[], ?::text::text[], ?::text::bigint[], ?::text::bigint[], ?::text::bigint[], ?::text::timestamptz[])
+        WITH ORDINALITY c (stream_id, aggregate_id, low, high, after, at, n)
     WHERE w.timeout <> ''),
 s AS MATERIALIZED (
     SELECT c.n, stream.id, c.aggregate_id, COALESCE(p.version, 0) AS version,
@@ -232,9 +242,9 @@ ORDER BY v.n`,
 WITH given AS MATERIALIZED (
     SELECT c.*
     FROM (SELECT set_config('lock_timeout', '10ms', true) AS timeout OFFSET 0) w
-    CROSS JOIN unnest(?::text::bigint[], ?::text::text[], ?::text::bigint[], ?::text::bigint[], ?::text::timestamptz[],
+    CROSS JOIN unnest(?::text::bigint[], ?::text::text[], ?::text::bigint[], ?::text::bigint[], ?::text::bigint[], ?::text::timestamptz[],
                       ?::text::uuid[], ?::text::text[], ?::text::text[], ?::text::text[])
-        c (stream_id, aggregate_id, low, high, at, event_id, name, data, metadata)
+        c (stream_id, aggregate_id, low, high, after, at, event_id, name, data, metadata)
     WHERE w.timeout <> '')
 INSERT INTO {events} ({columns})
 SELECT stream.id, c.aggregate_id, COALESCE(p.version, 0) + 1, c.event_id, c.name, c.data::json, c.metadata::json,
@@ -264,11 +274,19 @@ SELECT CASE WHEN has_sequence_privilege(q.seqrelid, 'SELECT, USAGE') THEN COALES
 FROM pg_sequence q WHERE q.seqrelid = pg_get_serial_sequence('{events}', 'position')::regclass`,
 			// A prepared transaction that has outlived its server goes on under another virtual
 			// transaction, of no backend; before 13.5 and 14.1 it did so from when it was prepared.
+			//
+			// A statement that erases takes the same lock on the events as one that inserts. A transaction that
+			// has only erased is told by its mark, a mode in which nothing else locks the snapshots, and by
+			// the lack of the lock on the streams that each append takes before it is given positions.
 			writers: `
-SELECT DISTINCT virtualtransaction, virtualtransaction LIKE '-1/%' FROM pg_locks
-WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted
+SELECT virtualtransaction, virtualtransaction LIKE '-1/%' FROM pg_locks
+WHERE locktype = 'relation' AND mode IN ('RowExclusiveLock', 'RowShareLock') AND granted
 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-AND relation = '{events}'::regclass`,
+AND relation IN ('{events}'::regclass, '{snapshots}'::regclass, '{streams}'::regclass)
+GROUP BY virtualtransaction
+HAVING bool_or(relation = '{events}'::regclass AND mode = 'RowExclusiveLock')
+AND (bool_or(relation = '{streams}'::regclass AND mode = 'RowShareLock')
+  OR NOT bool_or(relation = '{snapshots}'::regclass AND mode = 'RowShareLock'))`,
 			insertGaps: `
 INSERT INTO {events} (position, {columns})
 VALUES `,
@@ -282,7 +300,7 @@ INSERT INTO {projections} (name, position, status, owner, epoch, generation, lea
 VALUES (?::text, 0, 'idle', '', ?::bigint, ?::bigint, clock_timestamp(), false, false, '')
 ON CONFLICT (name) DO NOTHING`,
 			get: `
-SELECT position, state, status, owner, epoch, generation, lease_until > clock_timestamp(), read_model, retry, error
+SELECT position, state, status, owner, epoch, generation, lease_until > clock_timestamp(), read_model, retry, error, kind, delete_emitted
 FROM {projections} WHERE name = ?::text`,
 			list: `
 SELECT p.name, p.position, p.status, p.owner, p.lease_until > clock_timestamp(), p.error,
@@ -290,7 +308,8 @@ SELECT p.name, p.position, p.status, p.owner, p.lease_until > clock_timestamp(),
 FROM {projections} p ORDER BY p.name`,
 			takeLease: `
 UPDATE {projections}
-SET owner = ?::text, epoch = epoch + 1, read_model = ?::boolean, error = '',
+SET error = CASE WHEN owner = ?::text THEN error ELSE '' END,
+    owner = ?::text, epoch = epoch + 1, kind = ?::text, read_model = ?::boolean,
     lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond',
     status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE 'running' END
 WHERE name = ?::text AND epoch = ?::bigint
@@ -328,8 +347,10 @@ WHERE name = ?::text AND status <> 'deleting'`,
 			dropParked: `DELETE FROM {parked} WHERE projection = ?::text`,
 			delete: `
 UPDATE {projections}
-SET epoch = epoch + 1, generation = generation + 1, status = 'deleting', lease_until = clock_timestamp()
+SET epoch = epoch + 1, generation = generation + 1, status = 'deleting', lease_until = clock_timestamp(),
+    delete_emitted = delete_emitted OR ?::boolean
 WHERE name = ?::text`,
+			emptied:     `UPDATE {projections} SET delete_emitted = false WHERE name = ?::text AND epoch = ?::bigint`,
 			remove:      `DELETE FROM {projections} WHERE name = ?::text AND epoch = ?::bigint`,
 			retryParked: `UPDATE {projections} SET epoch = epoch + 1, retry = true WHERE name = ?::text AND status <> 'deleting'`,
 			fence:       `UPDATE {projections} SET epoch = epoch + 1 WHERE name = ?::text AND status <> 'deleting'`,
@@ -339,6 +360,8 @@ VALUES (?::text, ?::bigint, ?::text, ?::text, ?::text)
 ON CONFLICT (projection, position) DO UPDATE SET error = EXCLUDED.error`,
 			unpark:     `DELETE FROM {parked} WHERE projection = ?::text AND position = ?::bigint`,
 			listParked: `SELECT position, stream, aggregate_id, error FROM {parked} WHERE projection = ?::text ORDER BY position`,
+			guard:      []string{`SAVEPOINT es_batch`},
+			checkGuard: `RELEASE SAVEPOINT es_batch`,
 		},
 		read: readStatements{
 			lastPosition: `SELECT COALESCE(max(position), 0) FROM {events}`,
@@ -417,33 +440,10 @@ CREATE TABLE IF NOT EXISTS {parked} (
     PRIMARY KEY (projection, position)
 )`,
 	},
-}
-
-// classifyPostgres goes by SQLSTATE, which pgx's and lib/pq's errors both tell.
-func classifyPostgres(err error) fault {
-	var coded interface{ SQLState() string }
-	if !errors.As(err, &coded) {
-		if errors.As(err, new(*mysql.MySQLError)) {
-			return faultForeign
-		}
-		return classifyConnection(err)
-	}
-	switch coded.SQLState() {
-	case "23505": // unique_violation
-		return faultTaken
-	case "22012": // division_by_zero
-		return faultBelow
-	case "40001", "40P01", "55P03": // serialization_failure, deadlock_detected, lock_not_available
-		return faultRetry
-	case "25P02": // in_failed_sql_transaction
-		return faultAborted
-	case "42P01", "42703", "3F000": // undefined_table, undefined_column, invalid_schema_name
-		return faultNoTable
-	case "57P01", "57P02", "57P03", "57P05", "53300": // shutdown, crash, not ready, idle session ended, too many connections
-		return faultLost
-	}
-	if strings.HasPrefix(coded.SQLState(), "08") { // connection exception
-		return faultLost
-	}
-	return faultOther
+	// Of streams and projections that are there it is not known: see backend.streamEmitter.
+	{
+		`ALTER TABLE {streams} ADD COLUMN IF NOT EXISTS emitted_by text COLLATE "C"`,
+		`ALTER TABLE {projections} ADD COLUMN IF NOT EXISTS kind text NOT NULL DEFAULT ''`,
+		`ALTER TABLE {projections} ADD COLUMN IF NOT EXISTS delete_emitted boolean NOT NULL DEFAULT false`,
+	},
 }

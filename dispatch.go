@@ -23,7 +23,7 @@ func (p *dispatcher) dispatch(ctx context.Context, r *record) error {
 	*d = delivery{codec: s.codec, events: s, record: r, payload: payload{name: r.name, data: r.data}}
 	if s.hasLoadMiddleware {
 		// Middleware may change what is read, so it comes first.
-		ev, err := s.load(ctx, r)
+		ev, err := s.loadCopy(ctx, r)
 		if err != nil {
 			return err
 		}

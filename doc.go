@@ -45,22 +45,26 @@
 //
 // # Guarantees
 //
-//   - An append stores all of its events or none. Of appends that race on one version exactly one
+//   - An append stores all of its events or none, in a caller's transaction too. Of appends that race on one version exactly one
 //     succeeds; the others get a [*ConflictError], never an error of the driver.
 //   - Repeating an append with the same event IDs changes nothing, so one whose answer was lost
 //     can be repeated.
-//   - Appends never wait for each other unless they touch the same aggregate.
+//   - Appends never wait for each other unless they touch the same aggregate. On MySQL and MariaDB
+//     there are exceptions for transactions of the caller's, which [Store.WithTx] lists.
 //   - The sealed position only grows, and no event ever appears at or below it. Projections,
 //     relays, subscriptions and reads with [ReadOptions].Sealed read only sealed events, so none of
 //     them ever misses one, with any number of writers, long transactions, rollbacks and crashes.
 //   - A projection's state, its rows, the events it emits and its position commit together, or not
 //     at all: each event counts once. A runner that has been replaced can't commit any more.
+//   - A projection owns the stream that its [Step.Emit] has created. Resetting or deleting a projection
+//     or a relay deletes no other stream, whatever its name.
 //   - A relay publishes each event at least once, and in order.
 //   - Payloads come back byte for byte, integers with all their digits, times to the microsecond
 //     in UTC.
 //   - All stores answer alike. What a filter means is defined in Go; SQL only narrows the rows.
-//   - The store never closes the caller's pool, never ends the caller's transaction, starts no
-//     goroutine outside a running call, writes no log unless given one, and keeps no global state.
+//   - The store never closes the caller's pool, never ends the caller's transaction (but for one in
+//     which part of a failed append can't be undone: see [Store.WithTx]), starts no goroutine
+//     outside a running call, writes no log unless given one, and keeps no global state.
 //   - No value becomes part of a statement's text.
 //
 // # Caveats

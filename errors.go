@@ -40,11 +40,12 @@ var (
 	ErrLeaseLost = errors.New("eventstore: lease lost")
 
 	// ErrRetryTx says that the caller's transaction has met a deadlock, a serialisation failure
-	// or a lost position: roll it back and run it again.
+	// or a lost position: roll it back and run it again. It wraps what the database has said, if anything.
 	ErrRetryTx = errors.New("eventstore: roll back and retry the transaction")
 
 	// ErrInvalid says that an argument, an option or a definition can't be used; the text names
-	// it. Nothing was stored.
+	// it. Nothing was stored. A state or metadata larger than the database takes in one statement are
+	// ErrInvalid too.
 	ErrInvalid = errors.New("eventstore: invalid")
 
 	// ErrNotInstalled says that the store's tables are missing or older than this package. Any call
@@ -70,7 +71,7 @@ type ConflictError struct {
 func (e *ConflictError) Error() string {
 	why := ""
 	if e.Expected.admits(e.Actual) {
-		why = ", but an ID of the events is in use, or a version that the transaction can't see"
+		why = ", but an ID of the events is in use, or a version that the transaction can't see, or the aggregate was deleted and created again"
 	}
 	return fmt.Sprintf("%v: aggregate %q of stream %q: expected %s, is at version %d%s",
 		ErrConflict, e.AggregateID, e.Stream, e.Expected, e.Actual, why)

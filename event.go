@@ -4,10 +4,12 @@
 package eventstore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"time"
 
@@ -82,7 +84,8 @@ func (v ExpectedVersion) bounds() (low, high int64) {
 	return int64(v), int64(v)
 }
 
-// Event is a stored event. Its Data and Metadata belong to whoever received it.
+// Event is a stored event. Its Data and Metadata belong to its receiver: each handler, middleware and
+// attempt gets its own, and changes to them are seen by no other.
 type Event struct {
 	Position    Position
 	ID          uuid.UUID
@@ -95,6 +98,12 @@ type Event struct {
 	RecordedAt  time.Time // UTC, microseconds
 
 	codec *payloadCodec
+}
+
+// clone returns an event that shares no memory with ev.
+func (ev Event) clone() Event {
+	ev.Data, ev.Metadata = bytes.Clone(ev.Data), maps.Clone(ev.Metadata)
+	return ev
 }
 
 // Decode returns ev's payload as an E, through the codec and the upcasters of the store that ev

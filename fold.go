@@ -30,18 +30,33 @@ type delivery struct {
 
 // eventSource makes Events of records: a Store.
 type eventSource interface {
-	event(r *record) (Event, error)
+	eventCopy(r *record) (Event, error)
 }
 
-// event returns the event, decoding what is stored around its payload.
+// encode makes every entry decode a payload of its own, where an upcaster has made one for all.
+func (d *delivery) encode() error {
+	if d.payload.value == nil {
+		return nil
+	}
+	data, err := d.codec.Marshal(d.payload.value)
+	if err != nil {
+		return fmt.Errorf("encode %q: %w", d.payload.name, err)
+	}
+	d.payload.data, d.payload.value = data, nil
+	return nil
+}
+
+// event returns the event, decoding what is stored around its payload. Each call returns one that
+// belongs to its receiver.
 func (d *delivery) event() (Event, error) {
 	switch {
 	case d.fresh != nil:
 		return d.fresh()
 	case d.loaded != nil:
-		return d.codec.event(*d.loaded, d.payload)
+		ev, err := d.codec.event(*d.loaded, d.payload)
+		return ev.clone(), err
 	}
-	ev, err := d.events.event(d.record)
+	ev, err := d.events.eventCopy(d.record)
 	if err != nil {
 		return ev, err
 	}
@@ -173,6 +188,11 @@ func (l *folds[S]) apply(s *S, d *delivery) error {
 	entries := l.entries(d.payload.name)
 	if len(entries) == 0 {
 		return fmt.Errorf("%w: no fold takes %q", ErrUnknownEvent, d.payload.name)
+	}
+	if len(entries) > 1 {
+		if err := d.encode(); err != nil {
+			return err
+		}
 	}
 	for _, f := range entries {
 		if err := f.apply(s, d); err != nil {

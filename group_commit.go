@@ -30,6 +30,8 @@ type groupCommit struct {
 	insertGroup func(ctx context.Context, calls []*appendRequest) (stored []bool, err error)
 	// twoGroups reports that two groups may be in flight.
 	twoGroups bool
+	// maxBytes returns how many bytes of a group a statement can hold; nil: maxGroupBytes.
+	maxBytes func() int
 
 	mu           sync.Mutex
 	inFlight     []*inFlightStatement      // the statements to be waited for
@@ -270,7 +272,7 @@ func (g *groupCommit) ready() bool {
 	if half, two := g.halves(); two && len(g.inFlight) == 1 {
 		enough = half * 3 / 4
 	}
-	if g.rows < enough && len(g.waiting) < maxGroupAppends && g.bytes < maxGroupBytes {
+	if g.rows < enough && len(g.waiting) < maxGroupAppends && g.bytes < g.mostBytes() {
 		return false
 	}
 	return slices.ContainsFunc(g.waiting, func(m *groupMember) bool { return !g.isInFlight(m.key) })
@@ -284,6 +286,13 @@ func (g *groupCommit) halves() (half int, two bool) {
 		rows += t.rows
 	}
 	return (rows + 1) / 2, g.twoGroups && len(g.inFlight) < 2 && rows >= twoGroupsRows
+}
+
+func (g *groupCommit) mostBytes() int {
+	if g.maxBytes == nil {
+		return maxGroupBytes
+	}
+	return min(maxGroupBytes, g.maxBytes())
 }
 
 // isInFlight reports whether a group in flight appends to an aggregate.
@@ -313,10 +322,10 @@ func (g *groupCommit) nextGroup() *commitGroup {
 	}
 	n := min(len(g.waiting), maxGroupAppends)
 	group := &commitGroup{statement: &inFlightStatement{began: time.Now(), aggregates: make(map[aggregateKey]struct{}, n)}, members: make([]*groupMember, 0, n), ended: make(chan struct{})}
-	bytes, seen := 0, 0
+	bytes, seen, mostBytes := 0, 0, g.mostBytes()
 	var later []*groupMember // came before the last to go
 	for _, m := range g.waiting {
-		if group.statement.rows > 0 && (len(group.members) == maxGroupAppends || group.statement.rows+len(m.request.rows) > most || bytes+m.bytes > maxGroupBytes) {
+		if group.statement.rows > 0 && (len(group.members) == maxGroupAppends || group.statement.rows+len(m.request.rows) > most || bytes+m.bytes > mostBytes) {
 			break
 		}
 		seen++

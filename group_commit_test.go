@@ -506,7 +506,7 @@ func TestAppendTurnsRandom(t *testing.T) {
 				if (i+j)%7 == 0 {
 					time.AfterFunc(time.Duration(i*j%900)*time.Microsecond, cancel)
 				}
-				a := &appendRequest{stream: "s", aggregateID: fmt.Sprint(i * j % 41), expected: ExpectedVersion((i + j) % 9 / 8), rows: make([]record, 1)}
+				a := &appendRequest{stream: "s", aggregateID: fmt.Sprint(i * j % 41), lastEvent: lastEvent{expected: ExpectedVersion((i + j) % 9 / 8)}, rows: make([]record, 1)}
 				err := g.append(ctx, a)
 				cancel()
 				switch {

@@ -33,6 +33,7 @@ type memBackend struct {
 
 type memStream struct {
 	name       string
+	emittedBy  string
 	metadata   []byte
 	createdAt  time.Time
 	log        []*record
@@ -74,7 +75,7 @@ func (m *memBackend) clock(at time.Time) time.Time {
 	return at
 }
 
-func (m *memBackend) createStream(ctx context.Context, name string, metadata []byte, at time.Time) (bool, error) {
+func (m *memBackend) createStream(ctx context.Context, name string, metadata []byte, emittedBy string, at time.Time) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := ctx.Err(); err != nil {
@@ -83,15 +84,27 @@ func (m *memBackend) createStream(ctx context.Context, name string, metadata []b
 	if m.byName[name] != nil {
 		return false, nil
 	}
-	m.create(name, metadata, at)
+	m.create(name, metadata, emittedBy, at)
 	return true, nil
 }
 
-func (m *memBackend) create(name string, metadata []byte, at time.Time) {
+func (m *memBackend) create(name string, metadata []byte, emittedBy string, at time.Time) {
 	if m.byName[name] == nil {
-		m.byName[name] = &memStream{name: name, metadata: metadata, createdAt: m.clock(at), aggregates: map[string][]*record{}, snapshots: map[string]*snapshot{}}
+		m.byName[name] = &memStream{name: name, metadata: metadata, emittedBy: emittedBy, createdAt: m.clock(at), aggregates: map[string][]*record{}, snapshots: map[string]*snapshot{}}
 	}
 }
+
+func (m *memBackend) streamEmitter(ctx context.Context, name string) (*string, bool, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if st := m.byName[name]; st != nil {
+		return &st.emittedBy, true, ctx.Err()
+	}
+	return nil, false, ctx.Err()
+}
+
+// disownStream has nothing to do: memory knows who has made its streams.
+func (m *memBackend) disownStream(ctx context.Context, _ string) error { return ctx.Err() }
 
 func (m *memBackend) deleteStream(ctx context.Context, name string) (bool, error) {
 	m.mu.Lock()
@@ -215,11 +228,20 @@ func (m *memBackend) append(ctx context.Context, a *appendRequest) error {
 		return err
 	}
 	st := m.byName[a.stream]
-	if st == nil || !a.expected.admits(int64(len(st.aggregates[a.aggregateID]))) || m.taken(a) {
+	if st == nil || !a.admits(st.last(a.aggregateID)) || m.taken(a) {
 		return errVersion
 	}
 	m.insert(a)
 	return nil
+}
+
+// last returns an aggregate's version and the position of its last event.
+func (st *memStream) last(id string) (version int64, p Position) {
+	aggregate := st.aggregates[id]
+	if n := len(aggregate); n > 0 {
+		return int64(n), aggregate[n-1].position
+	}
+	return 0, 0
 }
 
 // taken reports whether one of an append's events is stored.
@@ -280,7 +302,8 @@ func (m *memBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCa
 	if st == nil {
 		return conflictCause{}, nil
 	}
-	v := conflictCause{found: true, actual: int64(len(st.aggregates[a.aggregateID]))}
+	v := conflictCause{found: true}
+	v.actual, v.position = st.last(a.aggregateID)
 	for i := range a.rows {
 		if p, ok := m.events[a.rows[i].id]; ok {
 			v.stored = append(v.stored, *m.log[search(m.log, p)])

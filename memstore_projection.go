@@ -64,13 +64,16 @@ func (m *memBackend) change(ctx context.Context, name string, fn func(p *memProj
 	return p != nil && fn(p), nil
 }
 
-func (m *memBackend) takeLease(ctx context.Context, name, owner string, row *projectionRow, readModel bool, term time.Duration) (bool, error) {
-	return m.change(ctx, name, func(p *memProjection) bool {
+func (m *memBackend) takeLease(ctx context.Context, row *projectionRow, c leaseClaim) (bool, error) {
+	return m.change(ctx, c.name, func(p *memProjection) bool {
 		now := p.current()
-		if now.epoch != row.epoch || !now.free(owner) {
+		if now.epoch != row.epoch || !now.free(c.owner) {
 			return false
 		}
-		p.owner, p.readModel, p.errText, p.leaseUntil = owner, readModel, "", time.Now().Add(term)
+		if p.owner != c.owner {
+			p.errText = ""
+		}
+		p.owner, p.kind, p.readModel, p.leaseUntil = c.owner, c.kind, c.readModel, time.Now().Add(c.term)
 		p.epoch++
 		if p.status != StatusResetting && p.status != StatusDeleting {
 			p.status = StatusRunning
@@ -133,7 +136,7 @@ func (m *memBackend) control(ctx context.Context, name string, c control) (bool,
 			p.status, p.position, p.state, p.retry, p.errText, p.leaseUntil = StatusResetting, 0, nil, false, "", time.Time{}
 		case controlDelete:
 			p.generation++
-			p.status, p.leaseUntil = StatusDeleting, time.Time{}
+			p.status, p.emitted, p.leaseUntil = StatusDeleting, p.emitted || c.emitted, time.Time{}
 		case controlRetryParked:
 			p.retry = true
 		case controlDropParked:
@@ -141,16 +144,6 @@ func (m *memBackend) control(ctx context.Context, name string, c control) (bool,
 		}
 		return true
 	})
-}
-
-func (m *memBackend) removeProjection(ctx context.Context, name string, epoch int64) error {
-	_, err := m.change(ctx, name, func(p *memProjection) bool {
-		if p.epoch == epoch {
-			delete(m.projected, name)
-		}
-		return true
-	})
-	return err
 }
 
 func (m *memBackend) parked(ctx context.Context, name string) ([]parkedRow, error) {

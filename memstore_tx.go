@@ -17,14 +17,15 @@ import (
 type memTx struct {
 	m       *memBackend
 	ctx     context.Context
-	changes []func() // on m, under its lock
-	created map[string]bool
+	changes []func()              // on m, under its lock
+	created map[string]string     // streams, and who emits them
+	found   map[string]*memStream // streams whose emitter has been asked for, which must be the same at the end
 	appends []*appendRequest
 	parks   []func(*memProjection)
 }
 
 func (m *memBackend) begin(ctx context.Context) backendTx {
-	return &memTx{m: m, ctx: ctx, created: map[string]bool{}}
+	return &memTx{m: m, ctx: ctx, created: map[string]string{}, found: map[string]*memStream{}}
 }
 
 func (*memTx) handlerContext(ctx context.Context) context.Context { return ctx }
@@ -32,6 +33,16 @@ func (*memTx) handlerContext(ctx context.Context) context.Context { return ctx }
 func (u *memTx) sqlTx() (*sql.Tx, error) {
 	return nil, fmt.Errorf("eventstore: a memory store has no transactions: %w", errors.ErrUnsupported)
 }
+
+func (u *memTx) keepLease(name string, epoch int64, term time.Duration) (bool, error) {
+	return u.m.renewLease(u.ctx, name, epoch, term)
+}
+
+// guard has nothing to guard: memory has no transactions that a handler could end.
+func (u *memTx) guard() error { return u.ctx.Err() }
+
+// exclusive has nothing to keep from others: memory has no statements that define data.
+func (u *memTx) exclusive(string, int64) error { return u.ctx.Err() }
 
 func (u *memTx) backend() (backend, error) {
 	return &memTxBackend{brokenBackend{err: fmt.Errorf("eventstore: not within a projection on a memory store: %w", errors.ErrUnsupported)}, u}, nil
@@ -75,7 +86,7 @@ func (u *memTx) commit(c checkpoint) (bool, error) {
 	}
 	// What others have done since an append was accepted is a reason to try again.
 	if !u.fits() {
-		return false, &transientError{"checkpoint", errVersion, errRetry}
+		return false, &statementError{"checkpoint", errVersion, errRetry}
 	}
 	for _, change := range u.changes {
 		change()
@@ -90,6 +101,12 @@ func (u *memTx) commit(c checkpoint) (bool, error) {
 	if c.resumed {
 		p.status, p.retry = StatusRunning, false
 	}
+	if c.emptied {
+		p.emitted = false
+	}
+	if c.removed {
+		delete(u.m.projected, c.name)
+	}
 	return true, nil
 }
 
@@ -103,14 +120,30 @@ func (b *memTxBackend) install(context.Context) error { return b.err }
 
 func (b *memTxBackend) writeSchema(io.Writer) error { return b.err }
 
-func (b *memTxBackend) createStream(ctx context.Context, name string, metadata []byte, at time.Time) (bool, error) {
+func (b *memTxBackend) createStream(ctx context.Context, name string, metadata []byte, emittedBy string, at time.Time) (bool, error) {
 	if has, err := b.hasStream(ctx, name); has || err != nil {
 		return false, err
 	}
-	b.tx.created[name] = true
-	b.tx.changes = append(b.tx.changes, func() { b.tx.m.create(name, metadata, at) })
+	b.tx.created[name] = emittedBy
+	b.tx.changes = append(b.tx.changes, func() { b.tx.m.create(name, metadata, emittedBy, at) })
 	return true, nil
 }
+
+func (b *memTxBackend) streamEmitter(ctx context.Context, name string) (*string, bool, error) {
+	if emittedBy, ok := b.tx.created[name]; ok {
+		return &emittedBy, true, ctx.Err()
+	}
+	b.tx.m.mu.RLock()
+	defer b.tx.m.mu.RUnlock()
+	st := b.tx.m.byName[name]
+	if st == nil {
+		return nil, false, ctx.Err()
+	}
+	b.tx.found[name] = st
+	return &st.emittedBy, true, ctx.Err()
+}
+
+func (b *memTxBackend) disownStream(ctx context.Context, _ string) error { return ctx.Err() }
 
 func (b *memTxBackend) deleteStream(ctx context.Context, name string) (bool, error) {
 	has, err := b.hasStream(ctx, name)
@@ -120,7 +153,8 @@ func (b *memTxBackend) deleteStream(ctx context.Context, name string) (bool, err
 
 func (b *memTxBackend) hasStream(ctx context.Context, name string) (bool, error) {
 	has, err := b.tx.m.hasStream(ctx, name)
-	return has || b.tx.created[name], err
+	_, created := b.tx.created[name]
+	return has || created, err
 }
 
 func (b *memTxBackend) append(ctx context.Context, a *appendRequest) error {
@@ -132,14 +166,25 @@ func (b *memTxBackend) append(ctx context.Context, a *appendRequest) error {
 	if !b.tx.admits(a, b.tx.appends) || b.tx.taken(a) {
 		return errVersion
 	}
-	kept := &appendRequest{stream: a.stream, aggregateID: a.aggregateID, expected: a.expected, at: a.at, rows: slices.Clone(a.rows)}
+	kept := &appendRequest{stream: a.stream, aggregateID: a.aggregateID, lastEvent: a.lastEvent, at: a.at, rows: slices.Clone(a.rows)}
 	b.tx.appends = append(b.tx.appends, kept)
 	b.tx.changes = append(b.tx.changes, func() { b.tx.m.insert(kept) })
 	return nil
 }
 
-// fits reports whether everything that the transaction appends can still be stored.
+// fits reports whether everything that the transaction appends can still be stored, in the streams
+// that it has found or made.
 func (u *memTx) fits() bool {
+	for name, st := range u.found {
+		if u.m.byName[name] != st {
+			return false
+		}
+	}
+	for name := range u.created {
+		if u.m.byName[name] != nil {
+			return false
+		}
+	}
 	for i, a := range u.appends {
 		if !u.admits(a, u.appends[:i]) {
 			return false
@@ -151,19 +196,20 @@ func (u *memTx) fits() bool {
 // admits reports whether the store takes an append behind earlier ones of the transaction.
 func (u *memTx) admits(a *appendRequest, earlier []*appendRequest) bool {
 	st := u.m.byName[a.stream]
-	if st == nil && !u.created[a.stream] || u.m.taken(a) {
+	if _, created := u.created[a.stream]; st == nil && !created || u.m.taken(a) {
 		return false
 	}
-	version := 0
+	var version int64
+	var position Position
 	if st != nil {
-		version = len(st.aggregates[a.aggregateID])
+		version, position = st.last(a.aggregateID)
 	}
 	for _, e := range earlier {
 		if e.stream == a.stream && e.aggregateID == a.aggregateID {
-			version += len(e.rows)
+			version, position = version+int64(len(e.rows)), 0 // which it has none of yet
 		}
 	}
-	return a.expected.admits(int64(version))
+	return a.admits(version, position)
 }
 
 // taken reports whether the transaction holds one of an append's events already.
@@ -180,7 +226,8 @@ func (u *memTx) taken(a *appendRequest) bool {
 
 func (b *memTxBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCause, error) {
 	v, err := b.tx.m.diagnose(ctx, a)
-	v.found = v.found || b.tx.created[a.stream]
+	_, created := b.tx.created[a.stream]
+	v.found = v.found || created
 	if len(v.stored) > 0 || err != nil {
 		return v, err
 	}

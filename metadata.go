@@ -3,21 +3,26 @@
 package eventstore
 
 import (
+	"database/sql/driver"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/google/uuid"
 )
 
 // Metadata describes an event or a stream beside its payload: who, why, on whose behalf.
 //
-// Values are strings, bools, integers and floats of any size. An integer comes back as int64 and
-// a float as float64, both without loss and never one as the other. Anything else (a uint64 above
-// [math.MaxInt64], NaN, infinities, nil, nested values, text that is not UTF-8) is [ErrInvalid].
+// Values are strings, also of named types, [uuid.UUID], bools, integers and floats of any size. A named
+// string and a UUID come back as string. An integer comes back as int64 and a float as float64, both
+// without loss and never one as the other. Anything else (a uint64 above [math.MaxInt64], NaN,
+// infinities, nil, nested values, text that is not UTF-8) is [ErrInvalid].
 type Metadata map[string]any
 
 // normal returns a copy of md in the types in which metadata comes back: string, bool, int64 and
@@ -30,7 +35,7 @@ func (md Metadata) normal() (Metadata, error) {
 		}
 		n, ok := normalValue(v)
 		if !ok {
-			return nil, invalid("metadata %q: a %T of value %v can't be stored: want a string, a bool, an integer within int64 or a finite float", key, v, v)
+			return nil, invalid("metadata %q: a %T can't be stored, or not with this value: want UTF-8 text, a UUID, a bool, an integer within int64 or a finite float", key, v)
 		}
 		out[key] = n
 	}
@@ -68,12 +73,24 @@ func normalValue(v any) (any, bool) {
 		return int64(v), uint64(v) <= math.MaxInt64
 	case Position:
 		return int64(v), true
+	case uuid.UUID:
+		return v.String(), true
 	case float32:
 		return float64(v), finite(float64(v))
 	case float64:
 		return v, finite(v)
 	}
-	return nil, false
+	return namedString(v)
+}
+
+// namedString returns the text of a value whose type is made of string.
+func namedString(v any) (any, bool) {
+	if _, own := v.(driver.Valuer); own || strings.HasPrefix(fmt.Sprintf("%T", v), "*") {
+		return nil, false // what follows would ask it, or look behind the pointer
+	}
+	converted, err := driver.DefaultParameterConverter.ConvertValue(v)
+	text, ok := converted.(string)
+	return text, ok && err == nil && utf8.ValidString(text)
 }
 
 func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }

@@ -41,15 +41,23 @@ type Projection[S any] struct {
 	ReadModel ReadModel
 
 	// OnError decides what becomes of an event whose handling has failed; attempt counts its
-	// tries, from 1. Default: [Retry] three times, then [Fail]. What the database asks to have
-	// repeated (deadlocks, lost connections) is repeated without asking.
+	// tries, from 1. Default: [Retry] three times, then [Fail].
+	//
+	// It is asked only about what a handler did. A deadlock, a lost connection, a server that is
+	// read-only or out of space, and a failure of the store's own statements blame no event: the runner
+	// retries with a growing pause for as long as it takes, and [ProjectionInfo].Error says why. But an
+	// event that is alone in its batch and loses its transaction ten times running, while the database
+	// takes other statements, has failed: its handler brings that about.
 	OnError func(ctx context.Context, ev Event, err error, attempt int) ErrorAction
 
 	BatchSize int           // the most events of a transaction; zero: 1000
 	Poll      time.Duration // the longest wait between looks for new events; zero: 500ms
 
 	// Lease is how long a runner that has died keeps others from taking over. It is renewed while
-	// handlers run. Zero: 10s; at least 1s.
+	// handlers run, on another connection; a batch that has taken half a lease commits what it has. A
+	// handler that takes longer than a lease, where the pool has no other connection, loses the lease
+	// once; from then on its transaction keeps the lease, and others wait for its end. Zero: 10s; at
+	// least 1s.
 	Lease time.Duration
 }
 
@@ -64,8 +72,8 @@ type Checkpoint[S any] struct {
 // for good, and returns a [*ProjectionError]: calling Run again tries again.
 //
 // Any number of processes may run one projection. One of them holds its lease; the others stand by
-// and take over when it ends. A lease that was lost and a database that can't be reached end
-// nothing: Run goes on when it can. No lock is held on the lease while handlers run. Reading goes
+// and take over when it ends. A lease that was lost and a database that can't be reached, or refuses
+// statements for now, end nothing: Run goes on when it can. No lock is held on the lease while handlers run. Reading goes
 // on beside handling, on another connection if the pool has one.
 //
 // A store from [Store.WithTx] can't run projections: [errors.ErrUnsupported].
@@ -116,6 +124,9 @@ func (p *Projection[S]) Load(ctx context.Context, s *Store) (Checkpoint[S], erro
 	case !found || row.status == StatusDeleting:
 		return cp, notFound(p.Name)
 	}
+	if err := p.own(&row); err != nil {
+		return cp, err
+	}
 	f := p.projector(s)
 	if err := f.restore(row.state); err != nil {
 		return cp, fmt.Errorf("eventstore: state of projection %q: %w", p.Name, err)
@@ -141,6 +152,9 @@ func (p *Projection[S]) Wait(ctx context.Context, s *Store, at Position) error {
 	for {
 		poll.listen()
 		row, found, err := s.backend.projection(ctx, p.Name)
+		if err == nil {
+			err = p.own(&row)
+		}
 		switch {
 		case err != nil && !transient(err):
 			return err
@@ -154,8 +168,9 @@ func (p *Projection[S]) Wait(ctx context.Context, s *Store, at Position) error {
 }
 
 // Reset begins the projection at the first event again: its state, its read model's rows, its
-// parked events and the stream that it emits to are gone. Runners go on from there at once. If it
-// has never run, or has been deleted: [ErrProjectionNotFound].
+// parked events and the stream that its [Step.Emit] has created are gone. A stream that only has the
+// projection's name is left alone. Runners go on from there at once. If it has never run, or has been
+// deleted: [ErrProjectionNotFound].
 func (p *Projection[S]) Reset(ctx context.Context, s *Store) error {
 	r, _, err := p.runner(s)
 	if err != nil {
@@ -164,8 +179,9 @@ func (p *Projection[S]) Reset(ctx context.Context, s *Store) error {
 	return s.resetProjection(ctx, r)
 }
 
-// Delete removes the projection with its read model, and, if emitted, the stream that it emits to;
-// its runs end with nil. If it has never run: [ErrProjectionNotFound].
+// Delete removes the projection with its read model, and, if emitted, the stream that its
+// [Step.Emit] has created; its runs end with nil. A stream that only has the projection's name is
+// left alone. If it has never run: [ErrProjectionNotFound].
 func (p *Projection[S]) Delete(ctx context.Context, s *Store, emitted bool) error {
 	r, _, err := p.runner(s)
 	if err != nil {
@@ -174,9 +190,15 @@ func (p *Projection[S]) Delete(ctx context.Context, s *Store, emitted bool) erro
 	return s.deleteProjection(ctx, r, emitted)
 }
 
+// own returns an error if the row of the projection's name is a relay's.
+func (p *Projection[S]) own(row *projectionRow) error {
+	c := runnerConfig{name: p.Name, kind: kindProjection}
+	return c.mismatch(row)
+}
+
 // runner checks the definition and returns what runs it.
 func (p *Projection[S]) runner(s *Store) (*runner, *projector[S], error) {
-	c := runnerConfig{name: p.Name, from: p.From, batchSize: p.BatchSize, poll: p.Poll, term: p.Lease, readModel: p.ReadModel}
+	c := runnerConfig{name: p.Name, kind: kindProjection, from: p.From, batchSize: p.BatchSize, poll: p.Poll, term: p.Lease, readModel: p.ReadModel}
 	if err := c.check("Projection"); err != nil {
 		return nil, nil, err
 	}

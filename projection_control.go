@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -31,7 +32,8 @@ func (s *Store) StopProjection(ctx context.Context, name string) error {
 	return s.controlProjection(ctx, name, control{kind: controlStop})
 }
 
-// ResetProjection begins a projection or relay at the first event again; see [Projection.Reset]. A
+// ResetProjection begins a projection or relay at the first event again; see [Projection.Reset]. Of
+// streams, only the one that the projection's [Step.Emit] has created is deleted. A
 // read model, which only its definition knows, is emptied by the projection's runner, at once or
 // when it is next run: until then its status is [StatusResetting]. If none of this name has ever
 // run, or it has been deleted: [ErrProjectionNotFound].
@@ -73,13 +75,22 @@ func (s *Store) ParkedEvents(ctx context.Context, projection string) ([]ParkedEv
 		return nil, err
 	}
 	out := make([]ParkedEvent, len(rows))
+	index := make(map[Position]int, len(rows))
 	for i, row := range rows {
 		out[i] = ParkedEvent{Event{Position: row.position, Stream: row.stream, AggregateID: row.aggregateID}, row.errText}
-		for ev, err := range s.Read(ctx, FromAll(), ReadOptions{After: row.position - 1, Before: row.position + 1}) {
+		index[row.position] = i
+	}
+	for part := range slices.Chunk(rows, 1000) {
+		positions := make([]any, len(part))
+		for i := range part {
+			positions[i] = int64(part[i].position)
+		}
+		between := ReadOptions{After: part[0].position - 1, Before: part[len(part)-1].position + 1}
+		for ev, err := range s.Read(ctx, FromAll(ByPosition.In(positions...)), between) {
 			if err != nil {
 				return nil, err
 			}
-			out[i].Event = ev
+			out[index[ev.Position]].Event = ev
 		}
 	}
 	return out, nil
@@ -127,10 +138,24 @@ func (s *Store) controlProjection(ctx context.Context, name string, c control) e
 	return nil
 }
 
+// controlDefined is controlProjection by a definition, of whose kind the name has to be.
+func (s *Store) controlDefined(ctx context.Context, r *runner, c control) error {
+	if r.kind != "" {
+		row, found, err := s.backend.projection(ctx, r.name)
+		if err == nil && found {
+			err = r.mismatch(&row)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return s.controlProjection(ctx, r.name, c)
+}
+
 // resetProjection resets what r runs, and leaves to another runner only a read model that r does
 // not know.
 func (s *Store) resetProjection(ctx context.Context, r *runner) error {
-	if err := s.controlProjection(ctx, r.name, control{kind: controlReset}); err != nil {
+	if err := s.controlDefined(ctx, r, control{kind: controlReset}); err != nil {
 		return err
 	}
 	return s.carryOut(ctx, r, StatusResetting, func(ctx context.Context, row *projectionRow) error {
@@ -144,14 +169,8 @@ func (s *Store) resetProjection(ctx context.Context, r *runner) error {
 }
 
 func (s *Store) deleteProjection(ctx context.Context, r *runner, emitted bool) error {
-	if err := s.controlProjection(ctx, r.name, control{kind: controlDelete}); err != nil {
+	if err := s.controlDefined(ctx, r, control{kind: controlDelete, emitted: emitted}); err != nil {
 		return err
-	}
-	if emitted {
-		// Nobody can emit to it any more.
-		if err := s.DeleteStream(ctx, r.name); err != nil && !errors.Is(err, ErrStreamNotFound) {
-			return err
-		}
 	}
 	return s.carryOut(ctx, r, StatusDeleting, r.finishDelete)
 }
@@ -165,7 +184,7 @@ func (s *Store) carryOut(ctx context.Context, r *runner, status ProjectionStatus
 		switch {
 		case err != nil:
 			return err
-		case !found || row.status != status || row.readModel && r.readModel == nil:
+		case !found || row.status != status || row.readModel && r.readModel == nil && !row.emitted:
 			return nil
 		case row.free(r.owner):
 			err = r.withLease(ctx, &row, fn)

@@ -79,9 +79,15 @@ type Step[S any] struct {
 }
 
 // Tx returns the transaction that also stores state and position, at read committed. It is for
-// reading and writing: it is not the handler's to end, be it by a statement that defines data, which
-// commits on MySQL. A handler returns the errors of its statements, or those at least that it does
-// not expect: on MySQL a deadlock undoes the whole transaction, with what earlier steps have done.
+// reading and writing, and not the handler's to end. A handler should return the errors of its
+// statements. If it hides a deadlock, which on MySQL and MariaDB undoes the whole transaction, the batch
+// is undone and its events are handled one by one.
+//
+// A statement that defines data commits the transaction on MySQL and MariaDB, as COMMIT does everywhere.
+// That is noticed before the checkpoint and counts as the event's failure. But what the steps before it
+// in the batch wrote stays committed and comes again with their retry, and on Postgres so does what
+// comes after a COMMIT or ROLLBACK. Create tables in [ReadModel].Init.
+//
 // If another runner has taken over: [ErrLeaseLost], as far as this one can know; what it has not
 // noticed, its commit does. On a memory store: [errors.ErrUnsupported].
 //
@@ -90,22 +96,24 @@ type Step[S any] struct {
 func (st *Step[S]) Tx() (*sql.Tx, error) { return st.tx.sqlTx() }
 
 // Emit appends events, together with state and position, to the stream named as the projection,
-// which is made if it is not there, and to the aggregate there that has the ID of the step's own.
-// A projection whose From picks that stream sees them too. If another runner has taken over:
+// which is created if it is not there, and to the aggregate there that has the ID of the step's own.
+// The stream is the projection's own: a reset deletes it. A stream of that name that the projection
+// has not created is [ErrInvalid], and nothing is ever stored in it or deleted from it. A projection
+// whose From picks its own stream sees the events too. If another runner has taken over:
 // [ErrLeaseLost].
 func (st *Step[S]) Emit(ctx context.Context, events ...NewEvent) error {
 	if len(events) == 0 {
 		return nil
 	}
 	b := Batch{Stream: st.tx.name, AggregateID: st.record.aggregateID, Expected: AnyVersion, Events: events}
-	return st.tx.append(ctx, b, true)
+	return st.tx.emit(ctx, b)
 }
 
 // LinkTo puts the step's event into another stream too, which is made if it is not there: with the
 // same aggregate ID, name, data and metadata plus "$link.stream" and "$link.position", which say
-// where it comes from, as the next version there, under an ID derived from the event's and the
-// stream's name: linking again changes nothing, nor does linking an event to the stream it is in.
-// It commits together with state and position. If another runner has taken over: [ErrLeaseLost].
+// where it comes from, and the keys of [Options].Metadata that the event lacks, as the next version
+// there, under an ID derived from the event's and the stream's name: linking again changes nothing, nor
+// does linking an event to the stream it is in. It commits together with state and position. If another runner has taken over: [ErrLeaseLost].
 func (st *Step[S]) LinkTo(ctx context.Context, stream string) error {
 	r := st.record
 	if stream == r.stream {
@@ -117,7 +125,7 @@ func (st *Step[S]) LinkTo(ctx context.Context, stream string) error {
 	}
 	md["$link.stream"], md["$link.position"] = r.stream, int64(r.position)
 	link := NewEvent{ID: linkID(r.id, stream), Payload: storedPayload{r.name, r.data}, Metadata: md}
-	return st.tx.append(ctx, Batch{Stream: stream, AggregateID: r.aggregateID, Expected: AnyVersion, Events: []NewEvent{link}}, false)
+	return st.tx.link(ctx, Batch{Stream: stream, AggregateID: r.aggregateID, Expected: AnyVersion, Events: []NewEvent{link}})
 }
 
 // Stop ends the run after this event, which still counts: Run returns nil, and CatchUp how far the

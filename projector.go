@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"time"
 )
 
 // projector is a projection's consumer.
@@ -58,6 +59,7 @@ func (f *projector[S]) encode() ([]byte, error) {
 func (f *projector[S]) handle(ctx context.Context, tx *batchTx, rows []record) (done int, err error) {
 	dispatcher := f.store.dispatcher(func(d *delivery) error { return f.deliver(ctx, tx, d) })
 	for i := range rows {
+		tx.current = &rows[i]
 		err := dispatcher.dispatch(ctx, &rows[i])
 		if err == nil {
 			// A handler may have hidden it. At once, because on MySQL a deadlock has ended the
@@ -67,7 +69,7 @@ func (f *projector[S]) handle(ctx context.Context, tx *batchTx, rows []record) (
 		if err != nil {
 			return i, err
 		}
-		if tx.stopped {
+		if tx.stopped || time.Now().After(tx.due) {
 			return i + 1, nil
 		}
 	}
@@ -76,7 +78,13 @@ func (f *projector[S]) handle(ctx context.Context, tx *batchTx, rows []record) (
 
 func (f *projector[S]) deliver(ctx context.Context, tx *batchTx, d *delivery) error {
 	var step *Step[S] // of all the event's effects
-	for _, e := range f.handlers.entries(d.payload.name) {
+	entries := f.handlers.entries(d.payload.name)
+	if len(entries) > 1 {
+		if err := d.encode(); err != nil {
+			return err
+		}
+	}
+	for _, e := range entries {
 		f.touched = true
 		var err error
 		if e.fold != nil {
@@ -105,7 +113,7 @@ func (f *projector[S]) fatal(r *record, err error) error {
 // eventOf returns a record as an Event for somebody who is told of a failure, which may be that
 // its metadata can't be read.
 func (s *Store) eventOf(r *record) Event {
-	ev, err := s.event(r)
+	ev, err := s.eventCopy(r)
 	if err != nil {
 		ev = Event{Position: r.position, ID: r.id, Stream: r.stream, AggregateID: r.aggregateID, Version: r.version, Name: r.name, RecordedAt: r.recordedAt, codec: s.codec}
 	}

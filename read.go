@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"iter"
+	"maps"
 	"slices"
 )
 
@@ -99,9 +100,34 @@ func (s *Store) event(r *record) (Event, error) {
 	}, nil
 }
 
+// eventCopy is event for a record that is delivered more than once: to several handlers, or again
+// after a failure.
+func (s *Store) eventCopy(r *record) (Event, error) {
+	ev, err := s.event(r)
+	if err != nil {
+		return ev, err
+	}
+	if s.copiesData {
+		ev.Metadata = maps.Clone(ev.Metadata)
+		return ev, nil
+	}
+	return ev.clone(), nil
+}
+
 // load returns a record as the Event that a reader is to see.
 func (s *Store) load(ctx context.Context, r *record) (Event, error) {
 	ev, err := s.event(r)
+	return s.loaded(ctx, ev, err)
+}
+
+// loadCopy is load for a record that is delivered more than once.
+func (s *Store) loadCopy(ctx context.Context, r *record) (Event, error) {
+	ev, err := s.eventCopy(r)
+	return s.loaded(ctx, ev, err)
+}
+
+// loaded takes an event through the middleware.
+func (s *Store) loaded(ctx context.Context, ev Event, err error) (Event, error) {
 	for _, m := range slices.Backward(s.opts.Middleware) {
 		if err != nil {
 			break

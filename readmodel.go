@@ -33,7 +33,8 @@ type ReadModel interface {
 //
 // Names of tables and columns are letters, digits and underscores, no digit first, at most 63, and
 // written into statements without quotes, so that words which the database reserves won't do;
-// another name is [ErrInvalid]. Values are always parameters.
+// another name is [ErrInvalid]. That of the table may have its schema, or on MySQL its database, and a
+// dot before it. Values are always parameters.
 //
 // Its methods run inside the transaction of a projection's [Step]; their errors are the database's.
 type Table struct {
@@ -235,5 +236,12 @@ func (t *Table) check() error {
 	if t.Dialect == nil {
 		return invalid("Table.Dialect is nil: want Postgres or MySQL")
 	}
-	return checkIdentifier("Table.Name", t.Name)
+	schema, name, qualified := strings.Cut(t.Name, ".")
+	if !qualified {
+		return checkIdentifier("Table.Name", t.Name)
+	}
+	if err := checkIdentifier("the schema of Table.Name", schema); err != nil {
+		return err
+	}
+	return checkIdentifier("Table.Name", name)
 }

@@ -12,7 +12,9 @@ import (
 
 // Relay hands sealed events to a broker or any other consumer, at least once and in order, and
 // remembers how far it is. It is a literal, checked when it runs. Relays and projections share
-// their names: [Store.Projections] lists both, and both can be stopped, reset and deleted.
+// their names: [Store.Projections] lists both, and both can be stopped, reset and deleted. A name
+// belongs to one of the two; a definition of the other kind is [ErrInvalid]. A relay owns no stream:
+// resetting or deleting it deletes no event.
 type Relay struct {
 	Name string // 1 to 255 bytes
 	From Selection
@@ -35,7 +37,7 @@ type Relay struct {
 // Run follows the log like [Projection.Run]: it returns ctx.Err() when ctx ends, and nil when it is
 // stopped.
 func (rl *Relay) Run(ctx context.Context, s *Store) error {
-	c := runnerConfig{name: rl.Name, from: rl.From, batchSize: rl.BatchSize, poll: rl.Poll, term: rl.Lease, consumer: &publisher{rl, s}}
+	c := runnerConfig{name: rl.Name, kind: kindRelay, from: rl.From, batchSize: rl.BatchSize, poll: rl.Poll, term: rl.Lease, consumer: &publisher{rl, s}}
 	if err := c.check("Relay"); err != nil {
 		return err
 	}
@@ -61,7 +63,7 @@ func (f *publisher) handle(ctx context.Context, _ *batchTx, rows []record) (int,
 	events := make([]Event, len(rows))
 	for i := range rows {
 		var err error
-		if events[i], err = f.store.load(ctx, &rows[i]); err != nil {
+		if events[i], err = f.store.loadCopy(ctx, &rows[i]); err != nil {
 			return 0, err
 		}
 	}

@@ -3,6 +3,7 @@
 package eventstore
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 
@@ -15,7 +16,7 @@ type Root[S any] struct {
 	id      string
 	version int64
 	state   S
-	pending []NewEvent
+	pending []recordedEvent
 	stream  string
 	folds   *folds[S]
 	codec   *payloadCodec
@@ -40,8 +41,13 @@ func (r *Root[S]) Position() Position { return r.position }
 // pointers) is the root's own: read it, but don't change it.
 func (r *Root[S]) State() S { return r.state }
 
-// Record applies p to the state and keeps it for [Aggregate.Save], with the metadata given. An
-// event that no fold takes, or that is none, is reported by Save, which then stores nothing.
+// Record applies p to the state and keeps it for [Aggregate.Save], with the metadata given. The event
+// is encoded at once, and the folds get what that decodes to, as they do when it is loaded: changes
+// to p, to what it refers to or to the state, after Record, do not change what is stored. An event
+// that no fold takes, or that is none, is reported by Save, which then stores nothing.
+//
+// A root from [Aggregate.New] does not know its store's [Options].Codec. It uses encoding/json, and a
+// codec of the store's own encodes the payload when it is saved: leave that alone until then.
 func (r *Root[S]) Record(p Payload, md ...Metadata) { r.add(NewEvent{Payload: p}, md...) }
 
 // RecordEvent is Record for an event whose ID is known; a zero ID gets a fresh one. The ID stands for
@@ -57,14 +63,15 @@ func (r *Root[S]) RecordEvent(ev NewEvent) {
 }
 
 func (r *Root[S]) add(ev NewEvent, md ...Metadata) {
+	e := recordedEvent{NewEvent: ev}
 	if r.err == nil {
-		r.err = r.record(&ev, md)
+		r.err = r.record(&e, md)
 	}
-	r.pending = append(r.pending, ev)
+	r.pending = append(r.pending, e)
 	r.version++
 }
 
-func (r *Root[S]) record(ev *NewEvent, md []Metadata) error {
+func (r *Root[S]) record(ev *recordedEvent, md []Metadata) error {
 	if r.folds == nil {
 		return invalid("a Root made by hand: use Aggregate.New or Load")
 	}
@@ -84,23 +91,38 @@ func (r *Root[S]) record(ev *NewEvent, md []Metadata) error {
 		}
 		maps.Copy(ev.Metadata, m)
 	}
-	d := delivery{codec: r.codec, payload: payload{name: name, value: ev.Payload}}
+	data, err := r.codec.Marshal(ev.Payload)
+	if err != nil {
+		return invalid("payload %q can't be encoded: %w", name, err)
+	}
+	ev.codec, ev.data = r.codec, data
+	d := delivery{codec: r.codec, payload: payload{name: name, data: data}}
 	d.fresh = func() (Event, error) {
 		md, err := ev.Metadata.normal()
 		if err != nil {
 			return Event{}, err
 		}
-		data, err := r.codec.Marshal(ev.Payload)
-		if err != nil {
-			return Event{}, invalid("payload %q can't be encoded: %w", name, err)
-		}
 		return Event{
 			ID: ev.ID, Stream: r.stream, AggregateID: r.id, Version: r.version + 1,
-			Name: name, Data: data, Metadata: md, codec: r.codec,
+			Name: name, Data: bytes.Clone(data), Metadata: md, codec: r.codec,
 		}, nil
 	}
 	return r.folds.apply(&r.state, &d)
 }
 
-// Uncommitted returns the events recorded since the root was made, loaded or last saved.
-func (r *Root[S]) Uncommitted() []NewEvent { return append([]NewEvent(nil), r.pending...) }
+// Uncommitted returns the events recorded since the root was made, loaded or last saved. The payloads
+// are those that were recorded; the rest is a copy.
+func (r *Root[S]) Uncommitted() []NewEvent {
+	events := make([]NewEvent, len(r.pending))
+	for i := range r.pending {
+		events[i] = r.pending[i].NewEvent
+		events[i].Metadata = maps.Clone(events[i].Metadata)
+	}
+	return events
+}
+
+// batch returns what Save appends, and what the root knows of it.
+func (r *Root[S]) batch() (Batch, *batchOrigin) {
+	b := Batch{Stream: r.stream, AggregateID: r.id, Expected: ExpectedVersion(r.version - int64(len(r.pending))), Events: r.Uncommitted()}
+	return b, &batchOrigin{stream: r.stream, aggregateID: r.id, expected: b.Expected, after: r.position, recorded: r.pending}
+}

@@ -56,8 +56,12 @@ func (r *runner) run(ctx context.Context) error {
 			r.store.opts.Logger.InfoContext(ctx, "lease lost", "projection", r.name, "owner", r.owner)
 		case transient(err):
 			r.batches.failures++
+			pause := pauseAfter(r.batches.failures)
+			if r.batches.losses.err == err { //nolint:errorlint // the very error: the database is well otherwise
+				pause = min(pause, lossPause)
+			}
 			r.store.opts.Logger.WarnContext(ctx, "projection begins again from its checkpoint", "projection", r.name, "attempt", r.batches.failures, "error", err)
-			if sleep(ctx, pauseAfter(r.batches.failures)) != nil {
+			if sleep(ctx, pause) != nil {
 				r.release(ctx, StatusIdle, "")
 				return ctx.Err()
 			}
@@ -84,7 +88,7 @@ func (r *runner) hold(ctx context.Context) (err error) {
 	status := StatusIdle
 	errText := ""
 	l := r.store.leases.begin(ctx, r.store.backend, r.name, r.owner, row.epoch, r.term)
-	r.batches.lease = l
+	r.batches.lease, r.batches.noted = l, false
 	defer func() {
 		if l.lost() && !errors.Is(err, errStopped) {
 			err = ErrLeaseLost
@@ -92,7 +96,10 @@ func (r *runner) hold(ctx context.Context) (err error) {
 		l.giveUp()
 		if err != nil && !errors.Is(err, errStopped) && (terminal(err) || !errors.Is(err, ErrLeaseLost)) && ctx.Err() == nil {
 			if transient(err) {
-				return // run takes it again at once
+				if !r.batches.noted {
+					r.batches.noteFailure(ctx, err)
+				}
+				return // run takes it again
 			}
 			status, errText = StatusFailed, errorText(err)
 		}
@@ -126,6 +133,8 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 			return row, err
 		case !found && r.started:
 			return row, r.end(&row) // it has been deleted
+		case r.kind != row.kind && row.kind != "":
+			return row, r.mismatch(&row)
 		case !found:
 			if err := r.store.backend.createProjection(ctx, r.name); err != nil {
 				return row, err
@@ -158,16 +167,17 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 			return row, r.end(&row)
 		}
 		if row.free(r.owner) {
-			if taken, err := r.store.backend.takeLease(ctx, r.name, r.owner, &row, r.readModel != nil, r.term); err != nil {
+			if taken, err := r.store.backend.takeLease(ctx, &row, r.claim(&row)); err != nil {
 				return row, err
 			} else if taken {
 				// Whatever was under way when the lease was taken is stored by now, or never will be.
-				row, found, err := r.store.backend.projection(ctx, r.name)
+				now, found, err := r.store.backend.projection(ctx, r.name)
 				if err != nil {
-					return row, err
+					return now, err
 				}
-				if found && row.owner == r.owner {
-					return row, nil
+				if found && now.owner == r.owner {
+					now.readModel = now.readModel || row.readModel
+					return now, nil
 				}
 			}
 			continue
@@ -176,6 +186,11 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 			return row, err
 		}
 	}
+}
+
+// claim is what the runner takes a lease with.
+func (r *runner) claim(row *projectionRow) leaseClaim {
+	return leaseClaim{name: r.name, owner: r.owner, kind: cmp.Or(r.kind, row.kind), readModel: r.readModel != nil, term: r.term}
 }
 
 // end ends a run. A catch-up returns what is stored by then: the state here may hold events whose

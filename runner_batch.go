@@ -22,6 +22,9 @@ type batcher struct {
 	state    []byte   // as stored
 	parked   map[aggregateKey]bool
 	failures int // since there was last progress
+	losses   losses
+	told     bool // ProjectionInfo.Error says why a try has failed
+	noted    bool // that of this hold
 
 	limit     int // of a page
 	lastFound int // in the last page
@@ -54,6 +57,9 @@ type lookResult struct {
 
 // resume goes to where row says that the consumer is.
 func (b *batcher) resume(ctx context.Context, row *projectionRow) error {
+	if row.position < b.position {
+		b.losses = losses{} // it has been reset
+	}
 	b.position, b.state = row.position, row.state
 	if err := b.restore(b.state); err != nil {
 		return err
@@ -97,6 +103,9 @@ func (b *batcher) follow(ctx context.Context, target Position) error {
 		ahead = nil
 		if next.err != nil {
 			return next.err
+		}
+		if next.upTo == b.position && b.told {
+			b.noteWell(ctx)
 		}
 		if next.upTo > b.position {
 			poll.found()
@@ -206,17 +215,36 @@ func (b *batcher) look(ctx context.Context, poll *poller, after Position, next *
 // process takes in a batch, whatever becomes of single events, and moves the checkpoint to upTo.
 func (b *batcher) process(ctx context.Context, rows []record, upTo Position) error {
 	for {
-		done, failure, err := b.attempt(ctx, rows, upTo)
-		if err != nil || failure == nil {
-			return err
+		if attempt := b.losses.attempt(rows); attempt > 0 {
+			if err := b.handleFailure(ctx, rows[:1], b.losses.err, attempt); err != nil {
+				return err
+			}
+			rows = rows[1:]
+			continue
+		}
+		part, to := rows, upTo
+		if n := b.losses.limit(rows); n < len(rows) {
+			part, to = rows[:n], rows[n-1].position
+		}
+		done, failure, err := b.attempt(ctx, part, to)
+		if err != nil {
+			return b.lost(ctx, part, err)
+		}
+		if failure == nil {
+			b.losses.passed(done)
+			if done == len(rows) {
+				return nil
+			}
+			rows = rows[done:]
+			continue
 		}
 		if done == unknown {
-			for i := range rows {
+			for i := range part {
 				if err := b.process(ctx, rows[i:i+1], rows[i].position); err != nil {
 					return err
 				}
 			}
-			rows = nil
+			rows = rows[len(part):]
 			continue
 		}
 		if done > 0 {
@@ -226,7 +254,7 @@ func (b *batcher) process(ctx context.Context, rows []record, upTo Position) err
 			}
 			rows = rows[done:]
 		}
-		if err := b.handleFailure(ctx, rows[:1], failure); err != nil {
+		if err := b.handleFailure(ctx, rows[:1], failure, 1); err != nil {
 			return err
 		}
 		rows = rows[1:]
@@ -234,7 +262,7 @@ func (b *batcher) process(ctx context.Context, rows []record, upTo Position) err
 }
 
 func (b *batcher) begin(ctx context.Context) *batchTx {
-	return &batchTx{inner: b.store.backend.begin(ctx), store: b.store, lease: b.lease, name: b.name}
+	return &batchTx{inner: b.store.backend.begin(ctx), store: b.store, lease: b.lease, name: b.name, due: time.Now().Add(b.term / 2)}
 }
 
 // unknown is how many events went well when it turned out only at the commit that one did not: a
@@ -247,11 +275,19 @@ const unknown = -1
 func (b *batcher) attempt(ctx context.Context, rows []record, upTo Position) (done int, failure, err error) {
 	tx := b.begin(ctx)
 	defer tx.inner.rollback()
+	defer func() {
+		if errors.Is(err, ErrLeaseLost) && tx.current != nil && time.Now().After(tx.due) {
+			b.losses.slow = tx.current.position
+		}
+	}()
 	if len(rows) > 0 {
+		if err := b.keepLease(ctx, tx, rows); err != nil {
+			return 0, nil, err
+		}
 		if done, failure = b.handle(ctx, tx, rows); failure != nil {
 			return b.undo(ctx, tx, done, failure)
 		}
-		if tx.stopped && done > 0 {
+		if done < len(rows) && done > 0 {
 			upTo = rows[done-1].position
 		}
 	}
@@ -260,13 +296,28 @@ func (b *batcher) attempt(ctx context.Context, rows []record, upTo Position) (do
 		return done, nil, errStopped
 	case err == nil:
 		return done, nil, nil
-	case transient(err) || errors.Is(err, ErrLeaseLost) || len(rows) == 0:
+	case transient(err) || errors.Is(err, ErrLeaseLost) || denied(err) || len(rows) == 0:
 		return 0, nil, err
 	case len(rows) == 1:
 		return b.undo(ctx, tx, 0, err)
 	default:
 		return b.undo(ctx, tx, unknown, err)
 	}
+}
+
+// keepLease keeps the lease for as long as the transaction lasts, where an event has been lost to
+// another runner because its handler took longer than a lease, and nothing renewed that meanwhile: a
+// pool of one connection has none left. Others wait for the transaction then, also if the handler hangs.
+func (b *batcher) keepLease(ctx context.Context, tx *batchTx, rows []record) error {
+	if len(rows) > 1 || rows[0].position != b.losses.slow {
+		return nil
+	}
+	held, err := tx.inner.keepLease(b.name, b.lease.epoch, b.term)
+	if err == nil && !held {
+		b.lease.lose(ErrLeaseLost)
+		err = ErrLeaseLost
+	}
+	return err
 }
 
 // handle has the consumer take in events, and sets those aside that stand behind a parked one of
@@ -279,7 +330,7 @@ func (b *batcher) handle(ctx context.Context, tx *batchTx, rows []record) (done 
 		}
 		if next > done {
 			n, err := b.consumer.handle(tx.inner.handlerContext(ctx), tx, rows[done:next])
-			if done += n; err != nil || tx.stopped {
+			if done += n; err != nil || tx.stopped || done < next {
 				return done, err
 			}
 		}
@@ -298,7 +349,8 @@ func (b *batcher) waits(r *record) bool {
 	return len(b.parked) > 0 && b.parked[aggregateKey{r.stream, r.aggregateID}]
 }
 
-// undo takes back what handlers have done, and says whether the failure was theirs.
+// undo takes back what handlers have done, and says whether the failure was theirs. It is not if the
+// store's own statements have failed, or if the database has undone the transaction.
 func (b *batcher) undo(ctx context.Context, tx *batchTx, done int, failure error) (int, error, error) {
 	broken := tx.inner.databaseFault(failure)
 	if tx.fault != nil {
@@ -308,8 +360,7 @@ func (b *batcher) undo(ctx context.Context, tx *batchTx, done int, failure error
 	if ctx.Err() != nil {
 		return 0, nil, context.Cause(ctx)
 	}
-	// A handler that makes the database ask for a repetition every time fails all the same.
-	if broken != nil && (errors.Is(broken, errLost) || b.failures < maxRetries) {
+	if broken != nil {
 		return 0, nil, broken
 	}
 	if err := b.restore(b.state); err != nil {
@@ -330,7 +381,7 @@ func (b *batcher) finish(tx *batchTx, upTo Position) error {
 	if err := b.commit(tx, checkpoint{position: upTo, state: state}); err != nil {
 		return err
 	}
-	b.position, b.failures = upTo, 0
+	b.position, b.failures, b.told = upTo, 0, false
 	if state != nil {
 		b.state = state
 	}

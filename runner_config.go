@@ -12,6 +12,7 @@ import (
 // runnerConfig is what projections and relays have in common.
 type runnerConfig struct {
 	name      string
+	kind      runnerKind // "": of whatever kind it is
 	from      Selection
 	names     []string // under which wanted events are stored; nil: any
 	batchSize int
@@ -47,6 +48,14 @@ func (c *runnerConfig) check(kind string) error {
 		return invalid("%s.Lease %v: want at least %v", kind, c.term, shortestLease)
 	}
 	return nil
+}
+
+// mismatch returns an error if a name belongs to something else than the definition is.
+func (c *runnerConfig) mismatch(row *projectionRow) error {
+	if c.kind == "" || row.kind == "" || c.kind == row.kind {
+		return nil
+	}
+	return invalid("%s %q: the name belongs to a %s", c.kind, c.name, row.kind)
 }
 
 // errStopped ends a run that has been asked to end, or has reached its target.

@@ -5,6 +5,8 @@ package eventstore
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 )
 
@@ -29,12 +31,8 @@ func (r *runner) prepare(ctx context.Context, row *projectionRow) error {
 func (r *runner) makeReadModel(ctx context.Context, row *projectionRow) error {
 	tx := r.store.backend.begin(ctx)
 	defer tx.rollback()
-	sqlTx, err := tx.sqlTx()
-	if err == nil {
-		err = r.readModel.Init(tx.handlerContext(ctx), sqlTx)
-	}
-	if err != nil {
-		return r.readModelFailed(tx, "initialise", err)
+	if err := r.changeReadModel(ctx, tx, row, "initialise", r.readModel.Init); err != nil {
+		return err
 	}
 	return r.commitErrand(tx, checkpoint{epoch: row.epoch, position: row.position})
 }
@@ -48,6 +46,21 @@ func (r *runner) commitErrand(tx backendTx, c checkpoint) error {
 		err = ErrLeaseLost
 	}
 	return err
+}
+
+// changeReadModel has a read model change its tables, as the first part of an errand.
+func (r *runner) changeReadModel(ctx context.Context, tx backendTx, row *projectionRow, op string, change func(context.Context, *sql.Tx) error) error {
+	if err := tx.exclusive(r.name, row.epoch); err != nil {
+		return err
+	}
+	sqlTx, err := tx.sqlTx()
+	if err == nil {
+		err = change(tx.handlerContext(ctx), sqlTx)
+	}
+	if err != nil {
+		return r.readModelFailed(tx, op, err)
+	}
+	return nil
 }
 
 func (r *runner) readModelFailed(tx backendTx, op string, err error) error {
@@ -65,18 +78,15 @@ func (r *runner) finishReset(ctx context.Context, row *projectionRow) error {
 	tx := r.store.backend.begin(ctx)
 	defer tx.rollback()
 	if r.readModel != nil {
-		sqlTx, err := tx.sqlTx()
-		if err == nil {
-			err = r.readModel.Reset(tx.handlerContext(ctx), sqlTx)
+		if err := r.changeReadModel(ctx, tx, row, "reset", r.readModel.Reset); err != nil {
+			return err
 		}
-		if err != nil {
-			return r.readModelFailed(tx, "reset", err)
+	} else if row.readModel {
+		if err := tx.exclusive(r.name, row.epoch); err != nil {
+			return err
 		}
 	}
-	inside, err := tx.backend()
-	if err == nil {
-		_, err = inside.deleteStream(ctx, r.name)
-	}
+	err := r.deleteEmitted(ctx, tx, row)
 	if err == nil {
 		err = tx.dropParked(r.name)
 	}
@@ -86,10 +96,43 @@ func (r *runner) finishReset(ctx context.Context, row *projectionRow) error {
 	return r.commitErrand(tx, checkpoint{epoch: row.epoch, resumed: true})
 }
 
+// deleteEmitted deletes the stream that the projection's Emit has made, if it is there. A stream that
+// is only of the same name stays, and a relay has none.
+func (r *runner) deleteEmitted(ctx context.Context, tx backendTx, row *projectionRow) error {
+	if row.kind == kindRelay {
+		return nil
+	}
+	inside, err := tx.backend()
+	if err == nil {
+		err = r.deleteStream(ctx, inside)
+	}
+	if errors.Is(err, ErrRetryTx) {
+		err = &statementError{"projection", err, errRetry} // the transaction is the errand's own
+	}
+	return err
+}
+
+func (r *runner) deleteStream(ctx context.Context, inside backend) error {
+	emittedBy, found, err := inside.streamEmitter(ctx, r.name)
+	switch {
+	case err != nil || !found:
+		return err
+	case emittedBy == nil:
+		// It may be the projection's source. From now on the projection can't emit to it twice.
+		r.store.opts.Logger.WarnContext(ctx, "stream left alone, as it is not known who made it", "projection", r.name, "stream", r.name)
+		return inside.disownStream(ctx, r.name)
+	case *emittedBy == r.name:
+		_, err = inside.deleteStream(ctx, r.name)
+	}
+	return err
+}
+
 // withLease calls fn with the lease that row has seen free, unless another takes it first. The lease is
 // renewed for as long as fn takes, which may have to wait for others' locks on a table.
 func (r *runner) withLease(ctx context.Context, row *projectionRow, fn func(context.Context, *projectionRow) error) (err error) {
-	taken, err := r.store.backend.takeLease(ctx, r.name, r.owner, row, r.readModel != nil, r.term)
+	claim := r.claim(row)
+	claim.readModel = claim.readModel || row.readModel // which is not gone before the errand is done
+	taken, err := r.store.backend.takeLease(ctx, row, claim)
 	if err != nil || !taken {
 		return err
 	}
@@ -106,22 +149,24 @@ func (r *runner) withLease(ctx context.Context, row *projectionRow, fn func(cont
 	return fn(l.ctx, &held)
 }
 
-// finishDelete drops what belongs to a projection that has been deleted.
+// finishDelete drops what belongs to a projection that has been deleted, and its row. A read model that
+// r does not know is left, and the row with it, to a runner that does.
 func (r *runner) finishDelete(ctx context.Context, row *projectionRow) error {
+	tx := r.store.backend.begin(ctx)
+	defer tx.rollback()
 	if r.readModel != nil {
-		tx := r.store.backend.begin(ctx)
-		defer tx.rollback()
-		sqlTx, err := tx.sqlTx()
-		if err == nil {
-			err = r.readModel.Delete(tx.handlerContext(ctx), sqlTx)
-		}
-		if err != nil {
-			return r.readModelFailed(tx, "delete", err)
-		}
-		if err := r.commitErrand(tx, checkpoint{epoch: row.epoch, position: row.position}); err != nil {
+		if err := r.changeReadModel(ctx, tx, row, "delete", r.readModel.Delete); err != nil {
 			return err
 		}
 		r.readModelReady = false
 	}
-	return r.store.backend.removeProjection(ctx, r.name, row.epoch)
+	if row.emitted {
+		if err := r.deleteEmitted(ctx, tx, row); err != nil {
+			return err
+		}
+	}
+	if row.readModel && r.readModel == nil {
+		return r.commitErrand(tx, checkpoint{epoch: row.epoch, position: row.position, emptied: true})
+	}
+	return r.commitErrand(tx, checkpoint{epoch: row.epoch, removed: true})
 }

@@ -6,14 +6,25 @@ package eventstore
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
-// handleFailure does with an event that has failed what the definition says.
-func (b *batcher) handleFailure(ctx context.Context, one []record, failure error) error {
+// lost takes note of an attempt that did not fail because of what a handler did. It returns the error
+// that ends the hold on the lease: whether the attempt was committed is only known after that.
+func (b *batcher) lost(ctx context.Context, rows []record, err error) error {
+	if transient(err) && ctx.Err() == nil && len(rows) > 0 && b.noteFailure(ctx, err) {
+		b.losses.add(rows, err)
+	}
+	return err
+}
+
+// handleFailure does with an event that has failed what the definition says. attempt is how often it has.
+func (b *batcher) handleFailure(ctx context.Context, one []record, failure error, attempt int) error {
 	ev := &one[0]
-	for attempt := 1; ; attempt++ {
+	for ; ; attempt++ {
 		action := b.consumer.decide(ctx, ev, failure, attempt)
 		b.store.opts.Logger.WarnContext(ctx, "projection failed on an event", "projection", b.name, "position", ev.position, "attempt", attempt, "action", action, "error", failure)
 		switch action {
@@ -23,8 +34,11 @@ func (b *batcher) handleFailure(ctx context.Context, one []record, failure error
 				return err
 			}
 			var err error
-			if _, failure, err = b.attempt(ctx, one, ev.position); err != nil || failure == nil {
-				return err
+			if _, failure, err = b.attempt(ctx, one, ev.position); err != nil {
+				return b.lost(ctx, one, err)
+			}
+			if failure == nil {
+				return nil
 			}
 		case Skip:
 			return b.finish(b.begin(ctx), ev.position)
@@ -45,13 +59,32 @@ func (b *batcher) handleFailure(ctx context.Context, one []record, failure error
 	}
 }
 
-// noteFailure lets it be seen from elsewhere why a runner does not get on. That it can't must not
-// keep the runner from trying again.
-func (b *batcher) noteFailure(ctx context.Context, failure error) {
-	if err := b.store.backend.noteError(ctx, b.name, b.lease.epoch, errorText(failure)); err != nil && ctx.Err() == nil {
+// noteFailure shows in ProjectionInfo.Error why a runner does not get on, and reports whether it could:
+// a database that can't do even that is not well.
+func (b *batcher) noteFailure(ctx context.Context, failure error) bool {
+	ctx, cancel := context.WithTimeout(ctx, noteTime)
+	defer cancel()
+	b.noted = true
+	err := b.store.backend.noteError(ctx, b.name, b.lease.epoch, errorText(failure))
+	if err == nil {
+		b.told = true
+		return true
+	}
+	if ctx.Err() == nil {
 		b.store.opts.Logger.WarnContext(ctx, "error not stored", "projection", b.name, "owner", b.lease.owner, "error", err)
 	}
+	return false
 }
+
+// noteWell takes back what noteFailure has shown.
+func (b *batcher) noteWell(ctx context.Context) {
+	if b.store.backend.noteError(ctx, b.name, b.lease.epoch, "") == nil {
+		b.told = false
+	}
+}
+
+// noteTime is how long noteFailure tries.
+const noteTime = 5 * time.Second
 
 // errorText is an error's text as every database takes it: a handler's may hold bytes of whatever
 // it has failed on. It is never empty, which would say that there was no error.
@@ -85,27 +118,43 @@ func (b *batcher) retryOne(ctx context.Context, p *parkedRow) error {
 	}
 	tx := b.begin(ctx)
 	defer func() { tx.inner.rollback() }()
-	if len(rows) > 0 { // or else it has been deleted
-		if _, failure := b.consumer.handle(tx.inner.handlerContext(ctx), tx, rows); failure != nil {
-			if _, failure, err = b.undo(ctx, tx, 0, failure); err != nil {
-				return err
-			}
-			b.parked[aggregateKey{p.stream, p.aggregateID}] = true
-			tx = b.begin(ctx)
-			if err := tx.park(&rows[0], errorText(failure)); err != nil {
-				return err
-			}
-			return b.finish(tx, b.position)
+	var failure error
+	if b.losses.attempt(rows) > 0 {
+		failure = b.losses.err
+	} else if stopped, f, err := b.retryEvent(ctx, tx, rows, p.position); err != nil {
+		return b.lost(ctx, rows, err)
+	} else if f == nil && stopped {
+		return errStopped
+	} else if failure = f; failure == nil {
+		return nil
+	}
+	b.parked[aggregateKey{p.stream, p.aggregateID}] = true
+	tx.inner.rollback()
+	tx = b.begin(ctx)
+	if err := tx.park(&rows[0], errorText(failure)); err != nil {
+		return err
+	}
+	return b.finish(tx, b.position)
+}
+
+// retryEvent has a parked event handled; rows are empty if it has been deleted.
+func (b *batcher) retryEvent(ctx context.Context, tx *batchTx, rows []record, at Position) (stopped bool, failure, err error) {
+	if len(rows) > 0 {
+		if err := b.keepLease(ctx, tx, rows); err != nil {
+			return false, nil, err
+		}
+		if _, failure = b.consumer.handle(tx.inner.handlerContext(ctx), tx, rows); failure != nil {
+			_, failure, err = b.undo(ctx, tx, 0, failure)
+			return false, failure, err
 		}
 	}
-	if err := tx.inner.unpark(b.name, p.position); err != nil {
-		return err
+	if err := tx.inner.unpark(b.name, at); err != nil {
+		return false, nil, err
 	}
-	if err := b.finish(tx, b.position); err != nil {
-		return err
+	err = b.finish(tx, b.position)
+	if err == nil || transient(err) || errors.Is(err, ErrLeaseLost) || denied(err) || len(rows) == 0 {
+		return tx.stopped, nil, err
 	}
-	if tx.stopped {
-		return errStopped
-	}
-	return nil
+	_, failure, err = b.undo(ctx, tx, 0, err)
+	return false, failure, err
 }

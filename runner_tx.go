@@ -8,6 +8,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 )
@@ -18,8 +19,11 @@ type batchTx struct {
 	lease   *lease
 	store   *Store
 	name    string
+	due     time.Time // when to commit, with however many events of the batch
+	current *record   // in the hands of handlers, or the last that was
 	stopped bool
 	wrote   bool  // events
+	emits   bool  // the projection's own stream is there, and can't be deleted
 	fault   error // what has ended the transaction, if it was not the handler
 }
 
@@ -29,13 +33,19 @@ func (t *batchTx) sqlTx() (*sql.Tx, error) {
 		return nil, err
 	}
 	tx, err := t.inner.sqlTx()
+	if err == nil {
+		err = t.inner.guard()
+	}
 	t.noteFault(err)
-	return tx, err
+	if err != nil {
+		return nil, err
+	}
+	return tx, nil
 }
 
-// noteFault keeps what has kept the transaction from beginning, which is not the handler's failure.
+// noteFault keeps a failure of the store's own statements, which is not the handler's.
 func (t *batchTx) noteFault(err error) {
-	if transient(err) {
+	if transient(err) || denied(err) {
 		t.fault = err
 	}
 }
@@ -64,42 +74,97 @@ func (t *batchTx) ensureHeld() error {
 	return context.Cause(t.lease.ctx)
 }
 
-// append stores events in a stream, which it makes if it is not there, as part of the transaction.
-func (t *batchTx) append(ctx context.Context, b Batch, complete bool) error {
-	if err := t.ensureHeld(); err != nil {
+// emit appends events to the projection's own stream, which it makes if it is not there, as part of
+// the transaction.
+func (t *batchTx) emit(ctx context.Context, b Batch) error {
+	s, err := t.inside()
+	if err != nil {
 		return err
+	}
+	if !t.emits {
+		if err := t.ownStream(ctx, s); err != nil {
+			t.noteFault(err) // a deadlock, say, that the handler may hide
+			return err
+		}
+		t.emits = true
+	}
+	return t.append(ctx, s, b)
+}
+
+// ownStream makes the stream of the projection's name, or finds out that the projection has made it.
+func (t *batchTx) ownStream(ctx context.Context, s *Store) error {
+	for range maxRetries {
+		emittedBy, found, err := s.backend.streamEmitter(ctx, t.name)
+		switch {
+		case err != nil:
+			return err
+		case found && emittedBy != nil && *emittedBy != t.name:
+			return invalid("projection %q can't emit to stream %q, which it has not made: rename one of them, or delete the stream", t.name, t.name)
+		case found:
+			return nil
+		}
+		if created, err := t.createStream(ctx, s, t.name); err != nil || created {
+			return err
+		}
+	}
+	return &statementError{"emit", fmt.Errorf("stream %q is made and deleted all the time", t.name), errRetry}
+}
+
+// createStream makes a stream that is the projection's own if it has its name.
+func (t *batchTx) createStream(ctx context.Context, s *Store, name string) (created bool, err error) {
+	emittedBy := ""
+	if name == t.name {
+		emittedBy = t.name
+	}
+	md, err := s.checkStream(ctx, name, nil)
+	if err != nil {
+		return false, err
+	}
+	at, err := s.now()
+	if err != nil {
+		return false, err
+	}
+	return s.backend.createStream(ctx, name, md.encode(), emittedBy, at)
+}
+
+// link puts an event into a stream, which it makes if it is not there, as part of the transaction.
+func (t *batchTx) link(ctx context.Context, b Batch) error {
+	s, err := t.inside()
+	if err != nil {
+		return err
+	}
+	return t.append(ctx, s, b)
+}
+
+// inside returns a store whose calls are part of the transaction.
+func (t *batchTx) inside() (*Store, error) {
+	if err := t.ensureHeld(); err != nil {
+		return nil, err
 	}
 	inside, err := t.inner.backend()
 	if err != nil {
 		t.noteFault(err)
-		return err
+		return nil, err
 	}
 	s := *t.store
 	s.backend, s.inTx, s.appended = inside, true, newBroadcast()
-	t.wrote = true
-	err = s.appendBatch(ctx, b, complete)
-	if errors.Is(err, ErrStreamNotFound) {
-		if err := s.CreateStream(ctx, b.Stream, nil); err != nil && !errors.Is(err, ErrStreamExists) {
-			return err
-		}
-		err = s.appendBatch(ctx, b, complete)
-	}
-	if conflict := (*ConflictError)(nil); errors.As(err, &conflict) && t.raced(ctx, &s, b) {
-		err = fmt.Errorf("%w: %w", ErrRetryTx, err)
-	}
-	if errors.Is(err, ErrRetryTx) {
-		t.fault = err
-	}
-	return err
+	return &s, nil
 }
 
-func (s *Store) appendBatch(ctx context.Context, b Batch, complete bool) error {
-	var err error
-	if complete {
+func (t *batchTx) append(ctx context.Context, s *Store, b Batch) error {
+	t.wrote = true
+	_, err := s.Append(ctx, b.Stream, b.AggregateID, b.Expected, b.Events...)
+	if errors.Is(err, ErrStreamNotFound) {
+		if _, err := t.createStream(ctx, s, b.Stream); err != nil {
+			t.noteFault(err)
+			return err
+		}
 		_, err = s.Append(ctx, b.Stream, b.AggregateID, b.Expected, b.Events...)
-	} else {
-		_, err = s.appendThrough(ctx, s.opts.Middleware, b)
 	}
+	if conflict := (*ConflictError)(nil); errors.As(err, &conflict) && t.raced(ctx, s, b) {
+		err = fmt.Errorf("%w: %w", ErrRetryTx, err)
+	}
+	t.noteFault(err)
 	return err
 }
 

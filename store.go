@@ -58,12 +58,15 @@ type Options struct {
 	// of the database that they survive, and of sealing that stands still: when it has been waiting
 	// at one position for 5 seconds, again after 10, 20 and so on, and once when that is over. On
 	// Postgres this names the transactions that it waits for as pg_locks does. It is noticed by
-	// whoever seals, so that a store of which nobody reads sealed events is silent. Default: silent.
+	// whoever seals, so that a store of which nobody reads sealed events is silent. Texts of errors are
+	// logged too: those of this package tell nothing of payloads and metadata, those of handlers and
+	// codecs are the application's. Default: silent.
 	Logger *slog.Logger
 
 	// Now is the clock for [Event].RecordedAt and [StreamInfo].CreatedAt; it must be safe for
 	// concurrent use. Default: the database's clock, on a memory store the process's. Leases are
-	// always kept by the database's clock.
+	// always kept by the database's clock. A time before the year 1000 or after 9999, in UTC, is
+	// ErrInvalid: some databases do not have such times, and JSON neither.
 	Now func() time.Time
 }
 
@@ -75,7 +78,8 @@ type Middleware struct {
 	// changed one, and returns what next returned or something else. If it returns an error
 	// without calling next, nothing is stored; an error after next has succeeded reaches the
 	// caller although the events are stored. It may call next again: repeating a batch stores
-	// nothing twice. What it is given belongs to it, except the payloads.
+	// nothing twice. What it is given belongs to it, except the payloads. An event that it adds
+	// without an ID gets a fresh one, in the batch that it gives to next.
 	Append func(ctx context.Context, b Batch, next func(context.Context, Batch) ([]Event, error)) ([]Event, error)
 
 	// Load is called for every event that is read, and once for each of them when an append
@@ -99,7 +103,8 @@ var prefixPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,31}$`)
 // Open returns a store in db, which is the caller's: the store never closes it and changes none of
 // its settings. dialect is [Postgres] or [MySQL]. Open does no I/O; what is wrong with dialect or
 // opts is [ErrInvalid]. That db is of another kind than dialect turns out with the first call on the
-// store, as ErrInvalid too if a server has answered.
+// store, as ErrInvalid too if a server has answered. So does a setting of its connections that would
+// lose or garble data; the error names it.
 func Open(db *sql.DB, dialect *Dialect, opts *Options) (*Store, error) {
 	switch {
 	case db == nil:
@@ -151,8 +156,8 @@ func newStore(opts *Options) (*Store, error) {
 
 // Install creates the store's tables, or brings those of an earlier version of this package up to
 // date. Calling it again changes nothing, and any number of processes may call it at once. On a
-// store that [Store.WithTx] returned it is [errors.ErrUnsupported]. The database must keep text as
-// UTF-8; if it does not: [ErrInvalid].
+// store that [Store.WithTx] returned it is [errors.ErrUnsupported]. Where the tables are up to date it
+// needs no right to create any.
 //
 // Install also raises the generators of positions and of stream ids above all that is stored and sealed, where
 // one has fallen behind: see [ErrInconsistent].
@@ -168,11 +173,23 @@ func (s *Store) Install(ctx context.Context) error {
 func (s *Store) WriteSchema(w io.Writer) error { return s.backend.writeSchema(w) }
 
 // WithTx returns a store whose calls run inside tx, at whatever isolation it has, and which never
-// commits or rolls it back. Nothing of it is repeated: [Aggregate.Execute] and [Aggregate.Handle]
+// commits it. It rolls tx back in one case: an append has failed, and the database refuses to undo
+// the part that is already stored. Nothing of it is repeated: [Aggregate.Execute] and [Aggregate.Handle]
 // try once, and a deadlock, a serialisation failure or a lost position is [ErrRetryTx]: roll back
-// and run the transaction again. After [*ConflictError] roll back too. Like tx, it is not safe for
+// and run the transaction again. After [*ConflictError] roll back too, and at once: on MySQL a failed
+// append can leave, at repeatable read, the end of the log locked until then. Like tx, it is not safe for
 // concurrent use while a sequence is being read. On a memory store, which has no transactions,
 // every call of the result returns [errors.ErrUnsupported].
+//
+// A transaction that stays open holds up no append to another aggregate. MySQL and MariaDB lock gaps
+// between rows: there it holds up appends that begin an aggregate next to one of its own, by ID, and
+// appends to the aggregate before that one,
+//
+//   - if it has had to wait for that aggregate,
+//   - if it has deleted that aggregate and begun it anew,
+//   - if it is serializable: then it locks all that it reads.
+//
+// There it also holds up appends to a stream whose metadata it has set.
 func (s *Store) WithTx(tx *sql.Tx) *Store {
 	t := *s
 	t.inTx = true
@@ -187,7 +204,11 @@ func (s *Store) CreateStream(ctx context.Context, name string, md Metadata) erro
 	if err != nil {
 		return err
 	}
-	created, err := s.backend.createStream(ctx, name, md.encode(), s.now())
+	at, err := s.now()
+	if err != nil {
+		return err
+	}
+	created, err := s.backend.createStream(ctx, name, md.encode(), "", at)
 	if err == nil && !created {
 		return fmt.Errorf("%w: %q", ErrStreamExists, name)
 	}
@@ -198,9 +219,14 @@ func (s *Store) CreateStream(ctx context.Context, name string, md Metadata) erro
 // again. It waits for appends to the stream that are not yet committed. If there is none of this
 // name: [ErrStreamNotFound]. A stream created later under the same name is another one.
 //
-// On Postgres a caller's transaction above read committed does not see events that were stored since
-// its snapshot. No read finds them any more than the others, but they stay in the table, and their IDs
-// are taken, until the next [Store.Install], CreateStream or DeleteStream that is not in a transaction.
+// The stream itself goes first: from then on no read finds one of its events, and an append finds no
+// stream. Its events are then erased in many short transactions, so that sealing waits for none of
+// them for long. If DeleteStream is cut short there, the events stay in the table, and their IDs are
+// taken, until the next [Store.Install], CreateStream or DeleteStream that is not in a transaction.
+//
+// In a caller's transaction everything is erased at once. Above read committed that does not see
+// events that were stored since its snapshot: no read finds them any more than the others, but they
+// stay for as long as what is cut short.
 func (s *Store) DeleteStream(ctx context.Context, name string) error {
 	if err := checkName("stream name", name); err != nil {
 		return err
@@ -215,6 +241,9 @@ func (s *Store) DeleteStream(ctx context.Context, name string) error {
 // The order of other events, and running projections, are undisturbed: whoever has not come so far
 // never sees the deleted events, and what others have made of them is theirs to mend. Links to them
 // in other streams, and what relays have published, stay.
+//
+// Its events are erased in one transaction. In a caller's transaction whose snapshot does not show the
+// aggregate's last event it is [ErrRetryTx]. Sealing does not wait for a transaction that has only deleted.
 func (s *Store) DeleteAggregate(ctx context.Context, stream, aggregateID string) error {
 	if err := checkAggregate(stream, aggregateID); err != nil {
 		return err
@@ -289,9 +318,13 @@ func (*Store) mustFind(name string) func(found bool, err error) error {
 }
 
 // now returns the time that Options.Now dictates, or the zero time for the backend's own clock.
-func (s *Store) now() time.Time {
+func (s *Store) now() (time.Time, error) {
 	if s.opts.Now == nil {
-		return time.Time{}
+		return time.Time{}, nil
 	}
-	return s.opts.Now().UTC().Truncate(time.Microsecond)
+	t := s.opts.Now().UTC().Truncate(time.Microsecond)
+	if t.Year() < 1000 || t.Year() > 9999 {
+		return t, invalid("Options.Now returned a time in year %d: want 1000 to 9999", t.Year())
+	}
+	return t, nil
 }

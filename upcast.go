@@ -117,6 +117,17 @@ func newPayloadCodec(codec Codec, upcasters []Upcaster) (*payloadCodec, error) {
 	return c, nil
 }
 
+// Marshal is that of the codec, with an error that tells nothing of v.
+func (c *payloadCodec) Marshal(v any) ([]byte, error) {
+	data, err := c.Codec.Marshal(v)
+	return data, newCodecError(c.Codec, err)
+}
+
+// Unmarshal is that of the codec, with an error that tells nothing of data.
+func (c *payloadCodec) Unmarshal(data []byte, v any) error {
+	return newCodecError(c.Codec, c.Codec.Unmarshal(data, v))
+}
+
 // maxChain bounds a chain of upcasters that Split closes to a circle.
 const maxChain = 1000
 

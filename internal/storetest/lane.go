@@ -294,6 +294,20 @@ FROM %[4]s`, prefix, id, rare, numbers)
 	}
 }
 
+// AtIsolation returns the lane with a pool of its own whose connections have this default isolation.
+func (l Lane) AtIsolation(t testing.TB, level sql.IsolationLevel, conns int) Lane {
+	t.Helper()
+	name := strings.ToLower(level.String())
+	if l.Dialect == es.Postgres {
+		return l.Pool(t, withQuery(l.DSN, "default_transaction_isolation", name), conns)
+	}
+	variable := "transaction_isolation"
+	if strings.Contains(l.Lines(t, "SELECT VERSION()")[0], "MariaDB") {
+		variable = "tx_isolation"
+	}
+	return l.Pool(t, WithParams(l.DSN, variable+"=%27"+strings.ToUpper(strings.ReplaceAll(name, " ", "-"))+"%27"), conns)
+}
+
 // Beside returns the lane with a pool of its own, so that a transaction can stay open there while the
 // lane's own pool, perhaps of one connection, is in use.
 func (l Lane) Beside(t testing.TB) Lane { return l.Pool(t, l.DSN, 3) }

@@ -148,9 +148,9 @@ func openMySQL(name, dsn, isolation string) error {
 	}
 	return errors.Join(
 		openLane(name, "mysql", dsn, es.MySQL, 40),
-		openLane(name+"-odd", "mysql", WithParams(dsn, "parseTime=true&loc=Asia%2FTokyo&interpolateParams=true&clientFoundRows=true&time_zone=%27-03%3A30%27&sql_mode=%27ANSI_QUOTES%2CNO_BACKSLASH_ESCAPES%27"), es.MySQL, 10),
-		openLane(name+"-lax", "mysql", WithParams(dsn, "parseTime=true&loc=America%2FNew_York&time_zone=%27%2B11%3A00%27&sql_mode=%27%27&"+isolation+"=%27READ-COMMITTED%27"), es.MySQL, 10),
-		openLane(name+"-one", "mysql", dsn, es.MySQL, 1),
+		openLane(name+"-odd", "mysql", WithParams(dsn, "parseTime=true&loc=Asia%2FTokyo&interpolateParams=true&clientFoundRows=true&time_zone=%27-03%3A30%27&sql_mode=%27ANSI_QUOTES%2CNO_BACKSLASH_ESCAPES%27&"+isolation+"=%27SERIALIZABLE%27"), es.MySQL, 10),
+		openLane(name+"-lax", "mysql", WithParams(dsn, "parseTime=true&loc=America%2FNew_York&time_zone=%27%2B11%3A00%27&sql_mode=%27%27&"+isolation+"=%27READ-UNCOMMITTED%27"), es.MySQL, 10),
+		openLane(name+"-one", "mysql", WithParams(dsn, isolation+"=%27READ-COMMITTED%27"), es.MySQL, 1),
 	)
 }
 
@@ -178,7 +178,7 @@ func withQuery(dsn string, pairs ...string) string {
 	for i := 0; i < len(pairs); i += 2 {
 		q.Set(pairs[i], pairs[i+1])
 	}
-	u.RawQuery = q.Encode()
+	u.RawQuery = strings.ReplaceAll(q.Encode(), "+", "%20") // which pgx takes for a plus
 	return u.String()
 }
 

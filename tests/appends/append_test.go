@@ -246,8 +246,8 @@ func TestAppendNow(t *testing.T) {
 			time.Date(2024, 3, 10, 2, 30, 0, 1000, time.UTC),
 			time.Date(2024, 11, 3, 1, 30, 0, 0, time.UTC),
 			time.Date(1970, 1, 1, 0, 0, 0, 0, time.UTC),
-			time.Date(1001, 1, 1, 0, 0, 0, 0, time.UTC),
-			time.Date(9998, 12, 31, 23, 59, 59, 999999000, time.UTC),
+			time.Date(1000, 1, 1, 0, 0, 0, 0, time.UTC),
+			time.Date(9999, 12, 31, 23, 59, 59, 999999000, time.UTC),
 		}
 		var now time.Time
 		s := l.Open(t, &es.Options{Now: func() time.Time { return now }})
@@ -274,6 +274,33 @@ func TestAppendNow(t *testing.T) {
 				}
 			}
 		}
+	})
+}
+
+// TestAppendNowOutOfRange has a clock of which the times can't be stored everywhere.
+func TestAppendNowOutOfRange(t *testing.T) {
+	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+		now := time.Now()
+		s := l.Open(t, &es.Options{Now: func() time.Time { return now }})
+		storetest.CreateStream(t, s, "accounts")
+		for _, now = range []time.Time{
+			{},
+			time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC),
+			time.Date(999, 12, 31, 23, 59, 59, 999999999, time.UTC),
+			time.Date(1000, 1, 1, 0, 0, 0, 0, time.FixedZone("", 3600)),
+			time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC),
+			time.Date(9999, 12, 31, 23, 59, 59, 0, time.FixedZone("", -3600)),
+			time.Date(-5000, 1, 1, 0, 0, 0, 0, time.UTC),
+			time.Date(300000, 1, 1, 0, 0, 0, 0, time.UTC),
+		} {
+			_, err := s.Append(t.Context(), "accounts", "a", es.AnyVersion, storetest.Deposits(1, 1)...)
+			storetest.WantInvalid(t, now.String(), err, "Options.Now")
+			storetest.WantInvalid(t, now.String(), s.CreateStream(t.Context(), "cards", nil), "Options.Now")
+		}
+		if n := len(storetest.Everything(t, s)); n != 0 {
+			t.Errorf("%d events are stored", n)
+		}
+		storetest.WantHas(t, s, "cards", false)
 	})
 }
 
@@ -368,6 +395,22 @@ func TestAppendMetadata(t *testing.T) {
 		check("second Read", storetest.Everything(t, s))
 		if data := storetest.Everything(t, s)[0].Data; data[0] != '{' {
 			t.Errorf("data are %s, want what was stored", data)
+		}
+	})
+}
+
+// TestMetadataOfNamedTypes stores values of named string types and UUIDs: they come back, and are found, as text.
+func TestMetadataOfNamedTypes(t *testing.T) {
+	type tenant string
+	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+		storetest.CreateStream(t, s, "accounts")
+		id := uuid.New()
+		stored := storetest.MustAppend(t, s, "accounts", "a", 0, es.NewEvent{Payload: storetest.Deposited{}, Metadata: es.Metadata{"tenant": tenant("ä"), "id": id}})
+		if md := stored[0].Metadata; md["tenant"] != "ä" || md["id"] != id.String() {
+			t.Errorf("stored %#v", md)
+		}
+		for _, m := range []es.Match{es.Meta("tenant").Equals(tenant("ä")), es.Meta("tenant").In("x", tenant("ä")), es.Meta("id").Equals(id), es.Meta("id").Equals(id.String())} {
+			storetest.SameEvents(t, "found", storetest.Collect(t, s.Read(t.Context(), es.FromAll(m), es.ReadOptions{})), stored)
 		}
 	})
 }

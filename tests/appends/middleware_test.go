@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/google/uuid"
+
 	es "example.com/eventstore"
 	"example.com/eventstore/internal/storetest"
 )
@@ -172,6 +174,40 @@ func TestMiddlewareChanging(t *testing.T) {
 		p := storetest.TotalsOf("totals")
 		if cp := storetest.CatchUp(t, p, s); cp.State.Accounts["tenant/a"] != 1001 {
 			t.Errorf("projection: %+v", cp)
+		}
+	})
+}
+
+// TestMiddlewareWithoutIDs has middleware add events without IDs, and give the same batch twice: each event gets an
+// ID, once.
+func TestMiddlewareWithoutIDs(t *testing.T) {
+	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+		var seen []es.NewEvent
+		s := l.Open(t, &es.Options{Middleware: []es.Middleware{{
+			Append: func(ctx context.Context, b es.Batch, next next) ([]es.Event, error) {
+				b.Events[0].ID = uuid.Nil
+				b.Events = append(b.Events, es.NewEvent{Payload: storetest.Opened{Owner: "added"}})
+				if _, err := next(ctx, b); err != nil {
+					return nil, err
+				}
+				return next(ctx, b)
+			},
+		}, {
+			Append: func(ctx context.Context, b es.Batch, next next) ([]es.Event, error) {
+				seen = b.Events
+				return next(ctx, b)
+			},
+		}}})
+		storetest.CreateStream(t, s, "accounts")
+		stored := storetest.MustAppend(t, s, "accounts", "a", 0, storetest.Deposits(1, 1)...)
+		storetest.SameEvents(t, "stored", storetest.Everything(t, s), stored)
+		if len(stored) != 2 || stored[0].ID == uuid.Nil || stored[1].ID == uuid.Nil || stored[0].ID == stored[1].ID {
+			t.Errorf("stored %v", stored)
+		}
+		for i, ev := range seen {
+			if ev.ID != stored[i].ID {
+				t.Errorf("the inner middleware saw ID %v of event %d, want %v", ev.ID, i, stored[i].ID)
+			}
 		}
 	})
 }

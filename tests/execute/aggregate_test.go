@@ -190,3 +190,36 @@ func TestExecuteTakenIDs(t *testing.T) {
 		storetest.WantIdle(t, l, "at the end")
 	})
 }
+
+// TestExecuteStoredEarlier records an event that another call has stored meanwhile, with another payload: the root is
+// the aggregate as it is stored.
+func TestExecuteStoredEarlier(t *testing.T) {
+	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+		s, other := l.OpenTwice(t)
+		storetest.CreateStream(t, s, "accounts")
+		for i, before := range []int{0, 3} {
+			id, event := fmt.Sprint("a", i), uuid.New()
+			if before > 0 {
+				storetest.MustAppend(t, s, "accounts", id, 0, storetest.Deposits(before, 0)...)
+			}
+			calls := 0
+			r, err := storetest.Accounts.Execute(t.Context(), s, id, func(r *es.Root[storetest.Account]) error {
+				if calls++; calls == 1 {
+					storetest.MustAppend(t, other, "accounts", id, es.ExpectedVersion(before), es.NewEvent{ID: event, Payload: storetest.Deposited{Cents: 5}})
+				}
+				r.RecordEvent(es.NewEvent{ID: event, Payload: storetest.Deposited{Cents: 700}})
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			loaded, err := storetest.Accounts.Load(t.Context(), s, id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.State() != loaded.State() || r.Version() != loaded.Version() || r.Position() != loaded.Position() || len(r.Uncommitted()) > 0 {
+				t.Errorf("Execute returns %+v at version %d, stored is %+v at %d", r.State(), r.Version(), loaded.State(), loaded.Version())
+			}
+		}
+	})
+}

@@ -241,3 +241,27 @@ func TestMatchFields(t *testing.T) {
 		}
 	})
 }
+
+// TestMatchTimesOutOfRange compares with times that are in a year which databases know, or not, depending on the
+// zone.
+func TestMatchTimesOutOfRange(t *testing.T) {
+	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+		storetest.CreateStream(t, s, "accounts")
+		stored := storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(2, 1)...)
+		for _, late := range []time.Time{
+			time.Date(9999, 12, 31, 23, 0, 0, 0, time.UTC),
+			time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("", -2*3600)),
+			time.Date(10000, 1, 1, 0, 0, 0, 0, time.FixedZone("", 2*3600)),
+			time.Date(20000, 1, 1, 0, 0, 0, 0, time.UTC),
+		} {
+			storetest.SameEvents(t, late.String(), storetest.Collect(t, s.Read(t.Context(), es.FromAll(es.ByRecordedAt.LessThan(late)), es.ReadOptions{})), stored)
+		}
+		for _, early := range []time.Time{
+			{},
+			time.Date(1000, 1, 1, 0, 0, 0, 0, time.FixedZone("", 2*3600)),
+			time.Date(999, 12, 31, 23, 0, 0, 0, time.FixedZone("", -2*3600)),
+		} {
+			storetest.SameEvents(t, early.String(), storetest.Collect(t, s.Read(t.Context(), es.FromAll(es.ByRecordedAt.GreaterThan(early)), es.ReadOptions{})), stored)
+		}
+	})
+}

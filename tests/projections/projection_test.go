@@ -618,3 +618,51 @@ func TestProjectionMemoryUnsupported(t *testing.T) {
 		t.Errorf("a read model on memory: %v, want errors.ErrUnsupported", err)
 	}
 }
+
+// TestLinkMetadata links events while the store adds metadata: a link has the event's, what it lacks of the store's,
+// and where it comes from.
+func TestLinkMetadata(t *testing.T) {
+	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+		linking := false
+		s := l.Open(t, &es.Options{Metadata: func(context.Context) es.Metadata {
+			if !linking {
+				return nil
+			}
+			return es.Metadata{"service": "linker", "who": "linker", "$link.stream": "wrong"}
+		}})
+		storetest.CreateStream(t, s, "accounts")
+		stored := storetest.MustAppend(t, s, "accounts", "a", 0, es.NewEvent{Payload: storetest.Deposited{Cents: 1}, Metadata: es.Metadata{"who": "ann"}})
+		linking = true
+		p := storetest.TotalsOf("links", es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], _ storetest.Deposited) error {
+			return step.LinkTo(ctx, "linked")
+		}))
+		storetest.CatchUp(t, p, s)
+		links := storetest.Collect(t, s.Read(t.Context(), es.FromStream("linked"), es.ReadOptions{}))
+		want := es.Metadata{"service": "linker", "who": "ann", "$link.stream": "accounts", "$link.position": int64(stored[0].Position)}
+		if len(links) != 1 || !maps.Equal(links[0].Metadata, want) {
+			t.Errorf("linked %v, want metadata %v", links, want)
+		}
+	})
+}
+
+// TestParkedEventsMany lists more parked events than one statement asks for.
+func TestParkedEventsMany(t *testing.T) {
+	const n = 1203
+	storetest.ForEach(t, storetest.SomeLanes, storetest.Usual, func(t *testing.T, l storetest.Lane) {
+		s := l.Open(t, nil)
+		storetest.CreateStream(t, s, "accounts")
+		stored := storetest.MustAppend(t, s, "accounts", "a", 0, storetest.Deposits(n, 1)...)
+		p := storetest.TotalsOf("park", es.Do(func(context.Context, *es.Step[storetest.Totals], storetest.Deposited) error { return errors.New("no") }))
+		p.OnError = func(context.Context, es.Event, error, int) es.ErrorAction { return es.Park }
+		storetest.CatchUp(t, p, s)
+		parked, err := s.ParkedEvents(t.Context(), "park")
+		if err != nil || len(parked) != n {
+			t.Fatalf("%d parked events (%v), want %d", len(parked), err, n)
+		}
+		got := make([]es.Event, n)
+		for i := range parked {
+			got[i] = parked[i].Event
+		}
+		storetest.SameEvents(t, "parked", got, stored)
+	})
+}

@@ -103,7 +103,13 @@ func ordeal(t *testing.T, l storetest.Lane, disturb func()) {
 	relaying, endRelay := context.WithCancel(ctx)
 	defer endRelay()
 	relayDone := make(chan error, 1)
-	go func() { relayDone <- relay.Run(relaying, s) }()
+	go func() {
+		err := relay.Run(relaying, s)
+		if relaying.Err() == nil {
+			t.Errorf("the relay has ended: %v", err)
+		}
+		relayDone <- err
+	}()
 
 	disturb()
 	close(disturbed)

@@ -1,7 +1,9 @@
 package roundtrips_test
 
 import (
+	"database/sql"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
@@ -14,6 +16,9 @@ import (
 // with the simple protocol.
 func TestTrips(t *testing.T) {
 	storetest.ForEachDatabase(t, func(t *testing.T, l storetest.Lane) {
+		if l.Driver == "mysql" {
+			l = l.AtIsolation(t, sql.LevelReadCommitted, 1) // at read uncommitted each read takes four trips
+		}
 		l, proxy := l.Proxied(t, 1)
 		s, ctx := l.Open(t, nil), t.Context()
 		storetest.CreateStream(t, s, "accounts", "orders")
@@ -37,6 +42,10 @@ func TestTrips(t *testing.T) {
 			storetest.CatchUp(t, storetest.TotalsOf("totals"), s)
 			add(es.AnyVersion, 1)()
 		})
+		first := 1
+		if strings.HasPrefix(l.Name, "mysql") {
+			first = 2 // with a look for an append in flight that begins the same aggregate
+		}
 		for _, op := range []struct {
 			name string
 			want int
@@ -47,7 +56,7 @@ func TestTrips(t *testing.T) {
 			{"Append of 100", 1, add(0, 100)},
 			{"Append with AnyVersion", 1, add(es.AnyVersion, 2)},
 			{"Append with MustExist", 1, add(es.MustExist, 1)},
-			{"Append to a new aggregate", 1, func() {
+			{"Append to a new aggregate", first, func() {
 				storetest.MustAppend(t, s, "orders", fmt.Sprint(version), 0, storetest.Deposits(1, 1)...)
 				version++
 			}},

@@ -311,8 +311,8 @@ func TestControlOfDeleted(t *testing.T) {
 func TestRunnerHiddenDeadlock(t *testing.T) {
 	storetest.ForEachKind(t, func(t *testing.T, l storetest.Lane) {
 		s := l.Open(t, nil)
-		storetest.CreateStream(t, s, "accounts", "quiet")
-		stored := storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(6, 1)...)
+		storetest.CreateStream(t, s, "accounts")
+		stored := storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(1, 1)...)
 		table, locks := storetest.NewRows(t, l), storetest.NewRows(t, l)
 		for _, text := range []string{
 			"CREATE TABLE " + locks.Name + " (id int PRIMARY KEY, n int)",
@@ -328,10 +328,10 @@ func TestRunnerHiddenDeadlock(t *testing.T) {
 		}
 		deadlocks := 0
 		p := storetest.TotalsOf("quiet", table.Insert(), es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], e storetest.Deposited) error {
-			if step.Event.Version != 4 {
+			switch {
+			case step.Event.Version != 1 && step.Event.Version != 4:
 				return nil
-			}
-			if deadlocks > 0 {
+			case step.Event.Version == 1, deadlocks > 0:
 				return step.Emit(ctx, es.NewEvent{Payload: e})
 			}
 			mine, err := step.Tx()
@@ -367,6 +367,8 @@ func TestRunnerHiddenDeadlock(t *testing.T) {
 			return nil
 		}))
 		p.ReadModel = table.Table()
+		storetest.CatchUp(t, p, s) // which makes the projection's stream
+		stored = append(stored, storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(5, 2)...)...)
 		var want []int64
 		for _, ev := range stored {
 			want = append(want, int64(ev.Position))
@@ -375,8 +377,8 @@ func TestRunnerHiddenDeadlock(t *testing.T) {
 		if got := table.Positions(t); !slices.Equal(got, want) || cp.State.Events != len(want) {
 			t.Errorf("the table has the rows of %v, and the state %d events: want %v", got, cp.State.Events, want)
 		}
-		if got := storetest.Collect(t, s.Read(t.Context(), es.FromStream("quiet"), es.ReadOptions{})); deadlocks != 1 || len(got) != 1 {
-			t.Errorf("%d events emitted behind %d deadlocks, want 1 behind 1", len(got), deadlocks)
+		if got := storetest.Collect(t, s.Read(t.Context(), es.FromStream("quiet"), es.ReadOptions{})); deadlocks != 1 || len(got) != 2 {
+			t.Errorf("%d events emitted with %d deadlocks, want 2 with 1", len(got), deadlocks)
 		}
 	})
 }
