@@ -16,8 +16,6 @@ const (
 	sealWindow = 10000 // positions looked at with one statement
 	markEvery  = 1000  // positions after which the database is told
 
-	lockedAtOnce = 64 // spans of holes that are asked after with one statement
-
 	// maxGapRows is how many gap rows a look inserts before it lets others have their turn.
 	maxGapRows = 10000
 	// spanPatience is how long a long span waits to be passed over, if it is short enough for gap rows.
@@ -352,14 +350,14 @@ func (b *sqlBackend) notInFlight(ctx context.Context, c conn, spans []span) ([]s
 	if b.text.seal.lockSpans == "" {
 		return spans, nil
 	}
-	alive, err := b.inFlight(ctx, c, spans)
+	alive, err := b.spansInFlight(ctx, c, spans)
 	if err != nil || !alive {
 		return spans, err
 	}
 	var out []span
 	for i := range spans {
 		if len(spans) > 1 { // or else it has just been asked
-			if alive, err = b.inFlight(ctx, c, spans[i:i+1]); err != nil {
+			if alive, err = b.spansInFlight(ctx, c, spans[i:i+1]); err != nil {
 				return nil, err
 			}
 		}
@@ -368,22 +366,6 @@ func (b *sqlBackend) notInFlight(ctx context.Context, c conn, spans []span) ([]s
 		}
 	}
 	return out, nil
-}
-
-func (b *sqlBackend) inFlight(ctx context.Context, c conn, spans []span) (bool, error) {
-	var args []any
-	for _, r := range spans {
-		args = append(args, int64(r.from), int64(r.to))
-	}
-	for n := len(spans); n > 1 && n < lockedAtOnce; n++ { // two texts for all, which stay prepared
-		args = append(args, args[0], args[1])
-	}
-	list := strings.TrimSuffix(strings.Repeat(b.text.seal.lockSpan+" OR ", len(args)/2), " OR ")
-	_, err := c.row(ctx, []any{new(int64)}, b.text.seal.lockSpans+list+b.text.seal.lockTail, args...)
-	if b.dialect.classify(err) == faultRetry {
-		return true, nil
-	}
-	return false, err
 }
 
 // fill puts gap rows in spans, but for positions that exist by now.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -31,10 +32,17 @@ import (
 // the stream is in flight. A proof collects such a moment for each stream, all of them after the span was
 // first seen; they need not be the same one, since later appends are given numbers behind the span. The
 // range of all ids is covered, so that a stream that was made in a transaction in flight counts too.
+//
+// That is about appends of this package, on the one server that is written to. Rows that others insert by hand,
+// or that a prepared transaction has inserted before the server crashed, are found by a locking read of the
+// span: it comes after the proof, and before the look reads what is missing, so that a row which is committed
+// in between is seen there.
 
 const (
 	// longSpan is the length above which a span of dead positions is passed over without gap rows.
 	longSpan = 100
+
+	lockedAtOnce = 64 // spans that are asked after with one statement
 
 	allIDs = 1<<63 - 1
 	// maxProbes is how many ranges of ids a look asks after.
@@ -76,13 +84,39 @@ func (b *sqlBackend) prove(ctx context.Context, c conn) error {
 		p.waitAt = z.now().Add(p.pause)
 		p.pause = min(2*p.pause, longestProbes)
 	}
-	if len(p.pending) == 0 {
-		for _, h := range p.holes {
-			h.proven = true
-		}
-		z.proof = nil
+	if len(p.pending) > 0 {
+		return nil
 	}
+	for _, g := range z.holes {
+		if g.size() <= longSpan || !slices.Contains(p.holes, g.hole) {
+			continue
+		}
+		if alive, err := b.spansInFlight(ctx, c, []span{g.span}); err != nil || alive {
+			return err
+		}
+	}
+	for _, h := range p.holes {
+		h.proven = true
+	}
+	z.proof = nil
 	return nil
+}
+
+// spansInFlight reports whether a row stands in one of the spans, or next to it, that is not yet committed.
+func (b *sqlBackend) spansInFlight(ctx context.Context, c conn, spans []span) (bool, error) {
+	var args []any
+	for _, r := range spans {
+		args = append(args, int64(r.from), int64(r.to))
+	}
+	for n := len(spans); n > 1 && n < lockedAtOnce; n++ { // two texts for all, which stay prepared
+		args = append(args, args[0], args[1])
+	}
+	list := strings.TrimSuffix(strings.Repeat(b.text.seal.lockSpan+" OR ", len(args)/2), " OR ")
+	_, err := c.row(ctx, []any{new(int64)}, b.text.seal.lockSpans+list+b.text.seal.lockTail, args...)
+	if b.dialect.classify(err) == faultRetry {
+		return true, nil
+	}
+	return false, err
 }
 
 // probe asks, without waiting, which of the pending ranges are free of appends at this moment. A range

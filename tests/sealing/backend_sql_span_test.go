@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"testing"
 	"time"
@@ -20,6 +21,11 @@ func jump(t *testing.T, l storetest.Lane, prefix string, to int64) {
 	} else {
 		l.Exec(t, fmt.Sprintf("ALTER TABLE %sevents AUTO_INCREMENT = %d", prefix, to+1))
 	}
+}
+
+// gapAt inserts a row by hand, behind which MySQL and MariaDB go on.
+func gapAt(prefix string, at int64) string {
+	return fmt.Sprintf("INSERT INTO %[1]sevents (position, stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at) VALUES (%[2]d, 0, '', -%[2]d, UNHEX(LPAD(HEX(%[2]d), 32, '0')), '', 'null', '{}', UTC_TIMESTAMP(6))", prefix, at)
 }
 
 // TestSealingPassesJumps has the generator of positions jump by 1000, by a million, and by 10^9, and
@@ -63,8 +69,8 @@ func TestSealingPassesJumps(t *testing.T) {
 }
 
 // TestSealingWaitsInJumps has the generator jump while appends are in flight: one that has stored its
-// event, one whose statement waits for a lock with numbers that no row tells of, and one to a stream that
-// is made by the same transaction. Sealing doesn't pass them, however long they take.
+// event, one whose statement waits for a lock with numbers that no row tells of, one to a stream that is
+// made by the same transaction, and a row that is inserted by hand. Sealing doesn't pass them, however long they take.
 func TestSealingWaitsInJumps(t *testing.T) {
 	storetest.ForEachDatabase(t, func(t *testing.T, l storetest.Lane) {
 		prefix := l.NewPrefix(t)
@@ -108,6 +114,21 @@ func TestSealingWaitsInJumps(t *testing.T) {
 				storetest.MustAppend(t, slow.WithTx(tx), name, "a", es.AnyVersion, storetest.Deposits(1, 1)...)
 				return func() { finish(t, tx.Commit) }
 			},
+			func(t *testing.T) func() {
+				tx, err := beside.DB.BeginTx(context.WithoutCancel(t.Context()), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = tx.Rollback() })
+				id := fmt.Sprintf("'%032x'", last)
+				if l.Dialect == es.MySQL {
+					id = "UNHEX(" + id + ")"
+				}
+				if _, err := tx.Exec(fmt.Sprintf("INSERT INTO %sevents (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at) VALUES (1, 'by hand', 1, %s, 'by hand', '{}', '{}', CURRENT_TIMESTAMP)", prefix, id)); err != nil {
+					t.Fatal(err)
+				}
+				return func() { finish(t, tx.Commit) }
+			},
 		} {
 			end := inFlight(t)
 			from, err := s.Sealed(t.Context())
@@ -118,7 +139,7 @@ func TestSealingWaitsInJumps(t *testing.T) {
 				jump(t, l, prefix, int64(last)+1_000_000)
 			} else {
 				// ALTER TABLE would wait for what is in flight.
-				l.Exec(t, fmt.Sprintf("INSERT INTO %[1]sevents (position, stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at) SELECT %[2]d, 0, '', -%[2]d, UNHEX(LPAD(HEX(%[2]d), 32, '0')), '', 'null', '{}', UTC_TIMESTAMP(6)", prefix, last+1_000_000))
+				l.Exec(t, gapAt(prefix, int64(last)+1_000_000))
 			}
 			last = storetest.MustAppend(t, s, "others", "a", es.AnyVersion, storetest.Deposits(1, 1)...)[0].Position
 			for range 5 {
@@ -198,5 +219,93 @@ func TestSealingPassesJumpsUnderLoad(t *testing.T) {
 		if err := <-errs; err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// TestJumpsUnderStorm has the generator jump again and again, by short and by long spans, under writers whose
+// transactions are committed and rolled back, and two processes that seal. A reader in sealed order sees every
+// event once, in order.
+func TestJumpsUnderStorm(t *testing.T) {
+	storetest.ForEach(t, 2, storetest.AnyKind, func(t *testing.T, l storetest.Lane) {
+		s, prefix := l.OpenPrefixed(t)
+		storetest.CreateStream(t, s, "accounts", "others")
+		began := time.Now()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		seen := make(chan []es.Event, 2)
+		for range 2 {
+			reader := l.OpenIn(t, prefix, nil)
+			go func() {
+				var got []es.Event
+				for ev, err := range reader.Subscribe(ctx, es.FromAll(), 0) {
+					if err != nil {
+						if ctx.Err() == nil {
+							t.Error(err)
+						}
+						break
+					}
+					got = append(got, ev)
+					if ev.AggregateID == "last" {
+						break
+					}
+				}
+				seen <- got
+			}()
+		}
+		write := func(w int) error {
+			ctx := context.WithoutCancel(t.Context())
+			events := storetest.Deposits(1+rand.N(200), 1)
+			if rand.N(2) == 0 {
+				return storetest.Second(s.Append(ctx, "others", fmt.Sprint("a", w), es.AnyVersion, events...))
+			}
+			tx, err := l.DB.BeginTx(ctx, nil)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = tx.Rollback() }() // does nothing after the commit
+			if _, err := s.WithTx(tx).Append(ctx, "accounts", fmt.Sprint("a", w), es.AnyVersion, events...); err != nil {
+				return err
+			}
+			_ = storetest.Pause(ctx, rand.N(30*time.Millisecond))
+			if rand.N(2) == 0 {
+				return nil
+			}
+			return tx.Commit()
+		}
+		for i, err := range storetest.Race(9, func(w int) error {
+			for time.Since(began) < 2*time.Second {
+				if w > 0 {
+					if err := write(w); err != nil {
+						return err
+					}
+					continue
+				}
+				_ = storetest.Pause(ctx, 50*time.Millisecond)
+				by := 1000 + rand.Int64N(1_000_000)
+				text := fmt.Sprintf("SELECT setval(s, nextval(s) + %d) FROM pg_get_serial_sequence('%sevents', 'position') s", by, prefix)
+				if l.Dialect == es.MySQL {
+					var to int64
+					if err := l.DB.QueryRow("SELECT MAX(position) FROM " + prefix + "events").Scan(&to); err != nil {
+						return err
+					}
+					text = gapAt(prefix, to+by)
+				}
+				if _, err := l.DB.Exec(text); err != nil {
+					return err
+				}
+			}
+			return nil
+		}) {
+			if err != nil {
+				t.Errorf("writer %d: %v", i, err)
+			}
+		}
+		last := storetest.MustAppend(t, s, "others", "last", es.AnyVersion, storetest.Deposits(1, 1)...)[0].Position
+		storetest.SealUpTo(t, s, last)
+		want := storetest.Everything(t, s)
+		for range 2 {
+			storetest.SameEvents(t, "seen by a reader", <-seen, want)
+		}
+		t.Logf("%d events up to position %d", len(want), last)
 	})
 }
