@@ -221,7 +221,8 @@ type page struct {
 	newest        bool // before is after the sealed position: little in the log comes after it
 	sizeHint      int  // how many rows probably come; zero: it is not known
 
-	// How a database reads several streams. Memory does not need it.
+	// How a database reads several streams. Memory does not need it. The first two are worth knowing for
+	// other pages near this one.
 	sparse bool    // few of the events at this place are of these streams
 	perRow float64 // positions for each row in the last page where they were not; zero: not known
 	kept   any     // of one page for the next

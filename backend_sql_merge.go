@@ -37,8 +37,8 @@ const (
 	// While at least one of denseShare events at some place is of the streams, that place is read by
 	// position: in one piece, without the streams' ids, for at most denseShare times the rows.
 	denseShare = 4
-	// mergeRows is how many pages' rows a merge fetches at a time, for all streams together.
-	mergeRows = 4
+	// fewStreams are so few that one may be dense among many that are not, which is fetched more of.
+	fewStreams = 4
 	// mergeBytes bounds what it keeps. What is more is fetched again when it is due.
 	mergeBytes = 2 * pageBytes
 	// mergeStreams is how many streams are fetched by one statement that has a SELECT for each.
@@ -57,7 +57,9 @@ func (b *sqlBackend) readPage(ctx context.Context, q *page) (out []record, more 
 
 // readStreams reads a page of several streams: by position where their events lie dense, else merged.
 func (b *sqlBackend) readStreams(ctx context.Context, q *page) (out []record, more bool, err error) {
-	if q.kept == nil && !q.sparse && (!q.backward || q.before > 0) {
+	short := q.before > 0 && q.before-q.after <= denseShare*firstPage
+	if q.kept == nil && (!q.sparse || short) && (!q.backward || q.before > 0) {
+		q.sparse = false
 		at := *q
 		out, more, err = b.scanStreams(ctx, q)
 		if err != nil || !q.sparse {
@@ -96,7 +98,7 @@ func (b *sqlBackend) scanStreams(ctx context.Context, q *page) (out []record, mo
 	} else if high-low > span {
 		high = low + 1 + span
 	}
-	w := &where{text: b.text.read.scan, hide: b.text.read.hidden, args: []any{int64(low), int64(high)}}
+	w := &where{text: b.text.read.scanNarrow, hide: b.text.read.hidden, args: []any{int64(low), int64(high)}}
 	b.narrowToAny(w, q.from)
 	b.narrowNames(w, q.names)
 	w.order(by("e.position", q.backward), q.limit)
@@ -305,8 +307,8 @@ func (b *sqlBackend) refill(ctx context.Context, c conn, m *merge, q *page) (err
 	if m.cut {
 		short = []*cursor{least} // or the same streams could come first for ever
 	}
-	chunk := max(minPage, min(q.limit, (mergeRows*q.limit-buffered)/len(short)))
-	if len(short) <= mergeRows { // they may be dense among many that are not
+	chunk := max(minPage, min(q.limit, (q.limit-buffered)/len(short)))
+	if len(short) <= fewStreams {
 		chunk = max(chunk, min(q.limit, 2*least.chunk))
 	}
 	m.cut, err = b.fetch(ctx, c, q, &m.groups[least.group].where, short, chunk)
@@ -329,10 +331,12 @@ func (b *sqlBackend) fetch(ctx context.Context, c conn, q *page, conditions *whe
 		before[cur] = len(cur.rows)
 	}
 	for i := range rows {
-		if cur := byName[rows[i].stream]; cur != nil {
-			cur.rows = append(cur.rows, rows[i])
-			cur.at = rows[i].position
+		cur := byName[rows[i].stream]
+		if cur == nil || len(q.inside(rows[i:i+1])) == 0 {
+			continue // what is after the bound is the stream's last, and fewer than chunk come before it
 		}
+		cur.rows = append(cur.rows, rows[i])
+		cur.at = rows[i].position
 	}
 	for _, cur := range streams {
 		cur.chunk = chunk
@@ -396,7 +400,13 @@ func (b *sqlBackend) streamsStatement(q *page, conditions *where, streams []*cur
 			list(func(cur *cursor) int64 { low, _ := bounds(cur); return int64(low) }),
 			list(func(cur *cursor) int64 { _, high := bounds(cur); return int64(high) }),
 		}}
-		text := narrowed(w, b.shaped(w, q, texts.streamsForward, texts.streamsBackward, texts.streamsNarrow))
+		shape := texts.streamsForward
+		if q.backward {
+			shape = texts.streamsBackward
+		}
+		w.text = shape.from
+		b.bound(w, q, len(q.names) > 0 || conditions.text != "")
+		text := narrowed(w, shape)
 		return text, append(w.args, chunk)
 	}
 	// A SELECT more than once returns nothing more where its bounds leave nothing: so few texts do for

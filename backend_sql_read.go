@@ -24,7 +24,9 @@ func (b *sqlBackend) readOnce(ctx context.Context, q *page) (out []record, more 
 		if out, cut, err = b.pageRows(ctx, c, q.sizeHint, text, args...); err != nil {
 			return err
 		}
-		more = cut || len(out) == q.limit
+		came := len(out)
+		out = q.inside(out)
+		more = len(out) == came && (cut || came == q.limit)
 		out, short, err = b.complete(ctx, c, out)
 		more = more || short
 		return err
@@ -84,6 +86,12 @@ func (b *sqlBackend) pageStatement(q *page) (string, []any) {
 		}
 	}
 	w := &where{text: texts.scan, hide: texts.hidden, args: []any{int64(q.after), int64(q.end())}}
+	switch {
+	case !q.backward && q.before == 0:
+		w.text, w.args = texts.scanForward, w.args[:1]
+	case q.backward && q.after == 0:
+		w.text, w.args = texts.scanBackward, w.args[1:]
+	}
 	if !q.from.all() {
 		b.narrowToAny(w, q.from)
 	}
@@ -191,7 +199,17 @@ func (b *sqlBackend) aggregateStatement(q *page, src *Source) (string, []any) {
 func (b *sqlBackend) streamStatement(q *page, src *Source) (string, []any) {
 	texts := &b.text.read
 	w := &where{hide: texts.hidden, args: []any{src.Stream, int64(q.after), int64(q.end()), src.Stream}}
-	shape := b.shaped(w, q, texts.streamForward, texts.streamBackward, texts.streamNarrow)
+	shape := texts.streamForward
+	switch {
+	case q.narrowRange():
+		shape = texts.streamNarrow
+	case q.backward:
+		shape = texts.streamBackward
+	}
+	w.text = shape.from
+	if !q.narrowRange() {
+		b.bound(w, q, len(q.names) > 0 || len(src.Match) > 0)
+	}
 	b.narrowNames(w, q.names)
 	for i := range src.Match {
 		b.narrow(w, &src.Match[i])
@@ -201,22 +219,14 @@ func (b *sqlBackend) streamStatement(q *page, src *Source) (string, []any) {
 	return w.text, w.args
 }
 
-// shaped begins w with the shape that is right for a page, and adds the far bound where the shape goes
-// on to the end of the stream. Nothing can use that bound as its end, but an index can tell without
-// the rows that they are after it; unless it is near the end of the log, that makes up for what it
-// tells the planner.
-func (b *sqlBackend) shaped(w *where, q *page, forward, backward, narrow shape) shape {
+// bound adds a page's far bound to a SELECT whose shape goes on to the end of the stream. No index can end
+// there. Where nothing is passed over, the page's own limit ends it, and rows after the bound are dropped
+// when they come. Else an index tells without the rows that they are after it; if little of the
+// log is, that is not worth what the bound would tell the planner.
+func (b *sqlBackend) bound(w *where, q *page, filtered bool) {
 	texts := &b.text.read
-	chosen := forward
 	switch {
-	case q.narrowRange():
-		chosen = narrow
-	case q.backward:
-		chosen = backward
-	}
-	w.text = chosen.from
-	switch {
-	case q.narrowRange() || texts.before == "":
+	case !filtered || texts.before == "":
 	case q.backward && q.after > 0:
 		w.andPlain(texts.after, int64(q.after))
 	case !q.backward && q.newest:
@@ -224,7 +234,16 @@ func (b *sqlBackend) shaped(w *where, q *page, forward, backward, narrow shape) 
 	case !q.backward && q.before > 0:
 		w.andPlain(texts.before, int64(q.before))
 	}
-	return chosen
+}
+
+// inside returns the rows up to a page's far bound.
+func (q *page) inside(rows []record) []record {
+	for i := range rows {
+		if p := rows[i].position; p <= q.after || p >= q.end() {
+			return rows[:i]
+		}
+	}
+	return rows
 }
 
 // by returns what orders a SELECT by columns.

@@ -277,22 +277,24 @@ type readStatements struct {
 
 	// SELECTs up to further conditions. Each leaves one plan that is sensible, whatever statistics say:
 	// which stream's events lie where in the log is nothing that they know.
-	scan      string // position, position; the events between them, by position
-	byID      string // the same, which further conditions look up by event ID
-	mark      string // the same, as rows without a name, for any positions that exist
-	aggregate string // stream, stream, aggregate id, version; the aggregate's events after that, by version
-	hidden    string // a {condition} that a plan can't be chosen for; "": it need not be hidden
+	scan                      string // position, position; the events between them, by position
+	scanForward, scanBackward string // position; the events after it, before it
+	scanNarrow                string // the same as scan, where all between the positions may be looked at
+	byID                      string // the same, which further conditions look up by event ID
+	mark                      string // the same, as rows without a name, for any positions that exist
+	aggregate                 string // stream, stream, aggregate id, version; the aggregate's events after that, by version
+	hidden                    string // a {condition} that a plan can't be chosen for; "": it need not be hidden
 
-	// The events of a stream between two positions: stream, position, position, stream. Where the far
-	// bound is told apart from the end of the stream, before and after say it once more.
+	// The events of a stream between two positions: stream, position, position, stream. Forward and
+	// backward may go on to the stream's end: see before and after.
 	streamForward, streamBackward shape
 	streamNarrow                  shape  // either way, where all between the positions may be looked at
-	before, after                 string // a condition: position; "": the shapes end at their far bound
+	before, after                 string // a condition, position: the far bound; "": the shapes end at it
 
 	// The events of several streams between two positions, in turn: lists of stream ids, lower and upper
 	// positions. "": a SELECT for each by streamByID: id, lower and upper position.
-	streamsForward, streamsBackward, streamsNarrow shape
-	streamByID                                     shape
+	streamsForward, streamsBackward shape
+	streamByID                      shape
 
 	streamIDs   string // up to the list of names; rows: id, name of a stream
 	categoryIDs string // name, name; the same of all streams from one name up to, and without, another

@@ -11,16 +11,15 @@ var mysqlRead = readStatements{
 (SELECT position, TIMESTAMPDIFF(MICROSECOND, recorded_at, UTC_TIMESTAMP(6))
  FROM {events} FORCE INDEX (PRIMARY) WHERE position > ? AND position <= ? AND stream_id > 0
  ORDER BY position LIMIT 1)`,
-	columns:    `e.position, s.name AS stream, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, CAST(e.recorded_at AS CHAR) AS recorded_at`,
-	inline:     `IF(LENGTH(e.data) <= 65536, e.data, NULL)`,
-	streamName: `CAST(? AS BINARY)`, // MariaDB strips the spaces behind a text parameter in a UNION
-	fromAll:    `{events} e STRAIGHT_JOIN {streams} s ON s.id = e.stream_id`,
-	data:       `SELECT position, data FROM {events} FORCE INDEX (PRIMARY) WHERE position IN (`,
-	// Ranges of both columns of an index take values that are known before the statement is
-	// planned: for streams that another table names, MySQL reads each from its first event on.
-	scan: `
-SELECT {page} FROM {events} e FORCE INDEX (PRIMARY) STRAIGHT_JOIN {streams} s ON s.id = e.stream_id
-WHERE e.position > ? AND e.position < ?`,
+	columns:      `e.position, s.name AS stream, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, CAST(e.recorded_at AS CHAR) AS recorded_at`,
+	inline:       `IF(LENGTH(e.data) <= 65536, e.data, NULL)`,
+	streamName:   `CAST(? AS BINARY)`, // MariaDB strips the spaces behind a text parameter in a UNION
+	fromAll:      `{events} e STRAIGHT_JOIN {streams} s ON s.id = e.stream_id`,
+	data:         `SELECT position, data FROM {events} FORCE INDEX (PRIMARY) WHERE position IN (`,
+	scan:         mysqlScan + `e.position > ? AND e.position < ?`,
+	scanForward:  mysqlScan + `e.position > ?`,
+	scanBackward: mysqlScan + `e.position < ?`,
+	scanNarrow:   mysqlScan + `e.position > ? AND e.position < ?`,
 	mark: `
 SELECT position, '', '', 0, event_id, '', 'null', '{}', CAST(recorded_at AS CHAR) FROM {events} e FORCE INDEX (PRIMARY)
 WHERE position > ? AND position < ?`,
@@ -35,6 +34,8 @@ WHERE e.stream_id = (SELECT id FROM {streams} WHERE name = ?) AND e.aggregate_id
 	streamNarrow:   mysqlStream,
 	streamIDs:      `SELECT id, name FROM {streams} WHERE name IN (`,
 	categoryIDs:    `SELECT id, name FROM {streams} WHERE name >= ? AND name < ?`,
+	// Ranges of both columns of an index take values that are known before the statement is planned: a
+	// stream that another table names is read from its first event on.
 	streamByID: shape{from: `
 SELECT {page} FROM {events} e FORCE INDEX (stream_id_2) STRAIGHT_JOIN {streams} s ON s.id = e.stream_id
 WHERE e.stream_id = ? AND e.position > ? AND e.position < ?`, by: `e.position`},
@@ -42,6 +43,11 @@ WHERE e.stream_id = ? AND e.position > ? AND e.position < ?`, by: `e.position`},
 	timeValue:   `CAST(? AS DATETIME(6))`,
 	idValue:     `?`,
 }
+
+// mysqlScan reads the log by position, up to the positions.
+const mysqlScan = `
+SELECT {page} FROM {events} e FORCE INDEX (PRIMARY) STRAIGHT_JOIN {streams} s ON s.id = e.stream_id
+WHERE `
 
 // mysqlStream reads a stream by the index on (stream_id, position), which it names: by what it knows of
 // streams, the database would choose it or the primary key. The stream is read before the statement is

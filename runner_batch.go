@@ -26,8 +26,9 @@ type batcher struct {
 	told     bool // ProjectionInfo.Error says why a try has failed
 	noted    bool // that of this hold
 
-	limit     int // of a page
-	lastFound int // in the last page
+	limit     int  // of a page
+	lastFound int  // in the last page
+	last      page // how that was read
 	window    Position
 	sealed    Position  // as of the last look at what is
 	looked    time.Time // when that was
@@ -185,12 +186,12 @@ func (b *batcher) look(ctx context.Context, poll *poller, after Position, next *
 		return nil
 	}
 	began := time.Now()
-	q := &page{from: b.from, names: b.names, after: after, before: next.upTo + 1, window: next.upTo < b.sealed, newest: next.upTo == b.sealed, limit: b.limit, sizeHint: b.lastFound}
+	q := &page{sparse: b.last.sparse, perRow: b.last.perRow, from: b.from, names: b.names, after: after, before: next.upTo + 1, window: next.upTo < b.sealed, newest: next.upTo == b.sealed, limit: b.limit, sizeHint: b.lastFound}
 	rows, more, err := b.store.backend.readPage(ctx, q)
 	if err != nil {
 		return err
 	}
-	b.lastFound = len(rows)
+	b.lastFound, b.last = len(rows), page{sparse: q.sparse, perRow: q.perRow}
 	if more {
 		next.upTo = q.after
 		if len(rows) > 0 {
