@@ -43,10 +43,10 @@ func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendReque
 		return r.Scan((*int64)(&row.position), &row.version, (*dbTime)(&row.recordedAt), &id)
 	}, text, args...)
 	switch {
-	case b.dialect.classify(err) == faultTaken:
+	case b.dialect.classify(err) == faultTaken && c.tx == nil:
 		return b.refusal(err)
 	case err != nil:
-		return err
+		return err // in a transaction the store's own keys skip the row
 	case n == len(rows):
 		if c.tx == nil {
 			b.hints.learnStream(a.stream, id)

@@ -429,11 +429,12 @@ func classifyPostgres(err error) fault {
 }
 
 // violatedPostgres looks for the name of the constraint, which begins with that of the table. Of a long
-// name the server cuts both the table's and the columns'.
+// name the server cuts both the table's and the columns'. A table that was renamed has constraints of
+// the old name, so that another name tells nothing.
 func violatedPostgres(prefix string, err error) keyOwner {
 	table := strings.ToLower(prefix) + "events_"
 	if strings.Contains(err.Error(), table[:min(len(table), 24)]) {
 		return ownKey
 	}
-	return foreignKey
+	return someKey
 }
