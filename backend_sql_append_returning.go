@@ -44,12 +44,12 @@ func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendReque
 		return r.Scan((*int64)(&row.position), &row.version, (*dbTime)(&row.recordedAt), &id)
 	}, text, args...)
 	switch fault := b.dialect.classify(err); {
-	case fault == faultTaken:
+	case fault == faultTaken && c.tx == nil:
 		return b.refusal(err)
 	case fault == faultBelow:
 		return b.belowFloor()
 	case err != nil:
-		return err
+		return err // in a transaction the store's own keys skip the row
 	case n == len(rows):
 		if c.tx == nil {
 			b.hints.learnStream(a.stream, id)
