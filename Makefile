@@ -1,6 +1,6 @@
 # One verb each. Everything here is also a plain command: see CONTRIBUTING.md.
 
-.PHONY: help test memory lint api matrix bench scale fuzz
+.PHONY: help test memory lint api matrix bench scale fuzz models
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -26,6 +26,9 @@ bench: ## the store beside the same work by hand, as a table
 
 scale: ## what an operation costs in logs of 100,000, 1 and 10 million events
 	go run ./internal/bench/scale
+
+models: ## the model of sealing, with spin: whole, and with each step left out
+	docs/models/check
 
 fuzz: ## a short turn of each fuzz target
 	for target in $$(grep -ohE '^func Fuzz[A-Za-z]+' *_test.go | sed 's/func //'); do \
