@@ -18,6 +18,8 @@ type conn struct {
 	b   *sqlBackend
 	tx  *sql.Tx
 	one *sql.Conn
+
+	checked bool // the settings of one are known
 }
 
 // executor returns what runs st here.
@@ -61,7 +63,7 @@ type running struct {
 // Closing the statement is what clears it. It goes prepared in any case, since with interpolateParams
 // the driver would write the values into a text of up to twice their size.
 func (c conn) start(ctx context.Context, text string, args []any) (running, error) {
-	if c.tx != nil && (c.b.tx == nil || c.b.ours) {
+	if c.checked || c.tx != nil && (c.b.tx == nil || c.b.ours) {
 		// It was checked before it began, and a handler's has settings of its own by now.
 	} else if err := c.b.settings.check(ctx, c.plain(), &c.b.text.install); err != nil {
 		return running{}, err

@@ -274,11 +274,11 @@ func (u *sqlBatchTx) rollback() {
 	if u.tx != nil {
 		// A rollback fails only after a commit or with a connection that is gone.
 		_ = u.tx.Rollback()
-		u.release()
 	}
+	u.release()
 }
 
-// release notes that the transaction has given its connection back.
+// release gives the connection back, once the transaction has ended or could not begin.
 func (u *sqlBatchTx) release() {
 	if u.held != nil {
 		u.held.taken.Store(false)
@@ -298,7 +298,7 @@ func (u *sqlBatchTx) release() {
 func (u *sqlBatchTx) tidy() bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.ctx), tidyTime)
 	defer cancel()
-	c := conn{b: u.b, one: u.one}
+	c := conn{b: u.b, one: u.one, checked: true}
 	if u.guarded {
 		if _, err := c.exec(ctx, u.b.text.projections.endGuard); err != nil {
 			return false
