@@ -223,10 +223,11 @@ func (s *Store) appendWithRetry(ctx context.Context, a *appendRequest) (stored [
 		if errors.Is(err, errVersion) {
 			var stored []record
 			refusal := err
-			if stored, err = s.explainConflict(ctx, a); err == nil {
+			var actual int64
+			if stored, actual, err = s.explainConflict(ctx, a); err == nil {
 				return stored, true, nil
 			}
-			err = past.refused(refusal, err)
+			err = past.refused(refusal, actual, err)
 		}
 		if !errors.Is(err, errRetry) {
 			return nil, false, past.ended(ctx, err)
@@ -246,21 +247,21 @@ func (s *Store) appendWithRetry(ctx context.Context, a *appendRequest) (stored [
 }
 
 // explainConflict finds out what a refused append was: stored by an earlier call, whose rows it
-// returns, a conflict, or a race that is over (errRetry).
-func (s *Store) explainConflict(ctx context.Context, a *appendRequest) ([]record, error) {
+// returns, a conflict, or a race that is over (errRetry). It returns the aggregate's version, too.
+func (s *Store) explainConflict(ctx context.Context, a *appendRequest) (stored []record, actual int64, err error) {
 	cause, err := s.backend.diagnose(ctx, a)
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, 0, err
 	case !cause.found:
-		return nil, fmt.Errorf("%w: %q: Store.CreateStream makes it", ErrStreamNotFound, a.stream)
+		return nil, 0, fmt.Errorf("%w: %q: Store.CreateStream makes it", ErrStreamNotFound, a.stream)
 	case isRepeat(a, cause.stored):
-		return cause.stored, nil
+		return cause.stored, cause.actual, nil
 	case len(cause.stored) == 0 && !cause.taken && a.admits(cause.actual, cause.position):
-		return nil, errRetry
+		return nil, cause.actual, errRetry
 	}
 	s.opts.Logger.DebugContext(ctx, "append conflicts", "stream", a.stream, "aggregate", a.aggregateID, "expected", a.expected, "actual", cause.actual)
-	return nil, &ConflictError{Stream: a.stream, AggregateID: a.aggregateID, Expected: a.expected, Actual: cause.actual}
+	return nil, cause.actual, &ConflictError{Stream: a.stream, AggregateID: a.aggregateID, Expected: a.expected, Actual: cause.actual}
 }
 
 // isRepeat reports whether stored are the very events that a wants stored: the same IDs in the same

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"time"
 
 	"github.com/google/uuid"
@@ -52,17 +53,19 @@ type backend interface {
 	// stats tells what sealing has come to and how far projections are, without any Lag.
 	stats(context.Context) (Stats, error)
 
-	// readPage returns up to limit of the rows that a page asks for, in its order, and whether
-	// more may follow them. They are at least those that the selection picks: what it does not
-	// pick is for the caller to drop.
+	// readPage returns the next rows that a page asks for, in its order, and whether more may follow
+	// them. It moves q past them, so that the same q asks for the next page. There are up to limit of
+	// them, fewer if they are large, and perhaps none although more follow. They are at least those that
+	// the selection picks: the caller drops what it does not pick.
 	readPage(ctx context.Context, q *page) (rows []record, more bool, err error)
 
-	// readAggregate returns up to limit of an aggregate's rows, by version.
-	readAggregate(ctx context.Context, stream, aggregateID string, after int64, limit int) ([]record, error)
+	// readAggregate returns up to limit of an aggregate's rows, by version, fewer if they are large,
+	// and whether more may follow them.
+	readAggregate(ctx context.Context, stream, aggregateID string, after int64, limit int) (rows []record, more bool, err error)
 
 	// readSnapshot returns the aggregate's snapshot of this schema, if its event is there, as a row
-	// without a name, and up to limit of the rows behind it, or of all rows.
-	readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) ([]record, error)
+	// without a name. After it come the rows that readAggregate would return from there on.
+	readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) (rows []record, more bool, err error)
 
 	// saveSnapshot stores a snapshot, unless a later one is stored or its event is gone.
 	saveSnapshot(ctx context.Context, sn *snapshot) error
@@ -128,6 +131,9 @@ type record struct {
 	decoded Metadata // of metadata, once it has been asked for
 }
 
+// size returns how many bytes of data and metadata the record has.
+func (r *record) size() int { return len(r.data) + len(r.metadata) }
+
 // meta returns the record's metadata, decoded once.
 func (r *record) meta() (Metadata, error) {
 	if r.decoded == nil {
@@ -190,7 +196,7 @@ const (
 func (a *appendRequest) size() int {
 	n := 0
 	for i := range a.rows {
-		n += len(a.rows[i].data) + len(a.rows[i].metadata)
+		n += a.rows[i].size()
 	}
 	return n
 }
@@ -211,7 +217,32 @@ type page struct {
 	after, before Position // exclusive; zero: none
 	limit         int
 	backward      bool
-	sizeHint      int // how many rows probably come; zero: it is not known
+	window        bool // the caller has chosen bounds within which all may be looked at
+	newest        bool // before is after the sealed position: little in the log comes after it
+	sizeHint      int  // how many rows probably come; zero: it is not known
+
+	// How a database reads several streams. Memory does not need it. The first two are worth knowing for
+	// other pages near this one.
+	sparse bool    // few of the events at this place are of these streams
+	perRow float64 // positions for each row in the last page where they were not; zero: not known
+	kept   any     // of one page for the next
+}
+
+// advance moves q past a row, or past all rows up to a position.
+func (q *page) advance(p Position) {
+	if q.backward {
+		q.before = p
+	} else {
+		q.after = p
+	}
+}
+
+// end returns the exclusive upper bound, also where there is none.
+func (q *page) end() Position {
+	if q.before == 0 {
+		return math.MaxInt64
+	}
+	return q.before
 }
 
 // snapshot is a state as it is stored. The position is that of the event of its version: since

@@ -45,8 +45,8 @@ func (b *brokenBackend) deleteAggregate(context.Context, string, string) (bool, 
 	return false, 0, b.err
 }
 
-func (b *brokenBackend) readSnapshot(context.Context, string, string, int64, int) ([]record, error) {
-	return nil, b.err
+func (b *brokenBackend) readSnapshot(context.Context, string, string, int64, int) ([]record, bool, error) {
+	return nil, false, b.err
 }
 
 func (b *brokenBackend) saveSnapshot(context.Context, *snapshot) error { return b.err }
@@ -63,8 +63,8 @@ func (b *brokenBackend) readPage(context.Context, *page) ([]record, bool, error)
 	return nil, false, b.err
 }
 
-func (b *brokenBackend) readAggregate(context.Context, string, string, int64, int) ([]record, error) {
-	return nil, b.err
+func (b *brokenBackend) readAggregate(context.Context, string, string, int64, int) ([]record, bool, error) {
+	return nil, false, b.err
 }
 
 func (b *brokenBackend) lastPosition(context.Context) (Position, error) { return 0, b.err }

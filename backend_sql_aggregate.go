@@ -10,14 +10,30 @@ import (
 	"slices"
 )
 
-func (b *sqlBackend) readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) (out []record, err error) {
+func (b *sqlBackend) readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) (out []record, more bool, err error) {
 	text := limited(b.text.aggregates.load, limit)
-	err = b.run(ctx, "read aggregate", func(c conn) (err error) {
-		out, err = b.records(ctx, c, 0, text, aggregateID, schema, stream, aggregateID, schema, aggregateID, stream)
+	err = b.run(ctx, "read aggregate", func(c conn) error {
+		var cut, short bool
+		var err error
+		if out, cut, err = b.pageRows(ctx, c, 0, text, aggregateID, schema, stream, aggregateID, schema, aggregateID, stream); err != nil {
+			return err
+		}
+		slices.SortFunc(out, func(x, y record) int { return cmp.Compare(x.version, y.version) })
+		more = cut || len(out) >= limit
+		if cut {
+			// No order is promised to a page that was cut: what comes after a missing version is left.
+			for i := range out {
+				if i > 0 && out[i].version != out[i-1].version+1 {
+					out = out[:i]
+					break
+				}
+			}
+		}
+		out, short, err = b.complete(ctx, c, out)
+		more = more || short
 		return err
 	})
-	slices.SortFunc(out, func(x, y record) int { return cmp.Compare(x.version, y.version) })
-	return out, err
+	return out, more, err
 }
 
 func (b *sqlBackend) saveSnapshot(ctx context.Context, sn *snapshot) error {

@@ -93,7 +93,7 @@ func (b *sqlBackend) insert(ctx context.Context, c conn, a *appendRequest, rows 
 func (b *sqlBackend) chunks(ctx context.Context, rows []record) ([][]record, error) {
 	total, largest, at := 0, 0, 0
 	for i := range rows {
-		size := rows[i].size()
+		size := rows[i].sizeInStatement()
 		if total += size; size > largest {
 			largest, at = size, i
 		}
@@ -116,7 +116,7 @@ func (b *sqlBackend) chunks(ctx context.Context, rows []record) ([][]record, err
 	for len(rows) > 0 {
 		n, bytes := 0, 0
 		for n < len(rows) && n < most {
-			if bytes += rows[n].size(); bytes > mostBytes && n > 0 {
+			if bytes += rows[n].sizeInStatement(); bytes > mostBytes && n > 0 {
 				break
 			}
 			n++
@@ -126,8 +126,8 @@ func (b *sqlBackend) chunks(ctx context.Context, rows []record) ([][]record, err
 	return out, nil
 }
 
-// size returns about how many bytes a row has in a statement.
-func (r *record) size() int {
+// sizeInStatement returns about how many bytes a row has in a statement.
+func (r *record) sizeInStatement() int {
 	return len(r.data) + len(r.metadata) + len(r.name) + len(r.aggregateID) + 10*parameterSize
 }
 

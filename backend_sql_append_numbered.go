@@ -82,11 +82,14 @@ func (b *sqlBackend) insertPatiently(ctx context.Context, c conn, a *appendReque
 		if b.dialect.classify(err) != faultRetry {
 			return err
 		}
-		if err := b.transact(ctx, "append", func(c conn) error {
+		switch waited := b.readCommitted(ctx, func(c conn) error {
 			_, err := c.row(ctx, []any{new(int64)}, b.text.numbered.await, h.stream, a.aggregateID, h.version+1)
 			return err
-		}); err != nil {
-			return err
+		}); {
+		case waited != nil && ctx.Err() != nil:
+			return err // which tells what it has waited for
+		case waited != nil:
+			return waited
 		}
 		// By its position MariaDB locks the event before without a gap.
 		if err := b.mustLookUp(ctx, c, a, after, &h); err != nil {

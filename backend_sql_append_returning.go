@@ -44,12 +44,12 @@ func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendReque
 		return r.Scan((*int64)(&row.position), &row.version, (*dbTime)(&row.recordedAt), &id)
 	}, text, args...)
 	switch fault := b.dialect.classify(err); {
-	case fault == faultTaken:
+	case fault == faultTaken && c.tx == nil:
 		return b.refusal(err)
 	case fault == faultBelow:
 		return b.belowFloor()
 	case err != nil:
-		return err
+		return err // in a transaction the store's own keys skip the row
 	case n == len(rows):
 		if c.tx == nil {
 			b.hints.learnStream(a.stream, id)
@@ -107,35 +107,6 @@ func arrayArgs(rows []record) []any {
 		column(func(r *record) string { return string(r.data) }),
 		column(func(r *record) string { return string(r.metadata) }),
 	}
-}
-
-// arrayLiteral returns an array of n elements as Postgres writes it. As text it passes through
-// every driver and protocol mode alike.
-func arrayLiteral(n int, element func(i int) string) string {
-	var b strings.Builder
-	for i := range n {
-		s := element(i)
-		if i == 0 { // the others may well be like it, if it is not large
-			b.Grow(min(n*(len(s)+len(s)/4+3)+2, 64<<10))
-		}
-		b.WriteByte("{,"[min(i, 1)])
-		b.WriteByte('"')
-		for from := 0; from < len(s); {
-			to := from
-			for to < len(s) && s[to] != '"' && s[to] != '\\' {
-				to++
-			}
-			b.WriteString(s[from:to])
-			if from = to; from < len(s) {
-				b.WriteByte('\\')
-				b.WriteByte(s[from])
-				from++
-			}
-		}
-		b.WriteByte('"')
-	}
-	b.WriteByte('}')
-	return b.String()
 }
 
 // groupRow is a row of one of the appends in a statement.

@@ -3,6 +3,7 @@
 package eventstore
 
 import (
+	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -16,9 +17,19 @@ import (
 type where struct {
 	text string
 	args []any
+	hide string // readStatements.hidden; "": conditions stand as they are
 }
 
+// and adds a condition for which no index is meant.
 func (w *where) and(condition string, args ...any) {
+	if w.hide != "" {
+		condition = strings.Replace(w.hide, "{condition}", condition, 1)
+	}
+	w.andPlain(condition, args...)
+}
+
+// andPlain adds a condition by which rows may be looked up.
+func (w *where) andPlain(condition string, args ...any) {
 	w.text += "\nAND " + condition
 	w.args = append(w.args, args...)
 }
@@ -43,6 +54,85 @@ func limited(text string, limit int) string {
 
 // maxList is the longest list of values that is sent to the database.
 const maxList = 200
+
+// narrowNames adds the condition that an event is stored under one of the names, if there are any and
+// not too many.
+func (b *sqlBackend) narrowNames(w *where, names []string) {
+	if len(names) > 0 && len(names) <= maxList {
+		w.and("e.name IN ("+placeholders(len(names))+")", anys(names)...)
+	}
+}
+
+// maxAlternatives is how many groups of sources a statement tells apart. Beyond that and maxList it
+// tells none apart, and the caller drops what no source picks.
+const maxAlternatives = 20
+
+// narrowToAny adds the condition that one of the sources can pick an event.
+func (b *sqlBackend) narrowToAny(w *where, sources Selection) {
+	groups := b.group(sources)
+	if len(groups) > maxAlternatives {
+		return
+	}
+	var texts []string
+	var args []any
+	for i := range groups {
+		g := &groups[i]
+		if len(g.streams)+len(g.categories) > maxList {
+			return
+		}
+		of := []string{"1 = 1"}
+		if !g.all {
+			of = of[:0]
+			for _, name := range g.streams {
+				of = append(of, "s.name = ?")
+				args = append(args, name)
+			}
+			for _, category := range g.categories {
+				of = append(of, "s.name >= ? AND s.name < ?")
+				args = append(args, category+"-", category+".")
+			}
+		}
+		texts = append(texts, "(("+strings.Join(of, " OR ")+")"+g.where.text+")")
+		args = append(args, g.where.args...)
+	}
+	w.and("("+strings.Join(texts, " OR ")+")", args...)
+}
+
+// group is the sources of a selection that have the same conditions.
+type group struct {
+	streams, categories []string
+	all                 bool  // one has all streams
+	where               where // up to no text: the conditions, each after AND
+}
+
+// group groups the sources of a selection by their conditions, in the order in which these come.
+func (b *sqlBackend) group(sources Selection) []group {
+	var groups []group
+	known := map[string]int{}
+	for i := range sources {
+		src := &sources[i]
+		var w where
+		for j := range src.Match {
+			b.narrow(&w, &src.Match[j])
+		}
+		key := fmt.Sprintf("%s %q", w.text, w.args)
+		n, ok := known[key]
+		if !ok {
+			n = len(groups)
+			known[key] = n
+			groups = append(groups, group{where: w})
+		}
+		switch g := &groups[n]; {
+		case src.Stream != "":
+			g.streams = append(g.streams, src.Stream)
+		case src.Category != "":
+			g.categories = append(g.categories, src.Category)
+		default:
+			g.all = true
+		}
+	}
+	return groups
+}
 
 // narrow adds to a SELECT a condition that every event for which the match holds fulfils. Where
 // SQL could see a value otherwise than Go, the condition is weaker than the match, or missing.
@@ -172,4 +262,12 @@ func metaText(v any) string {
 		return strconv.FormatBool(v)
 	}
 	return ""
+}
+
+func anys[T any](values []T) []any {
+	out := make([]any, len(values))
+	for i, v := range values {
+		out[i] = v
+	}
+	return out
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ func TestStatementLimit(t *testing.T) {
 	small.maxPacket = most
 	b := newSQLBackend(sql.OpenDB(unconnected{io.ErrUnexpectedEOF}), &small, "es_", slog.New(slog.DiscardHandler))
 	b.settings.passed.Store(time.Now().UnixNano())
+	b.sealer.floorDue.Store(math.MaxInt64)
 	row := func(n int) record { return record{data: make([]byte, n), metadata: noMetadata} }
 	for _, n := range []int{most, most - packetSlack} {
 		a := &appendRequest{stream: "accounts", aggregateID: "a", lastEvent: lastEvent{expected: AnyVersion}, rows: []record{row(20), row(n)}}
@@ -36,7 +38,7 @@ func TestStatementLimit(t *testing.T) {
 	for _, c := range chunks {
 		bytes := 0
 		for i := range c {
-			bytes += c[i].size()
+			bytes += c[i].sizeInStatement()
 		}
 		if rows += len(c); bytes > most {
 			t.Errorf("a chunk has %d bytes, want at most %d", bytes, most)

@@ -137,6 +137,8 @@ func (v *scanBytes) Scan(src any) error {
 		*v = []byte(src)
 	case []byte:
 		*v = bytes.Clone(src)
+	case nil: // it is large, and left out
+		*v = nil
 	default:
 		return fmt.Errorf("a text came as %T", src)
 	}

@@ -18,8 +18,9 @@ func SetSealingClock(s *Store, now func() time.Time) {
 
 // Statement is one of a store's statements, bound and with arguments, for tests of plans.
 type Statement struct {
-	Text string
-	Args []any
+	Text     string
+	Args     []any
+	ByStream bool // it has to go by the index on streams and positions
 }
 
 // Statements returns the statements of appends, reads and sealing as they run for stream
@@ -28,7 +29,7 @@ func Statements(s *Store) map[string]Statement {
 	b := s.backend.(*sqlBackend)
 	out := map[string]Statement{}
 	add := func(what, text string, args ...any) {
-		out[what] = Statement{b.dialect.bind(b.prefix, text), args}
+		out[what] = Statement{b.dialect.bind(b.prefix, text), args, false}
 	}
 	row := func(n int) []record {
 		rows := make([]record, n)
@@ -77,14 +78,39 @@ func Statements(s *Store) map[string]Statement {
 		"read backward":            {from: FromAll(), before: 25_000, limit: 100, backward: true},
 		"read of a stream":         {from: FromStream("accounts"), after: 25_000, limit: 100},
 		"read of another stream":   {from: FromStream("orders"), limit: 100},
+		"read of positions":        {from: FromAll(), after: 25_000, before: 25_100, limit: 100},
 		"read of one aggregate ID": {from: FromStream("accounts", ByAggregateID.Equals("big")), after: 25_000, limit: 100},
 		"read of one name":         {from: FromStream("accounts"), names: []string{"account.opened"}, after: 25_000, limit: 100},
 	} {
 		text, args := b.pageStatement(q)
 		add(what, text, args...)
 	}
-	w := b.from(&Source{Stream: "accounts"})
-	w.and(b.text.read.ofAggregate, "big", int64(100))
+	byStream := func(what, text string, args []any) {
+		add(what, text, args...)
+		st := out[what]
+		st.ByStream = true
+		out[what] = st
+	}
+	streams := []*cursor{{id: 1, at: 25_000}, {id: 2, at: 50_000}}
+	for _, name := range []string{"accounts", "orders"} {
+		for what, q := range map[string]*page{
+			"first page":           {limit: firstPage},
+			"next page":            {limit: maxPage, after: 25_000},
+			"backward":             {limit: firstPage, backward: true},
+			"next page backward":   {limit: maxPage, backward: true, before: 25_000},
+			"one name":             {limit: firstPage, names: []string{"account.opened"}},
+			"one name, backward":   {limit: firstPage, names: []string{"account.opened"}, backward: true},
+			"up to what is sealed": {limit: firstPage, names: []string{"account.opened"}, before: 51_001, newest: true},
+		} {
+			q.from = FromStream(name)
+			text, args := b.pageStatement(q)
+			byStream(name+": "+what, text, args)
+			q.from = FromStreams("accounts", "orders")
+			text, args = b.streamsStatement(q, &where{}, streams, 500)
+			byStream("both streams: "+what, text, args)
+		}
+	}
+	w := &where{text: b.text.read.aggregate, args: []any{"accounts", "accounts", "big", int64(100)}}
 	w.order(" ORDER BY e.version", firstPage)
 	add("read of an aggregate", w.text, w.args...)
 	return out

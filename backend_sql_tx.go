@@ -58,6 +58,7 @@ func (u *sqlBatchTx) sqlTx() (*sql.Tx, error) {
 	// and a higher level would take that for a conflict.
 	tx, err := on.BeginTx(u.ctx, readCommitted)
 	if err != nil {
+		u.rollback()
 		return nil, u.b.failed("begin", err)
 	}
 	u.tx = tx

@@ -268,16 +268,49 @@ type projectionStatements struct {
 // readStatements are parts of reads, which are put together from what a Selection asks for, and
 // statements of statistics.
 type readStatements struct {
-	uncommitted  string // one row: whether a read outside of transactions sees what is not committed; "": it never does
-	columns      string // of an event e in a stream s, as rowScanner scans them; {event} stands for them
-	streamName   string // a parameter in place of the stream's name among the columns
-	fromAll      string // e and s, driven by e
-	ofAggregate  string // a condition: aggregate id, version; e is one of its events behind that
+	uncommitted string // one row: whether a read outside of transactions sees what is not committed; "": it never does
+	columns     string // of an event e in a stream s, as rowScanner scans them; {event} stands for them
+	inline      string // an event's data, or NULL where they are large; {page} stands for the columns with this instead
+	streamName  string // a parameter in place of the stream's name; {named} stands for {page} with this instead
+	fromAll     string // e and s, driven by e
+	data        string // up to the list of positions; rows: position, data
+
+	// SELECTs up to further conditions. Each leaves one plan that is sensible, whatever statistics say:
+	// which stream's events lie where in the log is nothing that they know.
+	scan                      string // position, position; the events between them, by position
+	scanForward, scanBackward string // position; the events after it, before it
+	scanNarrow                string // the same as scan, where all between the positions may be looked at
+	byID                      string // the same, which further conditions look up by event ID
+	mark                      string // the same, as rows without a name, for any positions that exist
+	aggregate                 string // stream, stream, aggregate id, version; the aggregate's events after that, by version
+	hidden                    string // a {condition} that a plan can't be chosen for; "": it need not be hidden
+
+	// The events of a stream between two positions: stream, position, position, stream. Forward and
+	// backward may go on to the stream's end: see before and after.
+	streamForward, streamBackward shape
+	streamNarrow                  shape  // either way, where all between the positions may be looked at
+	before, after                 string // a condition, position: the far bound; "": the shapes end at it
+
+	// The events of several streams between two positions, in turn: lists of stream ids, lower and upper
+	// positions. "": a SELECT for each by streamByID: id, lower and upper position.
+	streamsForward, streamsBackward shape
+	streamByID                      shape
+
+	streamIDs   string // up to the list of names; rows: id, name of a stream
+	categoryIDs string // name, name; the same of all streams from one name up to, and without, another
+
 	metadataHas  string // a condition: e's metadata hold a text
 	timeValue    string // a time as a parameter
 	idValue      string // an event ID as a parameter
 	lastPosition string // one row: the highest position that exists, or 0
 	nextEvent    string // position, last position; one row: the first event between them, microseconds since it was recorded; in brackets
+}
+
+// shape is a SELECT that is ordered and cut to size within.
+type shape struct {
+	from string // up to further conditions
+	by   string // what orders it
+	tail string // after its limit
 }
 
 // readModelStatements write the tables of read models.
@@ -351,7 +384,9 @@ var tables = []string{"meta", "streams", "events", "snapshots", "projections", "
 
 // bind puts a statement into the form in which the database takes it.
 func (d *Dialect) bind(prefix, text string) string {
-	pairs := []string{"{columns}", eventColumns, "{event}", d.statements.read.columns}
+	page := strings.Replace(d.statements.read.columns, "e.data", d.statements.read.inline+" AS data", 1)
+	named := strings.Replace(page, "s.name", d.statements.read.streamName, 1)
+	pairs := []string{"{columns}", eventColumns, "{event}", d.statements.read.columns, "{page}", page, "{named}", named}
 	for _, table := range tables {
 		pairs = append(pairs, "{"+table+"}", prefix+table)
 	}
@@ -376,3 +411,32 @@ func (d *Dialect) bind(prefix, text string) string {
 
 // placeholders returns n parameters for a list.
 func placeholders(n int) string { return strings.TrimSuffix(strings.Repeat("?, ", n), ", ") }
+
+// arrayLiteral returns an array of n elements as Postgres writes it. As text it passes through
+// every driver and protocol mode alike.
+func arrayLiteral(n int, element func(i int) string) string {
+	var b strings.Builder
+	for i := range n {
+		s := element(i)
+		if i == 0 { // the others may well be like it, if it is not large
+			b.Grow(min(n*(len(s)+len(s)/4+3)+2, 64<<10))
+		}
+		b.WriteByte("{,"[min(i, 1)])
+		b.WriteByte('"')
+		for from := 0; from < len(s); {
+			to := from
+			for to < len(s) && s[to] != '"' && s[to] != '\\' {
+				to++
+			}
+			b.WriteString(s[from:to])
+			if from = to; from < len(s) {
+				b.WriteByte('\\')
+				b.WriteByte(s[from])
+				from++
+			}
+		}
+		b.WriteByte('"')
+	}
+	b.WriteByte('}')
+	return b.String()
+}

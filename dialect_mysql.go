@@ -136,7 +136,7 @@ ON DUPLICATE KEY UPDATE
      AND p.aggregate_id = sn.aggregate_id AND p.version = sn.version
  WHERE sn.aggregate_id = ? AND sn.schema_no = ? AND s.name = ?)
 UNION ALL
-(SELECT {event}
+(SELECT {page}
  FROM {streams} s
  LEFT JOIN {snapshots} sn ON sn.stream_id = s.id AND sn.aggregate_id = ? AND sn.schema_no = ?
  LEFT JOIN {events} p ON p.position = sn.position AND p.stream_id = sn.stream_id
@@ -359,23 +359,7 @@ ON DUPLICATE KEY UPDATE error = VALUES(error)`,
 			checkGuard: `RELEASE SAVEPOINT es_batch`,
 			endGuard:   `SET SESSION autocommit = 1`,
 		},
-		read: readStatements{
-			// The first comment is MySQL's, the second MariaDB's; neither knows the other's variable in all
-			// versions.
-			uncommitted:  `SELECT /*!80000 @@transaction_isolation *//*M! @@tx_isolation */ = 'READ-UNCOMMITTED'`,
-			lastPosition: `SELECT COALESCE(MAX(position), 0) FROM {events}`,
-			nextEvent: `
-(SELECT position, TIMESTAMPDIFF(MICROSECOND, recorded_at, UTC_TIMESTAMP(6))
- FROM {events} FORCE INDEX (PRIMARY) WHERE position > ? AND position <= ? AND stream_id > 0
- ORDER BY position LIMIT 1)`,
-			columns:     `e.position, s.name AS stream, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, CAST(e.recorded_at AS CHAR) AS recorded_at`,
-			streamName:  `CAST(? AS BINARY)`, // MariaDB strips the spaces behind a text parameter in a UNION
-			fromAll:     `{events} e STRAIGHT_JOIN {streams} s ON s.id = e.stream_id`,
-			ofAggregate: `e.aggregate_id = ? AND e.version > ?`,
-			metadataHas: `LOCATE(?, e.metadata) > 0`,
-			timeValue:   `CAST(? AS DATETIME(6))`,
-			idValue:     `?`,
-		},
+		read: mysqlRead,
 		readModel: readModelStatements{
 			upsert:      ` ON DUPLICATE KEY UPDATE `,
 			upsertValue: `VALUES({column})`,

@@ -72,8 +72,11 @@ func classifyMySQL(err error) fault {
 // alone: PRIMARY is one of every table. An error of the guard tells nothing.
 func violatedMySQL(table string, err error) keyOwner {
 	var e *mysql.MySQLError
-	if !errors.As(err, &e) || e.Number != 1062 {
+	if !errors.As(err, &e) {
 		return someKey
+	}
+	if e.Number != 1062 {
+		return ownKey // no key, but the guard of an append
 	}
 	quoted := strings.Split(e.Message, "'")
 	if len(quoted) < 3 {

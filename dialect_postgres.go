@@ -157,7 +157,7 @@ WHERE sn.position < EXCLUDED.position OR sn.position = EXCLUDED.position AND sn.
      AND p.aggregate_id = sn.aggregate_id AND p.version = sn.version
  WHERE sn.aggregate_id = ?::text AND sn.schema_no = ?::bigint AND s.name = ?::text)
 UNION ALL
-(SELECT {event}
+(SELECT {page}
  FROM {streams} s
  LEFT JOIN {snapshots} sn ON sn.stream_id = s.id AND sn.aggregate_id = ?::text AND sn.schema_no = ?::bigint
  LEFT JOIN {events} p ON p.position = sn.position AND p.stream_id = sn.stream_id
@@ -363,22 +363,7 @@ ON CONFLICT (projection, position) DO UPDATE SET error = EXCLUDED.error`,
 			guard:      []string{`SAVEPOINT es_batch`},
 			checkGuard: `RELEASE SAVEPOINT es_batch`,
 		},
-		read: readStatements{
-			lastPosition: `SELECT COALESCE(max(position), 0) FROM {events}`,
-			nextEvent: `
-(SELECT position, (EXTRACT(EPOCH FROM clock_timestamp() - recorded_at) * 1000000)::bigint
- FROM {events} WHERE position > ?::bigint AND position <= ?::bigint AND stream_id > 0
- ORDER BY position LIMIT 1)`,
-			columns:    `e.position, s.name AS stream, e.aggregate_id, e.version, e.event_id, e.name, e.data, e.metadata, e.recorded_at`,
-			streamName: `?::text`,
-			fromAll:    `{events} e JOIN {streams} s ON s.id = e.stream_id`,
-			// Hidden from the planner, which would plan anew, at the price of a short read, wherever what
-			// it knows of these values makes that seem better: one index serves them all.
-			ofAggregate: `e.aggregate_id = (SELECT ?::text COLLATE "C") AND e.version > (SELECT ?::bigint)`,
-			metadataHas: `strpos(e.metadata::text, ?::text) > 0`,
-			timeValue:   `?::timestamptz`,
-			idValue:     `?::uuid`,
-		},
+		read: postgresRead,
 		readModel: readModelStatements{
 			upsert:      ` ON CONFLICT ({key}) DO UPDATE SET `,
 			upsertValue: `EXCLUDED.{column}`,

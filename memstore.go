@@ -152,7 +152,7 @@ func (m *memBackend) deleteAggregate(ctx context.Context, stream, aggregateID st
 	return true, n, nil
 }
 
-func (m *memBackend) readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) ([]record, error) {
+func (m *memBackend) readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) ([]record, bool, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	after := int64(0)
@@ -163,7 +163,8 @@ func (m *memBackend) readSnapshot(ctx context.Context, stream, aggregateID strin
 			out = append(out, record{position: sn.position, aggregateID: aggregateID, version: sn.version, data: sn.state})
 		}
 	}
-	return append(out, m.versions(stream, aggregateID, after, limit)...), ctx.Err()
+	rows := m.versions(stream, aggregateID, after, limit)
+	return append(out, rows...), len(rows) == limit, ctx.Err()
 }
 
 // holds reports whether a snapshot's event is there.
@@ -350,6 +351,7 @@ func (m *memBackend) readPage(ctx context.Context, q *page) ([]record, bool, err
 			out[i] = *log[i]
 		}
 	}
+	q.advance(out[len(out)-1].position)
 	return out, more, nil
 }
 
@@ -359,10 +361,11 @@ func search(log []*record, p Position) int {
 	return i
 }
 
-func (m *memBackend) readAggregate(ctx context.Context, stream, aggregateID string, after int64, limit int) ([]record, error) {
+func (m *memBackend) readAggregate(ctx context.Context, stream, aggregateID string, after int64, limit int) ([]record, bool, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.versions(stream, aggregateID, after, limit), ctx.Err()
+	rows := m.versions(stream, aggregateID, after, limit)
+	return rows, len(rows) == limit, ctx.Err()
 }
 
 // versions returns up to limit of an aggregate's rows behind a version.

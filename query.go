@@ -41,7 +41,7 @@ func (q *Query[S]) Run(ctx context.Context, s *Store) (S, error) {
 		took = true
 		return folds.apply(&state, d)
 	})
-	for r, err := range s.read(ctx, q.From, s.storedNames(folds.names()), ReadOptions{}, s.readsAhead()) {
+	for r, err := range s.read(ctx, q.From, s.storedNames(folds.names()), ReadOptions{}, false, s.readsAhead()) {
 		if err != nil {
 			return state, err
 		}

@@ -25,11 +25,16 @@ type ReadOptions struct {
 // body runs, so the body may use the same database, with a pool of one connection too. Each use of
 // the sequence in a range statement is a read of its own.
 //
+// A page has at most 1000 events, and ends with the event with which it comes to 2 MiB: a read holds one
+// page in memory, or two where it reads ahead. What a read costs the database depends on the events that
+// it returns, on those that a Match drops, and on how many streams it goes through, not on how long the log
+// is. Matches of event IDs, and of one aggregate in one stream, look events up; so do positions.
+//
 // Without Sealed, events of transactions that commit while or after Read passes can appear below
 // positions already yielded: don't keep a cursor over such a read.
 func (s *Store) Read(ctx context.Context, from Selection, opts ReadOptions) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		for r, err := range s.read(ctx, from, nil, opts, false) {
+		for r, err := range s.read(ctx, from, nil, opts, opts.Sealed, false) {
 			var ev Event
 			if err == nil {
 				ev, err = s.load(ctx, r)
@@ -178,10 +183,10 @@ func pages(ahead bool, fetch func() fetched) iter.Seq[fetched] {
 func (s *Store) readsAhead() bool { return !s.inTx && !s.copiesData }
 
 // read yields the records that a selection picks and, of those, the ones stored under names (nil:
-// all).
-func (s *Store) read(ctx context.Context, from Selection, names []string, opts ReadOptions, ahead bool) iter.Seq2[*record, error] {
+// all). Newest says that opts.Before, if it is not zero, is after the sealed position.
+func (s *Store) read(ctx context.Context, from Selection, names []string, opts ReadOptions, newest, ahead bool) iter.Seq2[*record, error] {
 	return func(yield func(*record, error) bool) {
-		q := page{from: from, names: names, after: opts.After, before: opts.Before, limit: firstPage, backward: opts.Backward}
+		q := page{from: from, names: names, after: opts.After, before: opts.Before, limit: firstPage, backward: opts.Backward, newest: newest}
 		err := checkRead(from, opts)
 		if err == nil && opts.Sealed {
 			var sealed Position
@@ -196,6 +201,7 @@ func (s *Store) read(ctx context.Context, from Selection, names []string, opts R
 		if len(from) == 0 {
 			return
 		}
+		picker := from.picker()
 		left := opts.Limit
 		exact := true // all rows of the page before were picked
 		fetch := func() (p fetched) {
@@ -203,23 +209,18 @@ func (s *Store) read(ctx context.Context, from Selection, names []string, opts R
 				q.limit = min(q.limit, left)
 				q.sizeHint = min(q.sizeHint, left)
 			}
-			if p.rows, p.more, p.err = s.backend.readPage(ctx, &q); p.err != nil || !p.more {
-				return p
+			p.rows, p.more, p.err = s.backend.readPage(ctx, &q)
+			if p.err == nil && len(p.rows) > 0 {
+				q.limit = pageSize(p.rows, maxPage)
+				q.sizeHint = q.limit
 			}
-			if last := p.rows[len(p.rows)-1].position; q.backward {
-				q.before = last
-			} else {
-				q.after = last
-			}
-			q.limit = pageSize(p.rows, maxPage)
-			q.sizeHint = q.limit
 			return p
 		}
 		for p := range pages(ahead && opts.Limit == 0, fetch) {
 			err := p.err
 			for i := 0; i < len(p.rows) && err == nil; i++ {
 				var picked bool
-				if picked, err = from.picks(&p.rows[i]); err != nil {
+				if picked, err = picker.picks(&p.rows[i]); err != nil {
 					break
 				}
 				if !picked {
@@ -250,8 +251,7 @@ func (s *Store) readSnapshot(ctx context.Context, stream, aggregateID string, sc
 	if err := checkAggregate(stream, aggregateID); err != nil {
 		return nil, false, err
 	}
-	rows, err = s.backend.readSnapshot(ctx, stream, aggregateID, int64(schema), firstPage)
-	return rows, len(rows) >= firstPage, err
+	return s.backend.readSnapshot(ctx, stream, aggregateID, int64(schema), firstPage)
 }
 
 // readAggregate yields an aggregate's records by version.
@@ -267,8 +267,8 @@ func (s *Store) readAggregate(ctx context.Context, stream, aggregateID string, a
 		}
 		last, limit := after, firstPage
 		fetch := func() (p fetched) {
-			p.rows, p.err = s.backend.readAggregate(ctx, stream, aggregateID, last, limit)
-			if p.more = p.err == nil && len(p.rows) == limit; p.more {
+			p.rows, p.more, p.err = s.backend.readAggregate(ctx, stream, aggregateID, last, limit)
+			if p.err == nil && p.more {
 				last, limit = p.rows[len(p.rows)-1].version, pageSize(p.rows, maxPage)
 			}
 			return p

@@ -47,28 +47,29 @@ func backOff(ctx context.Context, attempt int) error {
 type retries struct {
 	last error // nil: it was not
 
-	text string // of the refusal
-	same int    // refusals in a row with this text
+	text   string // of the refusal
+	actual int64  // the aggregate's version then
+	same   int    // refusals in a row with this text, at this version
 }
 
 // maxSameRefusals is how often one entry of a unique key refuses an append until it can't be the store's.
 const maxSameRefusals = 5
 
-// refused returns the error of an append that was refused and has found out why. If that is errRetry,
-// a race that is over, the error tells what the database said. What keeps refusing it in the same
-// words is none of the store's keys, since each attempt brings another version and position: then the
-// error is the database's.
-func (r *retries) refused(refusal, why error) error {
+// refused returns the error of an append that was refused and has found out why, with the aggregate's
+// version. If that is errRetry, a race that is over, the error tells what the database said. What keeps
+// refusing it in the same words, while the aggregate stays as it is, is none of the store's keys: then
+// the error is the database's.
+func (r *retries) refused(refusal error, actual int64, why error) error {
 	var said *refusedError
 	//nolint:errorlint // only the bare error has nothing to tell
 	if why != errRetry || !errors.As(refusal, &said) {
 		r.text, r.same = "", 0
 		return why
 	}
-	if text := said.err.Error(); text == r.text {
+	if text := said.err.Error(); text == r.text && actual == r.actual {
 		r.same++
 	} else {
-		r.text, r.same = text, 1
+		r.text, r.actual, r.same = text, actual, 1
 	}
 	if !said.own && r.same == maxSameRefusals {
 		return &locatedError{"append", said.err}

@@ -26,8 +26,9 @@ type batcher struct {
 	told     bool // ProjectionInfo.Error says why a try has failed
 	noted    bool // that of this hold
 
-	limit     int // of a page
-	lastFound int // in the last page
+	limit     int  // of a page
+	lastFound int  // in the last page
+	last      page // how that was read
 	window    Position
 	sealed    Position  // as of the last look at what is
 	looked    time.Time // when that was
@@ -185,23 +186,27 @@ func (b *batcher) look(ctx context.Context, poll *poller, after Position, next *
 		return nil
 	}
 	began := time.Now()
-	rows, more, err := b.store.backend.readPage(ctx, &page{from: b.from, names: b.names, after: after, before: next.upTo + 1, limit: b.limit, sizeHint: b.lastFound})
+	q := &page{sparse: b.last.sparse, perRow: b.last.perRow, from: b.from, names: b.names, after: after, before: next.upTo + 1, window: next.upTo < b.sealed, newest: next.upTo == b.sealed, limit: b.limit, sizeHint: b.lastFound}
+	rows, more, err := b.store.backend.readPage(ctx, q)
 	if err != nil {
 		return err
 	}
-	b.lastFound = len(rows)
+	b.lastFound, b.last = len(rows), page{sparse: q.sparse, perRow: q.perRow}
 	if more {
-		next.upTo = rows[len(rows)-1].position
-		b.limit = pageSize(rows, b.batchSize)
+		next.upTo = q.after
+		if len(rows) > 0 {
+			b.limit = pageSize(rows, b.batchSize)
+		}
 	} else if took := time.Since(began); took < quickLook {
 		b.window = min(2*b.window, maxWindow)
 	} else if took > slowLook {
 		b.window = max(b.window/2, minWindow)
 	}
 	next.more = next.upTo < b.sealed
+	picker := b.from.picker()
 	next.rows = rows[:0]
 	for i := range rows {
-		picked, err := b.from.picks(&rows[i])
+		picked, err := picker.picks(&rows[i])
 		if err != nil {
 			return err
 		}

@@ -15,7 +15,7 @@ type StreamInfo struct {
 }
 
 // Selection picks the events that any of its sources picks, each once. One without sources picks
-// nothing.
+// nothing; one with more than 20,000 is [ErrInvalid].
 type Selection []Source
 
 // Source picks one stream's events, or a category's (those of the streams whose names begin with
@@ -49,8 +49,15 @@ func FromCategory(prefix string, match ...Match) Selection {
 	return Selection{{Category: prefix, Match: match}}
 }
 
+// maxSources is the most sources that a selection has. With more of them what a read takes grows
+// beyond what is of use.
+const maxSources = 20_000
+
 // check finds what is wrong with a selection, before any I/O.
 func (sel Selection) check() error {
+	if len(sel) > maxSources {
+		return invalid("a selection of %d sources: want at most %d", len(sel), maxSources)
+	}
 	for _, src := range sel {
 		if src.Stream != "" && src.Category != "" {
 			return invalid("source has a stream, %q, and a category, %q", src.Stream, src.Category)
@@ -72,10 +79,34 @@ func (sel Selection) check() error {
 	return nil
 }
 
+// picker evaluates a selection. Streams without a Match, of which there can be thousands, it looks up.
+type picker struct {
+	streams map[string]bool
+	others  Selection
+}
+
+func (sel Selection) picker() *picker {
+	p := &picker{others: sel}
+	if len(sel) > 8 {
+		p.streams, p.others = make(map[string]bool, len(sel)), nil
+		for _, src := range sel {
+			if src.Stream != "" && len(src.Match) == 0 {
+				p.streams[src.Stream] = true
+			} else {
+				p.others = append(p.others, src)
+			}
+		}
+	}
+	return p
+}
+
 // picks reports whether any source picks the event.
-func (sel Selection) picks(r *record) (bool, error) {
-	for i := range sel {
-		if ok, err := sel[i].picks(r); ok || err != nil {
+func (p *picker) picks(r *record) (bool, error) {
+	if p.streams[r.stream] {
+		return true, nil
+	}
+	for i := range p.others {
+		if ok, err := p.others[i].picks(r); ok || err != nil {
 			return ok, err
 		}
 	}
@@ -99,10 +130,13 @@ func (src *Source) picks(r *record) (bool, error) {
 	return true, nil
 }
 
+// anyStream reports that the source is not one of a stream or a category.
+func (src Source) anyStream() bool { return src.Stream == "" && src.Category == "" }
+
 // all reports that the selection picks every event.
 func (sel Selection) all() bool {
 	for _, src := range sel {
-		if src.Stream == "" && src.Category == "" && len(src.Match) == 0 {
+		if src.anyStream() && len(src.Match) == 0 {
 			return true
 		}
 	}

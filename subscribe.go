@@ -29,7 +29,11 @@ func (s *Store) Subscribe(ctx context.Context, from Selection, after Position) i
 				err = fmt.Errorf("eventstore: a subscription inside a transaction: %w", errors.ErrUnsupported)
 			}
 			if err == nil && sealed > after {
-				for ev, err := range s.Read(ctx, from, ReadOptions{After: after, Before: sealed + 1}) {
+				for r, err := range s.read(ctx, from, nil, ReadOptions{After: after, Before: sealed + 1}, true, false) {
+					var ev Event
+					if err == nil {
+						ev, err = s.load(ctx, r)
+					}
 					if !yield(ev, err) || err != nil {
 						return
 					}

@@ -157,3 +157,42 @@ func TestLongPrefixRaces(t *testing.T) {
 		storetest.WantVersions(t, storetest.Everything(t, s), 5*n*20)
 	})
 }
+
+// TestRenamedTablesRaces has appends race in tables that were renamed, so that their keys have names of another
+// prefix: a lost race is known for what it is.
+func TestRenamedTablesRaces(t *testing.T) {
+	storetest.ForEachKind(t, func(t *testing.T, l storetest.Lane) {
+		_, before := l.OpenPrefixed(t)
+		prefix := l.NewPrefix(t)
+		for _, table := range []string{"meta", "streams", "events", "snapshots", "projections", "parked"} {
+			l.Exec(t, "ALTER TABLE "+before+table+" RENAME TO "+prefix+table)
+		}
+		s := l.OpenIn(t, prefix, nil)
+		storetest.CreateStream(t, s, "accounts")
+		const n = 16
+		for i := range 20 {
+			won := 0
+			for _, err := range storetest.Race(n, func(int) error {
+				return storetest.Second(s.Append(context.Background(), "accounts", "a", es.ExpectedVersion(i), storetest.Deposits(1, 1)...))
+			}) {
+				if err == nil {
+					won++
+				} else if !errors.Is(err, es.ErrConflict) {
+					t.Error(err)
+				}
+			}
+			if won != 1 {
+				t.Errorf("%d of %d appends at version %d have won, want 1", won, n, i)
+			}
+		}
+		for range 5 {
+			for _, err := range storetest.Race(n, func(int) error {
+				return storetest.Second(s.Append(context.Background(), "accounts", "b", es.AnyVersion, storetest.Deposits(20, 1)...))
+			}) {
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+}

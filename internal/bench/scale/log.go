@@ -12,12 +12,15 @@ import (
 
 // How the events of a log lie, by their positions: in blocks of 10,000, each with 100 aggregates of
 // 100 events in turn, one aggregate for each of 100 streams. Every thousandth event or so has
-// another name.
+// another name. After them comes what makes the log skewed: a stream that begins there, and a category
+// of ten streams with ten events each.
 const (
 	chunk   = 100_000 // events filled by one statement
 	block   = 10_000
 	streams = 100
 	length  = block / streams // of an aggregate
+	late    = 1000            // events of the stream that begins late
+	ten     = 100             // events of the category of ten streams
 )
 
 func streamName(i int) string         { return fmt.Sprintf("accounts-%02d", i%streams) }
@@ -44,8 +47,15 @@ func newFilled(ctx context.Context, db *sql.DB, events int) (*filled, error) {
 	if err := l.store.Install(ctx); err != nil {
 		return nil, err
 	}
+	names := []string{"late"}
 	for i := range streams {
-		if err := l.store.CreateStream(ctx, streamName(i), nil); err != nil {
+		names = append(names, streamName(i))
+	}
+	for i := range 10 {
+		names = append(names, fmt.Sprintf("ten-%d", i))
+	}
+	for _, name := range names {
+		if err := l.store.CreateStream(ctx, name, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -79,7 +89,13 @@ func (l *filled) fill(ctx context.Context) error {
 	}
 	events := l.prefix + "events"
 	for _, statement := range []string{
-		fmt.Sprintf("SELECT setval(pg_get_serial_sequence('%s', 'position'), %d)", events, l.events),
+		fmt.Sprintf(`
+INSERT INTO %[1]sevents (position, stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
+SELECT %[2]d + n, s.id, 'skewed', CASE WHEN n <= %[3]d THEN n ELSE (n - %[3]d - 1) / 10 + 1 END, gen_random_uuid(), 'account.deposited',
+       ('{"account":"account-123","cents":' || n || ',"note":"paid in at the counter","teller":3}')::json, '{}', statement_timestamp()
+FROM generate_series(1, %[4]d) n JOIN %[1]sstreams s ON s.name = CASE WHEN n <= %[3]d THEN 'late' ELSE 'ten-' || n %% 10 END
+ORDER BY n`, l.prefix, l.events, late, late+ten),
+		fmt.Sprintf("SELECT setval(pg_get_serial_sequence('%s', 'position'), %d)", events, l.events+late+ten),
 		"VACUUM ANALYZE " + events,
 	} {
 		if _, err := l.db.ExecContext(ctx, statement); err != nil {
@@ -89,7 +105,7 @@ func (l *filled) fill(ctx context.Context) error {
 	filled := time.Since(began)
 	began = time.Now()
 	sealed, err := l.store.Sealed(ctx)
-	if err == nil && int(sealed) != l.events {
+	if err == nil && int(sealed) != l.events+late+ten {
 		err = fmt.Errorf("sealed up to %d", sealed)
 	}
 	fmt.Fprintf(os.Stderr, "%d events: filled in %v, sealed in %v\n", l.events, filled.Round(time.Second), time.Since(began).Round(time.Millisecond))

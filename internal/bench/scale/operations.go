@@ -46,6 +46,15 @@ var operations = []operation{
 	})},
 	{"read 100 of one stream", timed(50, (*filled).readStream)},
 	{"read 10 of a rare name", timed(20, (*filled).readRare)},
+	{"read a stream of 1000 that begins late", timed(20, func(l *filled, ctx context.Context, _ int) error {
+		return l.readAll(ctx, es.FromStream("late"), late, false)
+	})},
+	{"the same, backward", timed(20, func(l *filled, ctx context.Context, _ int) error {
+		return l.readAll(ctx, es.FromStream("late"), late, true)
+	})},
+	{"read a category of ten streams with 100 in all", timed(20, func(l *filled, ctx context.Context, _ int) error {
+		return l.readAll(ctx, es.FromCategory("ten"), ten, false)
+	})},
 	{"look at what is sealed", timed(100, func(l *filled, ctx context.Context, _ int) error { _, err := l.store.Sealed(ctx); return err })},
 	{"catch up with 10 events at the end", (*filled).catchUpTail},
 	{"catch up with a rare name over the last 100,000", (*filled).catchUpRare},
@@ -88,6 +97,21 @@ func (l *filled) readStream(ctx context.Context, i int) error {
 
 func (l *filled) readRare(ctx context.Context, i int) error {
 	return l.read(ctx, es.FromAll(es.ByEventName.Equals("account.opened")), es.Position(l.spot(i, 5)*block/2), 10)
+}
+
+// readAll reads all that a selection picks.
+func (l *filled) readAll(ctx context.Context, from es.Selection, n int, backward bool) error {
+	got := 0
+	for _, err := range l.store.Read(ctx, from, es.ReadOptions{Backward: backward}) {
+		if err != nil {
+			return err
+		}
+		got++
+	}
+	if got != n {
+		return fmt.Errorf("%d events, want %d", got, n)
+	}
+	return nil
 }
 
 func (l *filled) read(ctx context.Context, from es.Selection, after es.Position, n int) error {
