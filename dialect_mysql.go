@@ -8,6 +8,10 @@ package eventstore
 // results short (sql_select_limit). Otherwise every call is [ErrInvalid] with the setting's name.
 var MySQL = &mysqlDialect
 
+// mysqlUnsafe lets MariaDB carry out a statement that goes by a list where sql_safe_updates is on: a list
+// is no key.
+const mysqlUnsafe = `/*M! SET STATEMENT sql_safe_updates = 0 FOR */ `
+
 // mysqlListed is the events of a list of positions. They are looked up one by one, so that exactly their
 // records are locked: for a condition with IN a server may go through the whole table, and lock all of
 // it.
@@ -77,7 +81,7 @@ SELECT position FROM {events} FORCE INDEX (stream_id_2)
 WHERE stream_id = ? AND position > ? ORDER BY position LIMIT ?`,
 			snapshots:       `SELECT HEX(aggregate_id) FROM {snapshots} WHERE stream_id = ?`,
 			deleteSnapshots: `DELETE FROM {snapshots} WHERE stream_id = ?`,
-			deleteListed: `
+			deleteListed: mysqlUnsafe + `
 DELETE sn FROM JSON_TABLE(?, '$[*]' COLUMNS (id VARCHAR(510) PATH '$')) listed
 STRAIGHT_JOIN {snapshots} sn FORCE INDEX (PRIMARY) ON sn.stream_id = ? AND sn.aggregate_id = UNHEX(listed.id)`,
 			queueErase: `
@@ -166,8 +170,8 @@ LOCK IN SHARE MODE`,
 			release:    `RELEASE SAVEPOINT eventstore_append`,
 		},
 		erase: eraseStatements{
-			remove: `DELETE e FROM` + mysqlListed,
-			blank: `UPDATE` + mysqlListed + `
+			remove: mysqlUnsafe + `DELETE e FROM` + mysqlListed,
+			blank: mysqlUnsafe + `UPDATE` + mysqlListed + `
 SET e.stream_id = 0, e.aggregate_id = '', e.version = -e.position, e.name = '', e.data = 'null', e.metadata = '{}',
     e.event_id = UNHEX(CONCAT('e5e5000000000000', LPAD(HEX(e.position), 16, '0')))`,
 		},

@@ -298,7 +298,7 @@ func TestInstallRights(t *testing.T) {
 		} else {
 			grant(right{"CREATE, SELECT, INSERT, DELETE", "meta"})
 			for _, table := range []string{"streams", "events", "snapshots", "projections", "parked"} {
-				grant(right{"CREATE", table})
+				grant(right{"CREATE, ALTER, SELECT", table})
 			}
 		}
 		if err := role.OpenIn(t, prefix, nil).Install(t.Context()); err != nil {
