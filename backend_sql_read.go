@@ -291,18 +291,25 @@ func (b *sqlBackend) scanRecords(ctx context.Context, c conn, sizeHint, most int
 	return out, false, err
 }
 
+// largeBytes ends a page that holds large data: drivers and receivers hold copies of them.
+const largeBytes = pageBytes / 2
+
 // complete fetches the data that rows of a page lack. It ends the page where its bytes reach
-// pageBytes, which it reports, and drops events that have been deleted meanwhile.
+// largeBytes, which it reports, and drops events that have been deleted meanwhile.
 func (b *sqlBackend) complete(ctx context.Context, c conn, rows []record) (out []record, cut bool, err error) {
 	out = rows[:0]
-	bytes, usual := 0, pageBytes // usual: how large those are
+	most := pageBytes
+	bytes, usual := 0, largeBytes // usual: how large those are
 	for i := 0; i < len(rows); i++ {
-		if bytes >= pageBytes {
+		if rows[i].data == nil {
+			most = largeBytes
+		}
+		if bytes >= most {
 			return out, true, nil
 		}
 		if rows[i].data == nil {
-			n := max(1, (pageBytes-bytes)/usual)
-			if err := b.fetchData(ctx, c, rows[i:], n, pageBytes-bytes); err != nil {
+			n := max(1, (most-bytes)/usual)
+			if err := b.fetchData(ctx, c, rows[i:], n, most-bytes); err != nil {
 				return nil, false, err
 			}
 			if rows[i].data == nil {

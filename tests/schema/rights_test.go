@@ -46,8 +46,8 @@ var operations = []struct {
 }{
 	{
 		"append",
-		rights("SELECT, UPDATE (created_at) streams", "SELECT, INSERT, UPDATE (recorded_at) events"),
-		rights("SELECT streams", "SELECT, INSERT events"),
+		rights("SELECT, UPDATE (created_at) streams", "SELECT, INSERT, UPDATE (recorded_at) events", "SELECT meta"),
+		rights("SELECT streams", "SELECT, INSERT events", "SELECT meta"),
 		appendAsRole,
 	}, {
 		"read",
@@ -78,8 +78,8 @@ var operations = []struct {
 		},
 	}, {
 		"load and save with snapshots",
-		rights("SELECT, UPDATE (created_at) streams", "SELECT, INSERT, UPDATE (recorded_at) events", "SELECT, INSERT, UPDATE snapshots"),
-		rights("SELECT streams", "SELECT, INSERT events", "SELECT, INSERT, UPDATE snapshots"),
+		rights("SELECT, UPDATE (created_at) streams", "SELECT, INSERT, UPDATE (recorded_at) events", "SELECT meta", "SELECT, INSERT, UPDATE snapshots"),
+		rights("SELECT streams", "SELECT, INSERT events", "SELECT meta", "SELECT, INSERT, UPDATE snapshots"),
 		func(t *testing.T, c roleCall) error {
 			ledgers := storetest.Ledgers(1000, 1)
 			for range 3 {
@@ -98,7 +98,7 @@ var operations = []struct {
 	}, {
 		"manage streams",
 		rights("SELECT, INSERT, UPDATE streams", "SELECT meta"),
-		rights("SELECT, INSERT, UPDATE streams"),
+		rights("SELECT, INSERT, UPDATE streams", "SELECT meta"),
 		func(t *testing.T, c roleCall) error {
 			_, err := c.store.HasStream(t.Context(), c.id)
 			return errors.Join(err, c.store.CreateStream(t.Context(), c.id, nil), c.store.SetStreamMetadata(t.Context(), c.id, es.Metadata{"k": c.id}))
@@ -110,18 +110,29 @@ var operations = []struct {
 		projectAsRole,
 	}, {
 		"delete",
-		rights("SELECT, UPDATE, DELETE streams", "SELECT, INSERT, UPDATE, DELETE events", "SELECT meta", "SELECT, INSERT, UPDATE, DELETE snapshots"),
-		rights("SELECT, DELETE streams", "SELECT, UPDATE, DELETE events", "SELECT meta", "SELECT, DELETE snapshots"),
+		rights("SELECT, DELETE streams", "SELECT, UPDATE, DELETE events", "SELECT, INSERT, DELETE meta", "SELECT, DELETE snapshots"),
+		rights("SELECT, DELETE streams", "SELECT, UPDATE, DELETE events", "SELECT, INSERT, UPDATE, DELETE meta", "SELECT, DELETE snapshots"),
 		func(t *testing.T, c roleCall) error {
 			storetest.CreateStream(t, c.owner, c.id)
+			// Events below the mark are removed, and others made gap rows.
 			storetest.MustAppend(t, c.owner, c.id, "x", es.AnyVersion, storetest.Deposits(3, 1)...)
+			storetest.MustAppend(t, c.owner, c.id, "z", es.AnyVersion, storetest.Deposits(3, 1)...)
+			last := storetest.MustAppend(t, c.owner, "accounts", "a", es.AnyVersion, storetest.Deposits(1100, 1)...)
+			if err := untilSealed(t, c.owner, last[len(last)-1].Position); err != nil {
+				return err
+			}
 			storetest.MustAppend(t, c.owner, c.id, "y", es.AnyVersion, storetest.Deposits(3, 1)...)
+			ledgers := storetest.Ledgers(1000, 1)
+			ledgers.Stream = c.id
+			if err := errors.Join(ledgers.SaveSnapshot(t.Context(), c.owner, "x"), ledgers.SaveSnapshot(t.Context(), c.owner, "z")); err != nil {
+				return err
+			}
 			return errors.Join(c.store.DeleteAggregate(t.Context(), c.id, "x"), c.store.DeleteStream(t.Context(), c.id))
 		},
 	}, {
 		"Install, where the tables are up to date",
 		rights("SELECT meta", "SELECT streams"),
-		rights("SELECT meta"),
+		rights("SELECT meta", "SELECT streams"),
 		func(t *testing.T, c roleCall) error { return c.store.Install(t.Context()) },
 	},
 }
