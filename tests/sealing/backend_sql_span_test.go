@@ -92,6 +92,10 @@ func TestSealingWaitsInJumps(t *testing.T) {
 				first, at := beside.AppendOpen(t, slow, id, 1)
 				done := make(chan error, 1)
 				go func() {
+					if l.Dialect == es.MySQL {
+						done <- insertLate(context.WithoutCancel(t.Context()), beside, prefix, id)
+						return
+					}
 					_, err := slow.Append(context.WithoutCancel(t.Context()), "accounts", id, es.MustNotExist, storetest.Deposits(3, 1)...)
 					done <- err
 				}()
@@ -166,6 +170,28 @@ func finish(t *testing.T, end func() error) {
 	if err := end(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// insertLate inserts three events as appends on MySQL and MariaDB do: with the stream's row locked, and by one
+// statement, which is given its numbers at once. An aggregate that another begins keeps it waiting for the lock of
+// its first row, also where appends avoid that.
+func insertLate(ctx context.Context, l storetest.Lane, prefix, id string) error {
+	tx, err := l.DB.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // does nothing after the commit
+	if _, err := tx.ExecContext(ctx, "SELECT id FROM "+prefix+"streams WHERE id = 1 LOCK IN SHARE MODE"); err != nil {
+		return err
+	}
+	rows := ""
+	for v := 1; v <= 3; v++ {
+		rows += fmt.Sprintf(", (1, '%[1]s', %[2]d, UNHEX(LEFT(SHA2('%[1]s %[2]d', 256), 32)), 'late', '{}', '{}', UTC_TIMESTAMP(6))", id, v)
+	}
+	if _, err := tx.ExecContext(ctx, "INSERT INTO "+prefix+"events (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at) VALUES "+rows[2:]); err != nil {
+		return err
+	}
+	return tx.Commit()
 }
 
 // waitForLock waits until an append waits for a lock. On MySQL and MariaDB it has inserted its first row by
