@@ -186,7 +186,7 @@ func insertLate(ctx context.Context, l storetest.Lane, prefix, id string) error 
 	}
 	rows := ""
 	for v := 1; v <= 3; v++ {
-		rows += fmt.Sprintf(", (1, '%[1]s', %[2]d, UNHEX(MD5('%[1]s %[2]d')), 'late', '{}', '{}', UTC_TIMESTAMP(6))", id, v)
+		rows += fmt.Sprintf(", (1, '%[1]s', %[2]d, UNHEX(LEFT(SHA2('%[1]s %[2]d', 256), 32)), 'late', '{}', '{}', UTC_TIMESTAMP(6))", id, v)
 	}
 	if _, err := tx.ExecContext(ctx, "INSERT INTO "+prefix+"events (stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at) VALUES "+rows[2:]); err != nil {
 		return err
