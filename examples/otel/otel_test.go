@@ -42,7 +42,7 @@ func newTelemetry(t *testing.T) *telemetry {
 	tel.tracer = traces.Tracer(scope)
 	var err error
 	if tel.store, err = openStore(tel.tracer, meters.Meter(scope), tel.propagator); err == nil {
-		err = errors.Join(tel.store.CreateStream(t.Context(), "accounts", nil), tel.store.CreateStream(t.Context(), "review", nil))
+		err = tel.store.CreateStream(t.Context(), "accounts", nil)
 	}
 	if err != nil {
 		t.Fatal(err)
