@@ -96,9 +96,17 @@ func TestTrips(t *testing.T) {
 		} {
 			op.run()
 			op.run()
-			proxy.ResetTrips()
-			op.run()
-			if got := proxy.Trips(); got != op.want {
+			// On MySQL an append whose position does not come within a millisecond, on a busy machine, asks
+			// for it once more.
+			got := 0
+			for range 5 {
+				proxy.ResetTrips()
+				op.run()
+				if got = proxy.Trips(); got <= op.want {
+					break
+				}
+			}
+			if got != op.want {
 				t.Errorf("%s: %d trips, want %d", op.name, got, op.want)
 			}
 		}
