@@ -70,7 +70,12 @@ func (b *sqlBackend) insertKnown(ctx context.Context, c conn, a *appendRequest, 
 	args := []any{id, a.aggregateID, version + 1, b.dialect.eventID(r.id), r.name, string(r.data), string(r.metadata), b.timeArg(a.at), id}
 	if version > 0 {
 		text += b.text.returning.knownPrevious
-		args = append(args, id, a.aggregateID, version, int64(after.after))
+		args = append(args, id, a.aggregateID, version)
+	}
+	if version > 0 && after.after > 0 {
+		// In one text, a position that may be any would be planned anew for each append.
+		text = b.text.returning.known + b.text.returning.knownPreviousAt
+		args = append(args, int64(after.after))
 	}
 	stored, err := c.row(ctx, []any{(*int64)(&r.position), &r.version, (*dbTime)(&r.recordedAt)}, text+"\nRETURNING "+b.text.returning.position+", version, recorded_at", append(args, b.sealer.floor.Load())...)
 	switch fault := b.dialect.classify(err); {

@@ -44,7 +44,7 @@ func Statements(s *Store) map[string]Statement {
 		text, args := b.valuesInsert(a.rows)
 		add("append", text, append(append([]any{a.stream, a.aggregateID, nil}, args...), 0, 1<<40, 0)...)
 		add("append of many", b.text.returning.arrays, append(append([]any{a.stream, a.aggregateID, nil}, arrayArgs(row(20))...), 0, 1<<40, 0)...)
-		add("append to a known stream", b.text.returning.known+b.text.returning.knownPrevious, 1, "big", 50_001, b.dialect.eventID(a.rows[0].id), "n", "{}", "{}", nil, 1, 1, "big", 50_000, 0)
+		add("append to a known stream", b.text.returning.known+b.text.returning.knownPrevious, 1, "big", 50_001, b.dialect.eventID(a.rows[0].id), "n", "{}", "{}", nil, 1, 1, "big", 50_000)
 		text, args = b.arrayGroup(others, groupRows(others))
 		add("several appends", text, args...)
 		others[1].rows = row(1)

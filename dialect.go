@@ -161,14 +161,15 @@ type eraseStatements struct {
 
 // returningStatements append where an INSERT returns what it has stored.
 type returningStatements struct {
-	values        string // up to the rows: name, aggregate id, time
-	valuesRow     string // one row: number, event ID, name, data, metadata
-	valuesTail    string // behind the rows: lowest and highest version to go on from, its position or 0
-	arrays        string // name, aggregate id, time, arrays of the rows' event IDs, names, data, metadata, lowest and highest version, position or 0
-	known         string // one row: stream id, aggregate id, version, event ID, name, data, metadata, time, stream id
-	knownPrevious string // behind it if the version has one before it: stream id, aggregate id, that version, its position or 0
-	position      string // behind RETURNING: highest position that is sealed; the row's, or the statement fails if it is not above that
-	skipTaken     string // behind any of these: conflicts of unique keys skip the row instead of failing the statement
+	values          string // up to the rows: name, aggregate id, time
+	valuesRow       string // one row: number, event ID, name, data, metadata
+	valuesTail      string // behind the rows: lowest and highest version to go on from, its position or 0
+	arrays          string // name, aggregate id, time, arrays of the rows' event IDs, names, data, metadata, lowest and highest version, position or 0
+	known           string // one row: stream id, aggregate id, version, event ID, name, data, metadata, time, stream id
+	knownPrevious   string // behind it if the version has one before it: stream id, aggregate id, that version
+	knownPreviousAt string // the same where its position is known: and that
+	position        string // behind RETURNING: highest position that is sealed; the row's, or the statement fails if it is not above that
+	skipTaken       string // behind any of these: conflicts of unique keys skip the row instead of failing the statement
 
 	// Several appends, as arrays. Of each append: stream id, aggregate id, lowest and highest version to
 	// go on from (NULL: the same), its position (NULL or 0: any), time (NULL: the database's); of each row: number of the append,

@@ -214,8 +214,10 @@ INSERT INTO {events} ({columns})
 SELECT ?::bigint, ?::text, ?::bigint, ?::uuid, ?::text, ?::json, ?::json, COALESCE(?::timestamptz, statement_timestamp())
 WHERE (SELECT 1 FROM {streams} WHERE id = ?::bigint FOR KEY SHARE) = 1`,
 			knownPrevious: `
+AND (SELECT 1 FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text AND version = ?::bigint FOR KEY SHARE) = 1`,
+			knownPreviousAt: `
 AND (SELECT 1 FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text AND version = ?::bigint
-     AND ?::bigint IN (0, position) FOR KEY SHARE) = 1`,
+     AND position = ?::bigint FOR KEY SHARE) = 1`,
 			// For appends to streams whose ids are known. It takes the same locks in the same order, and
 			// takes aggregates in the order in which they are given. It waits for none of them for
 			// longer than lock_timeout says, which is set before anything is locked, and ends with the
