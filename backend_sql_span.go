@@ -87,11 +87,14 @@ func (b *sqlBackend) prove(ctx context.Context, c conn) error {
 	if len(p.pending) > 0 {
 		return nil
 	}
+	var spans []span
 	for _, g := range z.holes {
-		if g.size() <= longSpan || !slices.Contains(p.holes, g.hole) {
-			continue
+		if g.size() > longSpan && slices.Contains(p.holes, g.hole) {
+			spans = append(spans, g.span)
 		}
-		if alive, err := b.spansInFlight(ctx, c, []span{g.span}); err != nil || alive {
+	}
+	for some := range slices.Chunk(spans, lockedAtOnce) {
+		if alive, err := b.spansInFlight(ctx, c, some); err != nil || alive {
 			return err
 		}
 	}

@@ -70,7 +70,8 @@ func TestHandlersEndTransaction(t *testing.T) {
 			}
 			got := rows.Positions(t)
 			if c.fails && !mysql {
-				got = want // Postgres commits what follows statement by statement: see Step.Tx
+				// Postgres commits what follows statement by statement, and it comes again: see Step.Tx.
+				got = slices.DeleteFunc(slices.Compact(got), func(p int64) bool { return p == int64(stored[c.version-1].Position) })
 			}
 			if !slices.Equal(got, want) {
 				t.Errorf("%s: rows of %v, want %v", what, got, want)
