@@ -334,6 +334,7 @@ func TestAppendTurns(t *testing.T) {
 		for i := range 2 * groupPatience.Milliseconds() {
 			ts.startMany(fmt.Sprintf("%d-", i), twoGroupsRows)
 			time.Sleep(time.Millisecond)
+			synctest.Wait()
 			for n := len(ts.statements); ended < n; ended++ {
 				ts.endAll(ended)
 			}
