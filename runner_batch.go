@@ -85,11 +85,11 @@ func (b *batcher) follow(ctx context.Context, target Position) error {
 	poll := newPoller(b.store.appended, b.poll)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var ahead chan lookResult
+	var ahead *background[lookResult]
 	defer func() {
 		cancel()
 		if ahead != nil {
-			<-ahead
+			ahead.end()
 		}
 	}()
 	checked := time.Now()
@@ -100,8 +100,9 @@ func (b *batcher) follow(ctx context.Context, target Position) error {
 		if ahead == nil {
 			ahead = b.fetch(ctx, poll, b.position)
 		}
-		next := <-ahead
+		look := ahead
 		ahead = nil
+		next := look.wait()
 		if next.err != nil {
 			return next.err
 		}
@@ -159,14 +160,11 @@ func (b *batcher) check(ctx context.Context) error {
 }
 
 // fetch looks for sealed events after a position, beside the caller.
-func (b *batcher) fetch(ctx context.Context, poll *poller, after Position) chan lookResult {
-	out := make(chan lookResult, 1)
-	go func() {
-		var next lookResult
+func (b *batcher) fetch(ctx context.Context, poll *poller, after Position) *background[lookResult] {
+	return inBackground(func() (next lookResult) {
 		next.err = b.look(ctx, poll, after, &next)
-		out <- next
-	}()
-	return out
+		return next
+	})
 }
 
 func (b *batcher) look(ctx context.Context, poll *poller, after Position, next *lookResult) error {
@@ -381,7 +379,7 @@ func (b *batcher) undo(ctx context.Context, tx *batchTx, done int, failure error
 func (b *batcher) finish(tx *batchTx, upTo Position) error {
 	state, err := b.consumer.encode()
 	if err != nil {
-		return fmt.Errorf("eventstore: state of projection %q: %w", b.name, err)
+		return b.ofState(err)
 	}
 	if err := b.commit(tx, checkpoint{position: upTo, state: state}); err != nil {
 		return err
@@ -414,7 +412,11 @@ func (b *batcher) commit(tx *batchTx, c checkpoint) error {
 
 func (b *batcher) restore(state []byte) error {
 	if err := b.consumer.restore(state); err != nil {
-		return fmt.Errorf("eventstore: state of projection %q: %w", b.name, err)
+		return b.ofState(err)
 	}
 	return nil
+}
+
+func (b *batcher) ofState(err error) error {
+	return within(fmt.Sprintf("state of projection %q", b.name), err)
 }
