@@ -10,11 +10,16 @@ type dispatcher struct {
 	store    *Store
 	fn       func(*delivery) error
 	delivery delivery
+	stored   storedEvent // that of delivery, for upcasters
 }
 
 // dispatcher begins to call fn.
 func (s *Store) dispatcher(fn func(*delivery) error) *dispatcher {
-	return &dispatcher{store: s, fn: fn}
+	p := &dispatcher{store: s, fn: fn}
+	if len(s.codec.upcasters) > 0 {
+		p.stored = p.delivery.stored
+	}
+	return p
 }
 
 // dispatch calls fn with each of the payloads that a record stands for today.
@@ -32,7 +37,7 @@ func (p *dispatcher) dispatch(ctx context.Context, r *record) error {
 	if len(s.codec.upcasters) == 0 {
 		return p.fn(d)
 	}
-	return s.codec.each(d.payload.name, d.payload.data, func(today payload) error {
+	return s.codec.each(d.payload, p.stored, func(today payload) error {
 		d.payload = today
 		return p.fn(d)
 	})

@@ -135,7 +135,8 @@ func Decode[E Payload](ev Event) (E, error) {
 
 // decodeFirst returns the first of the payloads of this name that upcasters make of an event.
 func decodeFirst[E Payload](codec *payloadCodec, ev Event, name string) (e E, found bool, err error) {
-	err = codec.each(ev.Name, ev.Data, func(p payload) (err error) {
+	stored := func() (Event, error) { return ev.clone(), nil }
+	err = codec.each(payload{name: ev.Name, data: ev.Data}, stored, func(p payload) (err error) {
 		if p.name != name {
 			return nil
 		}

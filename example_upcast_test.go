@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"example.com/eventstore"
 )
@@ -66,6 +67,47 @@ func ExampleUpcast() {
 	}
 	fmt.Println(names.Run(ctx, store))
 	// Output: [Smith, Ann] <nil>
+}
+
+// Invoiced once had no date: it was the day on which it was stored, wherever that was.
+type (
+	Invoiced struct {
+		Cents int64
+		Day   string
+	}
+	invoicedV1 struct{ Cents int64 }
+)
+
+func (Invoiced) EventName() string   { return "invoiced.2" }
+func (invoicedV1) EventName() string { return "invoiced" }
+
+// What an event lacks may be around it: when it was stored, and its metadata.
+func ExampleUpcastEvent() {
+	ctx := context.Background()
+	store := eventstore.NewMemStore(&eventstore.Options{
+		Now: func() time.Time { return time.Date(2026, time.March, 29, 0, 30, 0, 0, time.UTC) },
+		Upcasters: []eventstore.Upcaster{
+			eventstore.UpcastEvent(func(old invoicedV1, ev eventstore.Event) Invoiced {
+				return Invoiced{Cents: old.Cents, Day: ev.RecordedAt.Format(time.DateOnly)}
+			}),
+		},
+	})
+	err := store.CreateStream(ctx, "invoices", nil)
+	if err == nil {
+		_, err = store.Append(ctx, "invoices", "I-1", eventstore.MustNotExist, eventstore.NewEvent{Payload: invoicedV1{Cents: 500}})
+	}
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	days := eventstore.Query[string]{
+		From: eventstore.FromStream("invoices"),
+		When: []eventstore.Fold[string]{
+			eventstore.On(func(day *string, e Invoiced) { *day = e.Day }),
+		},
+	}
+	fmt.Println(days.Run(ctx, store))
+	// Output: 2026-03-29 <nil>
 }
 
 // One stored event becomes two.

@@ -56,11 +56,19 @@ func (d *delivery) event() (Event, error) {
 		ev, err := d.codec.event(*d.loaded, d.payload)
 		return ev.clone(), err
 	}
-	ev, err := d.events.eventCopy(d.record)
+	ev, err := d.stored()
 	if err != nil {
 		return ev, err
 	}
 	return d.codec.event(ev, d.payload)
+}
+
+// stored returns the event as it is stored, or as middleware has it read. Like event, it returns a new one.
+func (d *delivery) stored() (Event, error) {
+	if d.loaded != nil {
+		return d.loaded.clone(), nil
+	}
+	return d.events.eventCopy(d.record)
 }
 
 // On folds events of type E.

@@ -15,16 +15,41 @@ import (
 // Upcasters chain: what one makes of an event is given to the one for its new name.
 type Upcaster struct {
 	from, to string // to: "" if only known once an event is there
-	apply    func(*payloadCodec, payload) ([]payload, error)
+	apply    func(c *payloadCodec, p payload, stored storedEvent) ([]payload, error)
 	err      error
 }
 
+// storedEvent returns the event that upcasters are at, as it is stored. Each call returns one that belongs to its
+// receiver.
+type storedEvent func() (Event, error)
+
 // Upcast turns a stored Old into a New. Their names must differ.
 func Upcast[Old, New Payload](fn func(Old) New) Upcaster {
-	u := newUpcaster(fn == nil, func(old Old) []Payload { return []Payload{fn(old)} })
-	u.to = nameOf[New]()
-	if u.err == nil && u.to == "" {
-		u.err = invalid("upcaster: %T has no event name", *new(New))
+	u := newUpcaster(fn == nil, func(old Old, _ storedEvent) ([]Payload, error) { return []Payload{fn(old)}, nil })
+	return u.into(nameOf[New](), *new(New))
+}
+
+// UpcastEvent is [Upcast] with the event as [Store.Read] yields it: with its position, IDs, time and metadata, and
+// with the name and the data that are stored, also where Old is what another upcaster has made of them. The event
+// is fn's own, and [Decode] takes its payload as it is stored. fn must depend on nothing else, so that an event
+// looks the same whenever it is read.
+func UpcastEvent[Old, New Payload](fn func(old Old, ev Event) New) Upcaster {
+	u := newUpcaster(fn == nil, func(old Old, stored storedEvent) ([]Payload, error) {
+		ev, err := stored()
+		if err != nil {
+			return nil, err
+		}
+		ev.codec = &payloadCodec{Codec: ev.codec.Codec} // decoding it must not lead here again
+		return []Payload{fn(old, ev)}, nil
+	})
+	return u.into(nameOf[New](), *new(New))
+}
+
+// into returns u for one that makes events of a name, of a sample's type.
+func (u Upcaster) into(name string, sample Payload) Upcaster {
+	u.to = name
+	if u.err == nil && name == "" {
+		u.err = invalid("upcaster: %T has no event name", sample)
 	}
 	return u
 }
@@ -32,20 +57,20 @@ func Upcast[Old, New Payload](fn func(Old) New) Upcaster {
 // Split turns a stored Old into several events, or none. They keep its position, version and ID,
 // and are handled together: a projection's checkpoint never falls between them.
 func Split[Old Payload](fn func(Old) []Payload) Upcaster {
-	return newUpcaster(fn == nil, fn)
+	return newUpcaster(fn == nil, func(old Old, _ storedEvent) ([]Payload, error) { return fn(old), nil })
 }
 
 // Rename lets events stored as from be seen as to, in the same shape.
 func Rename(from, to string) Upcaster {
 	u := Upcaster{from: from, to: to, err: errors.Join(checkName("upcaster's name", from), checkName("upcaster's new name", to))}
-	u.apply = func(_ *payloadCodec, p payload) ([]payload, error) {
+	u.apply = func(_ *payloadCodec, p payload, _ storedEvent) ([]payload, error) {
 		p.name = to
 		return []payload{p}, nil
 	}
 	return u
 }
 
-func newUpcaster[Old Payload](missing bool, fn func(Old) []Payload) Upcaster {
+func newUpcaster[Old Payload](missing bool, fn func(Old, storedEvent) ([]Payload, error)) Upcaster {
 	u := Upcaster{from: nameOf[Old]()}
 	switch {
 	case missing:
@@ -53,12 +78,15 @@ func newUpcaster[Old Payload](missing bool, fn func(Old) []Payload) Upcaster {
 	case u.from == "":
 		u.err = invalid("upcaster: %T has no event name", *new(Old))
 	}
-	u.apply = func(c *payloadCodec, p payload) ([]payload, error) {
+	u.apply = func(c *payloadCodec, p payload, stored storedEvent) ([]payload, error) {
 		old, err := payloadAs[Old](c, p)
 		if err != nil {
 			return nil, err
 		}
-		values := fn(old)
+		values, err := fn(old, stored)
+		if err != nil {
+			return nil, err
+		}
 		out := make([]payload, len(values))
 		for i, v := range values {
 			name, err := payloadName(v)
@@ -131,17 +159,15 @@ func (c *payloadCodec) Unmarshal(data []byte, v any) error {
 // maxChain bounds a chain of upcasters that Split closes to a circle.
 const maxChain = 1000
 
-// each calls fn with every payload that a stored name and data stand for today, until fn returns
-// an error.
-func (c *payloadCodec) each(name string, data []byte, fn func(payload) error) error {
-	p := payload{name: name, data: data}
+// each calls fn with every payload that an event's stored one stands for today, until fn returns an error.
+func (c *payloadCodec) each(p payload, stored storedEvent, fn func(payload) error) error {
 	if len(c.upcasters) == 0 {
 		return fn(p)
 	}
-	return c.walk(p, fn, 0)
+	return c.walk(p, stored, fn, 0)
 }
 
-func (c *payloadCodec) walk(p payload, fn func(payload) error, depth int) error {
+func (c *payloadCodec) walk(p payload, stored storedEvent, fn func(payload) error, depth int) error {
 	u, ok := c.upcasters[p.name]
 	if !ok {
 		return fn(p)
@@ -149,9 +175,9 @@ func (c *payloadCodec) walk(p payload, fn func(payload) error, depth int) error 
 	if depth == maxChain {
 		return invalid("upcasters of %q lead in a circle", p.name)
 	}
-	next, err := u.apply(c, p)
+	next, err := u.apply(c, p, stored)
 	for i := 0; i < len(next) && err == nil; i++ {
-		err = c.walk(next[i], fn, depth+1)
+		err = c.walk(next[i], stored, fn, depth+1)
 	}
 	return err
 }

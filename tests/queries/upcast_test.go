@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	es "example.com/eventstore"
 	"example.com/eventstore/internal/storetest"
@@ -216,8 +217,108 @@ func TestUpcastInvalid(t *testing.T) {
 		"the zero one":     {{}},
 		"no function":      {es.Upcast[depositV1, depositV2](nil)},
 		"no split":         {es.Split[depositV1](nil)},
+		"no event":         {es.UpcastEvent[depositV1, depositV2](nil)},
+		"a circle of both": {es.UpcastEvent(func(depositV1, es.Event) depositV2 { return depositV2{} }), es.Rename("deposit.v2", "deposit")},
 	} {
 		s := es.NewMemStore(&es.Options{Upcasters: u})
 		storetest.WantErr(t, what, s.Install(t.Context()), es.ErrInvalid)
 	}
+}
+
+// seen is an event that knows the stored event that it was made of.
+type seen struct {
+	Cents                int64
+	Name, Data, ID, Kind string
+	Position             es.Position
+	Stream, Aggregate    string
+	Version              int64
+	At                   time.Time
+}
+
+func (seen) EventName() string { return "seen" }
+
+// seenOf makes a seen, changes what it is given, and decodes it.
+func seenOf(t testing.TB, cents int64, ev es.Event) seen {
+	kind, _ := ev.Metadata["kind"].(string)
+	s := seen{cents, ev.Name, string(ev.Data), ev.ID.String(), kind, ev.Position, ev.Stream, ev.AggregateID, ev.Version, ev.RecordedAt}
+	if ev.Name == "deposit" {
+		if d, err := es.Decode[depositV1](ev); err != nil || d.Units*100 != cents {
+			t.Errorf("the stored event decodes to %+v (%v), want %d cents", d, err, cents)
+		}
+	}
+	ev.Metadata["kind"] = "changed"
+	clear(ev.Data)
+	return s
+}
+
+// TestUpcastEvent makes an event of the stored one's fields: of an upcaster that stands first, after Upcast, after
+// Rename and after Split. Whoever reads it sees the same.
+func TestUpcastEvent(t *testing.T) {
+	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+		for _, middleware := range []bool{false, true} {
+			opts := &es.Options{Upcasters: []es.Upcaster{
+				es.Upcast(func(d depositV1) depositV2 { return depositV2{d.Units, 100} }),
+				es.UpcastEvent(func(d depositV2, ev es.Event) seen { return seenOf(t, d.Units*d.Rate, ev) }),
+				es.Split(func(tr transferV1) []es.Payload { return []es.Payload{withdrawal{tr.Cents}, fee{tr.Fee}} }),
+				es.UpcastEvent(func(w withdrawal, ev es.Event) seen { return seenOf(t, -w.Cents, ev) }),
+				es.UpcastEvent(func(f fee, ev es.Event) seen { return seenOf(t, -f.Cents, ev) }),
+				es.Rename("checked", "audited"),
+				es.UpcastEvent(func(_ audited, ev es.Event) seen { return seenOf(t, 0, ev) }),
+			}}
+			if middleware {
+				opts.Middleware = []es.Middleware{{Load: func(_ context.Context, ev es.Event) (es.Event, error) { return ev, nil }}}
+			}
+			s := l.Open(t, opts)
+			storetest.CreateStream(t, s, "accounts")
+			var evs []es.NewEvent
+			for i, p := range []es.Payload{depositV1{3}, depositV2{2, 7}, transferV1{100, 1}, checked{"ann"}, audited{"bob"}} {
+				evs = append(evs, es.NewEvent{Payload: p, Metadata: es.Metadata{"kind": fmt.Sprint("kind ", i)}})
+			}
+			stored := storetest.MustAppend(t, s, "accounts", "a", 0, evs...)
+			var want []seen
+			for i, cents := range []int64{300, 14, -100, -1, 0, 0} {
+				n := []int{0, 1, 2, 2, 3, 4}[i]
+				ev := stored[n]
+				want = append(want, seen{cents, ev.Name, string(ev.Data), ev.ID.String(), fmt.Sprint("kind ", n), ev.Position, "accounts", "a", ev.Version, ev.RecordedAt})
+			}
+			check := func(what string, got []seen, err error) {
+				t.Helper()
+				if err != nil || !slices.Equal(got, want) {
+					t.Errorf("%s (middleware: %v): %+v (%v), want %+v", what, middleware, got, err, want)
+				}
+			}
+			take := es.On(func(list *[]seen, e seen) { *list = append(*list, e) })
+			q := es.Query[[]seen]{From: es.FromAll(), When: []es.Fold[[]seen]{take}}
+			got, err := q.Run(t.Context(), s)
+			check("query", got, err)
+			r, err := (&es.Aggregate[[]seen]{Stream: "accounts", When: []es.Fold[[]seen]{take}}).Load(t.Context(), s, "a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			check("aggregate", r.State(), nil)
+			p := es.Projection[[]seen]{Name: "seen", From: es.FromAll(), When: []es.Handler[[]seen]{
+				es.Do(func(_ context.Context, step *es.Step[[]seen], e seen) error {
+					if again, err := es.Decode[seen](step.Event); err != nil || again != e {
+						return fmt.Errorf("the step's event decodes to %+v: %w", again, err)
+					}
+					*step.State = append(*step.State, e)
+					return nil
+				}),
+			}}
+			cp, err := p.CatchUp(t.Context(), s)
+			check("projection", cp.State, err)
+			got = nil
+			for i, ev := range storetest.Everything(t, s) {
+				e, err := es.Decode[seen](ev)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got = append(got, e); i == 2 {
+					got = append(got, want[3]) // Decode returns the first
+				}
+			}
+			check("Decode", got, nil)
+			storetest.SameEvents(t, "what is read", storetest.Everything(t, s), stored)
+		}
+	})
 }
