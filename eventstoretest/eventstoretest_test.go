@@ -1,10 +1,13 @@
 package eventstoretest_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -108,13 +111,156 @@ func TestScenarioFailures(t *testing.T) {
 	}
 }
 
+// dicing is a codec that writes each payload in another way.
+type dicing struct{ n int }
+
+func (c *dicing) Marshal(v any) ([]byte, error) {
+	c.n++
+	data, err := json.Marshal(v)
+	return append(bytes.Repeat([]byte(" "), c.n), data...), err
+}
+
+func (c *dicing) Unmarshal(data []byte, v any) error { return json.Unmarshal(data, v) }
+
+func TestGivenOnFailures(t *testing.T) {
+	for name, c := range map[string]struct {
+		scenario func(t testing.TB)
+		want     string
+	}{
+		"no store": {
+			func(t testing.TB) { eventstoretest.GivenOn(t, nil, &accounts) },
+			"GivenOn: the store is nil",
+		},
+		"other events": {
+			func(t testing.TB) {
+				eventstoretest.GivenOn(t, eventstore.NewMemStore(nil), &accounts, Deposited{5}).When(take(5)).Then(Withdrawn{6})
+			},
+			"- account.withdrawn {\"Cents\":6}\n+ account.withdrawn {\"Cents\":5}",
+		},
+		"a payload that is none": {
+			func(t testing.TB) {
+				eventstoretest.GivenOn(t, eventstore.NewMemStore(nil), &accounts).When(take(0)).Then(nil)
+			},
+			"payload 0, a <nil>, can't be encoded",
+		},
+		"a codec that writes in several ways": {
+			func(t testing.TB) {
+				eventstoretest.GivenOn(t, eventstore.NewMemStore(&eventstore.Options{Codec: &dicing{}}), &accounts).When(take(0)).Then(Withdrawn{0})
+			},
+			"use ThenState",
+		},
+	} {
+		if got := said(c.scenario); !strings.Contains(got, c.want) {
+			t.Errorf("%s: the test says\n%s\nwhich lacks\n%s", name, got, c.want)
+		}
+	}
+}
+
+var owners = eventstore.Query[[]string]{
+	From: eventstore.FromStream("accounts"),
+	When: []eventstore.Fold[[]string]{eventstore.On(func(names *[]string, e Opened) { *names = append(*names, e.Owner) })},
+}
+
+// audited fails on withdrawals of 13 cents, and panics on those of 14.
+func audited(onError func(context.Context, eventstore.Event, error, int) eventstore.ErrorAction) *eventstore.Projection[int] {
+	return &eventstore.Projection[int]{
+		Name: "audited",
+		From: eventstore.FromStream("accounts"),
+		When: []eventstore.Handler[int]{
+			eventstore.Do(func(_ context.Context, step *eventstore.Step[int], e Withdrawn) error {
+				switch e.Cents {
+				case 13:
+					return errPoor
+				case 14:
+					panic("fourteen")
+				}
+				*step.State++
+				return nil
+			}),
+		},
+		OnError: onError,
+	}
+}
+
+func TestReading(t *testing.T) {
+	ann := eventstoretest.On("accounts", "A-1", Opened{"ann"}, Withdrawn{1}, Withdrawn{13}, Withdrawn{2})
+	eventstoretest.GivenQuery(t, nil, &owners, ann).ThenState([]string{"ann"}).
+		When(eventstoretest.On("accounts", "A-2", Opened{"bob"})).ThenState([]string{"ann", "bob"})
+	eventstoretest.GivenQuery(t, nil, &owners).ThenState(nil)
+	eventstoretest.GivenProjection(t, nil, audited(nil)).ThenState(0)
+	eventstoretest.GivenProjection(t, nil, audited(nil), ann).ThenError(errPoor).ThenError(nil)
+
+	var attempts []int
+	patient := func(_ context.Context, ev eventstore.Event, err error, attempt int) eventstore.ErrorAction {
+		attempts = append(attempts, attempt)
+		if attempt < 4 {
+			return eventstore.Retry
+		}
+		return eventstore.Skip
+	}
+	eventstoretest.GivenProjection(t, nil, audited(patient), ann).ThenError(errPoor).ThenState(2).
+		When(eventstoretest.On("accounts", "A-2", Withdrawn{3})).ThenState(3)
+	if want := []int{1, 2, 3, 4}; !slices.Equal(attempts, want) {
+		t.Errorf("OnError was asked about attempts %v, want %v", attempts, want)
+	}
+	s := eventstoretest.Store(t, nil, ann)
+	stubborn := audited(func(context.Context, eventstore.Event, error, int) eventstore.ErrorAction { return eventstore.Retry })
+	eventstoretest.GivenProjection(t, s, stubborn).ThenError(errPoor)
+	if stubborn.OnError == nil || stubborn.OnError(t.Context(), eventstore.Event{}, nil, 1) != eventstore.Retry {
+		t.Error("the definition was changed")
+	}
+}
+
+func TestReadingFailures(t *testing.T) {
+	for name, c := range map[string]struct {
+		scenario func(t testing.TB)
+		want     []string
+	}{
+		"another state": {
+			func(t testing.TB) {
+				eventstoretest.GivenQuery(t, nil, &owners, eventstoretest.On("accounts", "A-1", Opened{"ann"})).ThenState([]string{"bob"})
+			},
+			[]string{`-   "bob"`, `+   "ann"`},
+		},
+		"an error where a state is wanted": {
+			func(t testing.TB) {
+				eventstoretest.GivenProjection(t, nil, audited(nil), eventstoretest.On("accounts", "A-1", Withdrawn{13})).ThenState(0)
+			},
+			[]string{"ThenState: eventstore: projection \"audited\": event 1", "not enough money"},
+		},
+		"a panic": {
+			func(t testing.TB) {
+				eventstoretest.GivenProjection(t, nil, audited(nil), eventstoretest.On("accounts", "A-1", Withdrawn{14})).ThenState(0)
+			},
+			[]string{"fourteen", "eventstoretest_test.audited"},
+		},
+		"no error": {
+			func(t testing.TB) { eventstoretest.GivenProjection(t, nil, audited(nil)).ThenError(errPoor) },
+			[]string{"all has succeeded, want the error: not enough money"},
+		},
+		"another error": {
+			func(t testing.TB) {
+				eventstoretest.GivenQuery(t, nil, &eventstore.Query[int]{}).ThenError(errPoor)
+			},
+			[]string{"the error is: eventstore: invalid", "want: not enough money"},
+		},
+	} {
+		got := said(c.scenario)
+		for _, want := range c.want {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s: the test says\n%s\nwhich lacks\n%s", name, got, want)
+			}
+		}
+	}
+}
+
 func TestStoreAndRecorder(t *testing.T) {
 	var recorder eventstoretest.Recorder
 	failure := errors.New("no such luck")
 	s := eventstoretest.Store(t, &eventstore.Options{Middleware: []eventstore.Middleware{recorder.Middleware()}},
 		eventstoretest.On("accounts", "a", Opened{"ann"}, Deposited{5}), eventstoretest.On("accounts", "b", Opened{"bob"}))
-	owners := eventstore.Query[int]{From: eventstore.FromAll(), When: []eventstore.Fold[int]{eventstore.On(func(n *int, _ Opened) { *n++ })}}
-	if n, err := owners.Run(t.Context(), s); n != 2 || err != nil {
+	count := eventstore.Query[int]{From: eventstore.FromAll(), When: []eventstore.Fold[int]{eventstore.On(func(n *int, _ Opened) { *n++ })}}
+	if n, err := count.Run(t.Context(), s); n != 2 || err != nil {
 		t.Errorf("%d owners (%v), want 2", n, err)
 	}
 	if _, err := s.Append(t.Context(), "accounts", "a", 7, eventstore.NewEvent{Payload: Deposited{1}}); err == nil {

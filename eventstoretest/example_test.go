@@ -15,11 +15,15 @@ type (
 	Deposited struct{ Cents int64 }
 	Withdrawn struct{ Cents int64 }
 	Withdraw  struct{ Cents int64 }
+
+	depositedV1 struct{ Euros int64 }
 )
 
 func (Opened) EventName() string    { return "account.opened" }
 func (Deposited) EventName() string { return "account.deposited" }
 func (Withdrawn) EventName() string { return "account.withdrawn" }
+
+func (depositedV1) EventName() string { return "account.deposited-euros" }
 
 type Account struct {
 	Owner string
@@ -76,19 +80,59 @@ func ExampleGiven() {
 	// + account.withdrawn {"Cents":300}
 }
 
-// A projection is tested on a store in which something has happened.
+// A scenario on the service's own store, which has upcasters. It wants what is not so.
+func ExampleGivenOn() {
+	t := console{} // the test's own: func TestWithdraw(t *testing.T)
+
+	store := eventstore.NewMemStore(&eventstore.Options{
+		Upcasters: []eventstore.Upcaster{
+			eventstore.Upcast(func(old depositedV1) Deposited { return Deposited{Cents: 100 * old.Euros} }),
+		},
+	})
+	eventstoretest.GivenOn(t, store, &accounts, depositedV1{Euros: 5}).
+		WhenCommand(Withdraw{Cents: 300}).
+		Then(Withdrawn{Cents: 300}).
+		ThenState(Account{Cents: 100})
+	// Output:
+	// the state is not the one wanted (-want +got):
+	//   {
+	//     "Owner": "",
+	// -   "Cents": 100
+	// +   "Cents": 200
+	//   }
+}
+
+var balances = eventstore.Projection[map[string]int64]{
+	Name: "balances",
+	From: eventstore.FromStream("accounts"),
+	Init: func() map[string]int64 { return map[string]int64{} },
+	When: []eventstore.Handler[map[string]int64]{
+		eventstore.OnEvent(func(b *map[string]int64, e Deposited, ev eventstore.Event) { (*b)[ev.AggregateID] += e.Cents }),
+		eventstore.OnEvent(func(b *map[string]int64, e Withdrawn, ev eventstore.Event) { (*b)[ev.AggregateID] -= e.Cents }),
+	},
+}
+
+// What a history comes to in a projection. The second Then wants what is not so.
+func ExampleGivenProjection() {
+	t := console{} // the test's own: func TestBalances(t *testing.T)
+
+	eventstoretest.GivenProjection(t, nil, &balances, eventstoretest.On("accounts", "A-1", Deposited{Cents: 500}, Withdrawn{Cents: 300})).
+		ThenState(map[string]int64{"A-1": 200}).
+		When(eventstoretest.On("accounts", "A-2", Deposited{Cents: 100})).
+		ThenState(map[string]int64{"A-1": 200, "A-2": 10})
+	// Output:
+	// the state is not the one wanted (-want +got):
+	//   {
+	//     "A-1": 200,
+	// -   "A-2": 10
+	// +   "A-2": 100
+	//   }
+}
+
+// Other tests begin with a store in which something has happened.
 func ExampleStore() {
 	t := console{} // the test's own: func TestBalances(t *testing.T)
 
-	balances := eventstore.Projection[map[string]int64]{
-		Name: "balances",
-		From: eventstore.FromStream("accounts"),
-		Init: func() map[string]int64 { return map[string]int64{} },
-		When: []eventstore.Handler[map[string]int64]{
-			eventstore.OnEvent(func(b *map[string]int64, e Deposited, ev eventstore.Event) { (*b)[ev.AggregateID] += e.Cents }),
-			eventstore.OnEvent(func(b *map[string]int64, e Withdrawn, ev eventstore.Event) { (*b)[ev.AggregateID] -= e.Cents }),
-		},
-	}
 	store := eventstoretest.Store(t, nil,
 		eventstoretest.On("accounts", "A-1", Opened{Owner: "Ann"}, Deposited{Cents: 500}),
 		eventstoretest.On("accounts", "A-2", Opened{Owner: "Bob"}),

@@ -1,6 +1,6 @@
 // Package eventstoretest helps applications test what they build on package eventstore: aggregates
-// by given, when, then; projections and queries on a memory store with a history in it; and stores
-// that fail, or record what happens to them.
+// by given, when, then; projections and queries by the state that a history gives them; and stores
+// with a history in them, that fail, or that record what happens to them.
 package eventstoretest
 
 import (
@@ -9,8 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/uuid"
 
 	"example.com/eventstore"
 )
@@ -20,15 +23,13 @@ type Scenario[S any] struct {
 	t         testing.TB
 	aggregate *eventstore.Aggregate[S]
 	store     *eventstore.Store
+	id        string
 	root      *eventstore.Root[S]
 	recorded  []eventstore.Event
 	err       error
 	ran       bool
 	checked   bool // somebody has looked at err
 }
-
-// scenarioID is the ID of a scenario's aggregate.
-const scenarioID = "scenario"
 
 // Given begins a scenario in which history has happened to an aggregate. It is kept in a memory
 // store, so that payloads pass through JSON as they do in production.
@@ -39,8 +40,27 @@ const scenarioID = "scenario"
 //		ThenState(Account{Owner: "Ann", Cents: 200})
 func Given[S any](t testing.TB, a *eventstore.Aggregate[S], history ...eventstore.Payload) *Scenario[S] {
 	t.Helper()
-	sc := &Scenario[S]{t: t, aggregate: a}
-	sc.store = Store(t, nil, On(a.Stream, scenarioID, history...))
+	return given(t, eventstore.NewMemStore(nil), a, "scenario", history)
+}
+
+// GivenOn is [Given] on a store of the caller's, of any kind: with its upcasters, codec, clock and middleware. It
+// makes the stream if it is missing. Each scenario has an aggregate of its own, with a fresh ID, and leaves it in the
+// store. History may be in an earlier shape, which the store's upcasters know.
+//
+// [Scenario.Then] compares payloads as the store's codec writes them. A codec that writes one payload in several
+// ways, such as one that encrypts, fails the test there: use [Scenario.ThenState].
+func GivenOn[S any](t testing.TB, s *eventstore.Store, a *eventstore.Aggregate[S], history ...eventstore.Payload) *Scenario[S] {
+	t.Helper()
+	if s == nil {
+		t.Fatal("GivenOn: the store is nil")
+	}
+	return given(t, s, a, "scenario-"+uuid.NewString(), history)
+}
+
+func given[S any](t testing.TB, s *eventstore.Store, a *eventstore.Aggregate[S], id string, history []eventstore.Payload) *Scenario[S] {
+	t.Helper()
+	sc := &Scenario[S]{t: t, aggregate: a, store: s, id: id}
+	Append(t, s, On(a.Stream, id, history...))
 	// An error of When that no ThenError asks about must not go unseen.
 	t.Cleanup(func() {
 		if sc.err != nil && !sc.checked {
@@ -55,7 +75,7 @@ func Given[S any](t testing.TB, a *eventstore.Aggregate[S], history ...eventstor
 func (sc *Scenario[S]) When(decide func(*eventstore.Root[S]) error) *Scenario[S] {
 	sc.t.Helper()
 	return sc.run(func(ctx context.Context) (*eventstore.Root[S], error) {
-		return sc.aggregate.Execute(ctx, sc.store, scenarioID, decide)
+		return sc.aggregate.Execute(ctx, sc.store, sc.id, decide)
 	})
 }
 
@@ -63,7 +83,7 @@ func (sc *Scenario[S]) When(decide func(*eventstore.Root[S]) error) *Scenario[S]
 func (sc *Scenario[S]) WhenCommand(command any) *Scenario[S] {
 	sc.t.Helper()
 	return sc.run(func(ctx context.Context) (*eventstore.Root[S], error) {
-		return sc.aggregate.Handle(ctx, sc.store, scenarioID, command)
+		return sc.aggregate.Handle(ctx, sc.store, sc.id, command)
 	})
 }
 
@@ -83,7 +103,7 @@ func (sc *Scenario[S]) run(fn func(context.Context) (*eventstore.Root[S], error)
 func (sc *Scenario[S]) events(after int64) []eventstore.Event {
 	sc.t.Helper()
 	var out []eventstore.Event
-	for ev, err := range sc.store.ReadAggregate(sc.t.Context(), sc.aggregate.Stream, scenarioID, after) {
+	for ev, err := range sc.store.ReadAggregate(sc.t.Context(), sc.aggregate.Stream, sc.id, after) {
 		if err != nil {
 			sc.t.Fatalf("read what was recorded: %v", err)
 		}
@@ -93,7 +113,7 @@ func (sc *Scenario[S]) events(after int64) []eventstore.Event {
 }
 
 // Then checks that the last When has recorded exactly these payloads, in order; none means that it
-// has recorded nothing. Payloads are compared as they are stored.
+// has recorded nothing. Payloads are compared as the store's codec writes them.
 func (sc *Scenario[S]) Then(recorded ...eventstore.Payload) *Scenario[S] {
 	sc.t.Helper()
 	sc.succeeded("Then")
@@ -101,14 +121,7 @@ func (sc *Scenario[S]) Then(recorded ...eventstore.Payload) *Scenario[S] {
 	for i, ev := range sc.recorded {
 		got[i] = line(ev.Name, ev.Data)
 	}
-	want := make([]string, len(recorded))
-	for i, p := range recorded {
-		data, err := json.Marshal(p)
-		if err != nil {
-			sc.t.Fatalf("Then: payload %d can't be encoded: %v", i, err)
-		}
-		want[i] = line(p.EventName(), data)
-	}
+	want := sc.encoded(recorded)
 	if d := diff(got, want); d != "" {
 		sc.t.Errorf("the events recorded are not those wanted (-want +got):\n%s", d)
 	}
@@ -121,9 +134,9 @@ func (sc *Scenario[S]) ThenState(want S) *Scenario[S] {
 	if sc.ran {
 		sc.succeeded("ThenState")
 	}
-	root, err := sc.aggregate.Load(sc.t.Context(), sc.store, scenarioID)
+	root, err := sc.aggregate.Load(sc.t.Context(), sc.store, sc.id)
 	if errors.Is(err, eventstore.ErrAggregateNotFound) {
-		root, err = sc.aggregate.New(scenarioID), nil
+		root, err = sc.aggregate.New(sc.id), nil
 	}
 	if err != nil {
 		sc.t.Fatalf("load the aggregate: %v", err)
@@ -151,6 +164,40 @@ func (sc *Scenario[S]) ThenError(target error) *Scenario[S] {
 		sc.t.Errorf("When has recorded %d events, want none", len(sc.recorded))
 	}
 	return sc
+}
+
+// errEncoded ends encoded's decision before it is saved.
+var errEncoded = errors.New("encoded")
+
+// encoded returns payloads as the store would keep them, without storing any: a root of the store encodes what it
+// records, and its folds get that.
+func (sc *Scenario[S]) encoded(payloads []eventstore.Payload) []string {
+	sc.t.Helper()
+	recorder := eventstore.Aggregate[[]string]{
+		Stream: sc.aggregate.Stream,
+		When: []eventstore.Fold[[]string]{
+			eventstore.OnAny(func(out *[]string, ev eventstore.Event) { *out = append(*out, line(ev.Name, ev.Data)) }),
+		},
+	}
+	var out, again []string
+	for _, to := range []*[]string{&out, &again} {
+		_, err := recorder.Execute(sc.t.Context(), sc.store, "encoded-"+uuid.NewString(), func(r *eventstore.Root[[]string]) error {
+			for i, p := range payloads {
+				if r.Record(p); len(r.State()) != i+1 {
+					return fmt.Errorf("payload %d, a %T, can't be encoded", i, p)
+				}
+			}
+			*to = r.State()
+			return errEncoded
+		})
+		if !errors.Is(err, errEncoded) {
+			sc.t.Fatalf("Then: %v", err)
+		}
+	}
+	if !slices.Equal(out, again) {
+		sc.t.Fatal("Then: the store's codec writes one payload in several ways: use ThenState")
+	}
+	return out
 }
 
 // succeeded stops the test if there is nothing to look at.
