@@ -156,9 +156,6 @@ type streamRow struct {
 	createdAt time.Time
 }
 
-// aggregateKey identifies an aggregate.
-type aggregateKey struct{ stream, id string }
-
 // appendRequest is an append as a backend sees it.
 type appendRequest struct {
 	stream, aggregateID string
@@ -253,4 +250,81 @@ type snapshot struct {
 	position            Position
 	schema              int64
 	state               []byte
+}
+
+// projectionBackend is the part of a backend that keeps projections.
+type projectionBackend interface {
+	// lastPosition returns the highest position that can be seen, whatever the order below it.
+	lastPosition(context.Context) (Position, error)
+
+	// createProjection makes a projection's row, unless there is one. It begins after a position, and what
+	// is up to another one it replays.
+	createProjection(ctx context.Context, name string, after, replayTo Position) error
+	projection(ctx context.Context, name string) (row projectionRow, found bool, err error)
+	projections(context.Context) ([]ProjectionInfo, error)
+
+	// definition returns what is kept of a projection's definitions.
+	definition(ctx context.Context, name string) (*definition, error)
+	// define stores what is kept from now on, if the epoch is still this.
+	define(ctx context.Context, name string, epoch int64, d *definition) (held bool, err error)
+	// rebuild stores the set of a definition and begins with it at the first event: what control does
+	// for a reset, by the holder of the epoch.
+	rebuild(ctx context.Context, name string, epoch int64, w *wantedSet, sealed Position) (held bool, err error)
+	// noteChecked stores how far a definition has looked for events that were passed over.
+	noteChecked(ctx context.Context, name string, epoch int64, checked string, to Position) error
+
+	// takeLease takes the lease that row has seen free, or held by a definition that c.over names, and
+	// begins the next epoch.
+	takeLease(ctx context.Context, row *projectionRow, c leaseClaim) (taken bool, err error)
+	renewLease(ctx context.Context, name string, epoch int64, term time.Duration) (held bool, err error)
+	releaseLease(ctx context.Context, name, owner string, status ProjectionStatus, errText string) error
+
+	// noteError notes why the last try of a runner has failed, until its next checkpoint, if the epoch
+	// is still this.
+	noteError(ctx context.Context, name string, epoch int64, errText string) error
+
+	// control changes a projection by its name.
+	control(ctx context.Context, name string, c control) (found bool, err error)
+	parked(ctx context.Context, name string) ([]parkedRow, error)
+	// verdicts returns what operators have said of events that the projection has not come to: controlSkip
+	// or controlPark.
+	verdicts(ctx context.Context, name string) (map[Position]controlKind, error)
+
+	// begin begins what a runner does for one batch. The context ends it.
+	begin(context.Context) backendTx
+}
+
+// backendTx is what commits together with a checkpoint.
+type backendTx interface {
+	// sqlTx returns the transaction, which begins when it is first asked for.
+	sqlTx() (*sql.Tx, error)
+	// exclusive keeps other processes from changing a projection's read model until rollback, where a
+	// statement that defines data can't be undone. It is called first, by the holder of the lease of
+	// this epoch, and takes the place of one who has lost it and has not noticed.
+	exclusive(name string, epoch int64) error
+	// handlerContext returns the context for a handler. A call of the backend itself with it fails if it would
+	// wait for the connection that the transaction holds.
+	handlerContext(ctx context.Context) context.Context
+	// backend is a backend whose calls are part of the transaction.
+	backend() (backend, error)
+	// holds reports whether the epoch is still this.
+	holds(name string, epoch int64) (bool, error)
+	park(name string, row parkedRow) error
+	unpark(name string, p Position) error
+	dropParked(name string) error
+	// keepLease renews the lease as part of the transaction, which keeps others from it until the end. It
+	// reports whether the epoch is still this.
+	keepLease(name string, epoch int64, term time.Duration) (held bool, err error)
+	// guard is called before a handler gets the transaction. From then on commit fails if the handler,
+	// or the database behind its back, ends the transaction.
+	guard() error
+	// databaseFault returns an error of kind errRetry, errLost or errUnavailable if err, which a handler
+	// has returned, or the state of the transaction, is due to the database and not to what the handler did.
+	databaseFault(err error) error
+	// isAftermath reports whether err only says that something before it has failed.
+	isAftermath(err error) bool
+	// commit stores all of it, if the epoch is still the checkpoint's.
+	commit(c checkpoint) (held bool, err error)
+	// rollback undoes a transaction that has not been committed; after a commit it only ends exclusive.
+	rollback()
 }

@@ -154,7 +154,7 @@ func (b *sqlBackend) failed(op string, err error) error {
 
 // isOwn reports whether an error is one of the store's own, which no driver has made.
 func isOwn(err error) bool {
-	for _, own := range []error{errVersion, errRetry, ErrInvalid, ErrInconsistent, ErrRetryTx, ErrLeaseLost, errEnded} {
+	for _, own := range []error{errVersion, errRetry, ErrInvalid, ErrInconsistent, ErrRetryTx, ErrLeaseLost, ErrEventNotFound, errEnded} {
 		if errors.Is(err, own) {
 			return true
 		}

@@ -63,4 +63,27 @@ CREATE TABLE IF NOT EXISTS {parked} (
 		`ALTER TABLE {projections} ADD COLUMN kind VARBINARY(16) NOT NULL DEFAULT ''`,
 		`ALTER TABLE {projections} ADD COLUMN delete_emitted BOOLEAN NOT NULL DEFAULT FALSE`,
 	},
+	// What definitions of a projection have taken in, and what operators ask for.
+	{`
+ALTER TABLE {projections}
+    ADD COLUMN began            BIGINT         NOT NULL DEFAULT 0,
+    ADD COLUMN replay_to        BIGINT         NOT NULL DEFAULT 0,
+    ADD COLUMN wants            VARBINARY(64)  NOT NULL DEFAULT '',
+    ADD COLUMN wanted           LONGTEXT,
+    ADD COLUMN taken            LONGTEXT,
+    ADD COLUMN checked          VARBINARY(64)  NOT NULL DEFAULT '',
+    ADD COLUMN checked_to       BIGINT         NOT NULL DEFAULT 0,
+    ADD COLUMN paused           BOOLEAN        NOT NULL DEFAULT FALSE,
+    ADD COLUMN control          VARBINARY(32)  NOT NULL DEFAULT '',
+    ADD COLUMN control_by       VARBINARY(255) NOT NULL DEFAULT '',
+    ADD COLUMN control_position BIGINT         NOT NULL DEFAULT 0,
+    ADD COLUMN control_at       DATETIME(6)`,
+		`ALTER TABLE {parked} ADD COLUMN retry BOOLEAN NOT NULL DEFAULT FALSE`, `
+CREATE TABLE IF NOT EXISTS {verdicts} (
+    projection VARBINARY(255) NOT NULL,
+    position   BIGINT         NOT NULL,
+    action     VARBINARY(16)  NOT NULL,
+    PRIMARY KEY (projection, position)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`,
+	},
 }

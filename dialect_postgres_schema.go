@@ -62,4 +62,27 @@ CREATE TABLE IF NOT EXISTS {parked} (
 		`ALTER TABLE {projections} ADD COLUMN IF NOT EXISTS kind text NOT NULL DEFAULT ''`,
 		`ALTER TABLE {projections} ADD COLUMN IF NOT EXISTS delete_emitted boolean NOT NULL DEFAULT false`,
 	},
+	// What definitions of a projection have taken in, and what operators ask for.
+	{`
+ALTER TABLE {projections}
+    ADD COLUMN IF NOT EXISTS began            bigint  NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS replay_to        bigint  NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS wants            text    NOT NULL DEFAULT '',
+    ADD COLUMN IF NOT EXISTS wanted           text,
+    ADD COLUMN IF NOT EXISTS taken            text,
+    ADD COLUMN IF NOT EXISTS checked          text    NOT NULL DEFAULT '',
+    ADD COLUMN IF NOT EXISTS checked_to       bigint  NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS paused           boolean NOT NULL DEFAULT false,
+    ADD COLUMN IF NOT EXISTS control          text    NOT NULL DEFAULT '',
+    ADD COLUMN IF NOT EXISTS control_by       text    NOT NULL DEFAULT '',
+    ADD COLUMN IF NOT EXISTS control_position bigint  NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS control_at       timestamptz`,
+		`ALTER TABLE {parked} ADD COLUMN IF NOT EXISTS retry boolean NOT NULL DEFAULT false`, `
+CREATE TABLE IF NOT EXISTS {verdicts} (
+    projection text   COLLATE "C" NOT NULL,
+    position   bigint NOT NULL,
+    action     text   NOT NULL,
+    PRIMARY KEY (projection, position)
+)`,
+	},
 }
