@@ -146,7 +146,7 @@ func (b *sqlBackend) failed(op string, err error) error {
 	case faultForeign:
 		return invalid("dialect %s: this is another kind of database: %s: %w", b.dialect.name, op, err)
 	}
-	if errors.Is(err, errVersion) || errors.Is(err, errRetry) || errors.Is(err, ErrRetryTx) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrInconsistent) {
+	if errors.Is(err, errVersion) || errors.Is(err, errRetry) || errors.Is(err, ErrRetryTx) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrInconsistent) || errors.Is(err, ErrEventNotFound) {
 		return err
 	}
 	return fmt.Errorf("eventstore: %s: %w", op, err)

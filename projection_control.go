@@ -145,13 +145,21 @@ func (s *Store) ResumeProjection(ctx context.Context, name string) error {
 // reset forgets both. If no projection of this name has ever run, or it has been deleted:
 // [ErrProjectionNotFound].
 func (s *Store) SkipEvent(ctx context.Context, name string, at Position) error {
-	return s.controlProjection(ctx, name, control{kind: controlSkip, position: at})
+	return s.judge(ctx, name, control{kind: controlSkip, position: at})
 }
 
 // ParkEvent is [Store.SkipEvent], but sets the event aside as [Park] does, and later events of its
 // aggregate after it.
 func (s *Store) ParkEvent(ctx context.Context, name string, at Position) error {
-	return s.controlProjection(ctx, name, control{kind: controlPark, position: at})
+	return s.judge(ctx, name, control{kind: controlPark, position: at})
+}
+
+// judge is a control call about an event that the projection has not come to.
+func (s *Store) judge(ctx context.Context, name string, c control) error {
+	if c.position < 1 {
+		return invalid("position %d", c.position)
+	}
+	return s.controlProjection(ctx, name, c)
 }
 
 // AcceptProjection forgets which events earlier definitions of a projection or relay took in, and ends
