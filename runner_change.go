@@ -140,7 +140,12 @@ func (r *runner) passedOver(ctx context.Context, row *projectionRow, kept *defin
 	if kept.checked == look.key {
 		after = max(after, kept.checkedTo)
 	}
-	note := func() error { return r.store.backend.noteChecked(ctx, r.name, row.epoch, look.key, after) }
+	note := func() error {
+		// Also of a look that ends with its context, but not at any price.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
+		defer cancel()
+		return r.store.backend.noteChecked(ctx, r.name, row.epoch, look.key, after)
+	}
 	picker := r.from.picker()
 	window, noted := Position(minWindow), time.Now()
 	for after < row.position {
@@ -150,6 +155,7 @@ func (r *runner) passedOver(ctx context.Context, row *projectionRow, kept *defin
 		to := q.before - 1
 		rows, more, err := r.store.backend.readPage(ctx, q)
 		if err != nil {
+			_ = note() // the error that matters is the page's
 			return nil, err
 		}
 		for i := range rows {
