@@ -165,6 +165,7 @@ type appendRequest struct {
 
 	// refused is the unique key that has refused it last, where the backend can tell.
 	refused uniqueKey
+	next    int64 // the version of its first event, as it was refused
 
 	one [1]record // room for rows, if there is one
 }
