@@ -98,7 +98,9 @@ type statementError struct {
 	kind error
 }
 
-func (e *statementError) Error() string { return prefix + e.op + ": " + e.err.Error() }
+func (e *statementError) Error() string {
+	return prefix + e.op + ": " + unprefixed{e.err}.Error()
+}
 
 func (e *statementError) Unwrap() error { return e.err }
 

@@ -54,7 +54,7 @@ func (r *runner) run(ctx context.Context) error {
 	r.owner = newOwner()
 	var barred *barredError
 	for {
-		err := r.hold(ctx)
+		err := surviveStore(func() error { return r.hold(ctx) })
 		switch {
 		case errors.Is(err, errStopped):
 			return nil
@@ -101,7 +101,11 @@ func (r *runner) hold(ctx context.Context) (err error) {
 	errText := ""
 	l := r.store.leases.begin(ctx, r.store.backend, r.name, r.owner, row.epoch, r.term)
 	r.batches.lease, r.batches.noted = l, false
+	returned := false
 	defer func() {
+		if !returned {
+			err = errGoexit
+		}
 		if l.lost() && !errors.Is(err, errStopped) {
 			err = ErrLeaseLost
 		}
@@ -121,14 +125,31 @@ func (r *runner) hold(ctx context.Context) (err error) {
 		r.release(ctx, status, errText)
 	}()
 	r.store.opts.Logger.InfoContext(ctx, "lease taken", "projection", r.name, "owner", r.owner, "epoch", row.epoch)
-	if err := r.adopt(l.ctx, &row); err != nil {
-		return err
-	}
-	if err := r.prepare(l.ctx, &row); err != nil {
-		return err
-	}
-	return r.batches.follow(l.ctx, r.target)
+	err = surviveStore(func() error {
+		if err := r.adopt(l.ctx, &row); err != nil {
+			return err
+		}
+		if err := r.prepare(l.ctx, &row); err != nil {
+			return err
+		}
+		return r.batches.follow(l.ctx, r.target)
+	})
+	returned = true
+	return err
 }
+
+// surviveStore is survive for the store's own work, where all of the application's functions are called by survive.
+// What panics then is the driver: no event is to blame, and the database is asked again.
+func surviveStore(fn func() error) error {
+	var err error
+	if panicked := survive(func() error { err = fn(); return nil }); panicked != nil {
+		return &statementError{"projection", panicked, errUnavailable}
+	}
+	return err
+}
+
+// errGoexit is why a run has ended that has not returned.
+var errGoexit = errors.New("eventstore: runtime.Goexit has ended the goroutine of the run")
 
 // release gives the lease back, also when ctx is over, but not at any price: it runs out by itself.
 func (r *runner) release(ctx context.Context, status ProjectionStatus, errText string) {
