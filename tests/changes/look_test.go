@@ -79,3 +79,80 @@ func TestLookGoesOn(t *testing.T) {
 		}
 	})
 }
+
+// TestNewerDoNotContend starts two runners of a newer definition, the second while the first looks at the log: it
+// waits for the first one's decision, instead of taking the lease from it.
+func TestNewerDoNotContend(t *testing.T) {
+	storetest.ForEachKind(t, func(t *testing.T, l storetest.Lane) {
+		s, prefix := l.OpenPrefixed(t)
+		storetest.CreateStream(t, s, "copies")
+		at := add(t, s, lent{}, returned{})
+		end := storetest.Running(t, older(), s)
+		eventuallyIn(t, older(), s, at[1])
+		looking, goOn := make(chan struct{}), make(chan struct{})
+		var once, reads atomic.Int64
+		first := l.Injected(t, 5, func(text string) error {
+			if strings.Contains(text, prefix+"events") && strings.Contains(text, "aggregate_id") && once.Add(1) == 1 {
+				close(looking)
+				<-goOn
+			}
+			return nil
+		}).OpenIn(t, prefix, nil)
+		p := newer()
+		p.OnChange = es.RebuildOnChange
+		endFirst := storetest.Running(t, p, first)
+		<-looking
+		holder := storetest.Info(t, s, "loans").Owner
+		second := l.Injected(t, 5, func(text string) error {
+			if strings.Contains(text, "lease_until >") && strings.Contains(text, prefix+"projections") {
+				reads.Add(1)
+			}
+			return nil
+		}).OpenIn(t, prefix, nil)
+		endSecond := storetest.Running(t, p, second)
+		storetest.Eventually(t, "the second to look at the row several times", func() bool { return reads.Load() >= 5 })
+		if now := storetest.Info(t, s, "loans").Owner; now != holder || holder == "" {
+			t.Errorf("the lease has gone from %q to %q", holder, now)
+		}
+		close(goOn)
+		at = append(at, add(t, s, returned{})...)
+		eventuallyIn(t, p, s, at[2])
+		for _, end := range []func() error{end, endFirst, endSecond} {
+			wantCancelled(t, "Run", end())
+		}
+		wantCaughtUp(t, "then", p, s, at...)
+	})
+}
+
+// TestRefusedLeavesOlderAlone calls a refused definition in a loop: after its first look it does not take the lease
+// again, which would undo the older one's batches.
+func TestRefusedLeavesOlderAlone(t *testing.T) {
+	twoStores(t, func(t *testing.T, old, new *es.Store) {
+		at := add(t, old, lent{}, returned{})
+		wantCaughtUp(t, "the older definition", older(), old, at[0])
+		storetest.WantErr(t, "the newer one", storetest.Second(newer().CatchUp(t.Context(), new)), es.ErrProjectionChanged)
+		end := storetest.Running(t, older(), old)
+		var holder string
+		storetest.Eventually(t, "the older definition to run", func() bool {
+			holder = storetest.Info(t, old, "loans").Owner
+			return holder != ""
+		})
+		for range 20 {
+			err := newer().Run(t.Context(), new)
+			if !errors.Is(err, es.ErrProjectionChanged) || !strings.Contains(err.Error(), fmt.Sprint(at[1])) {
+				t.Errorf("error is %v, want that event %d was passed over", err, at[1])
+			}
+			if now := storetest.Info(t, old, "loans").Owner; now != holder {
+				t.Fatalf("the lease has gone from %q to %q", holder, now)
+			}
+		}
+		// When the event is gone nothing is left to refuse.
+		if err := old.DeleteAggregate(t.Context(), "copies", "c1"); err != nil {
+			t.Fatal(err)
+		}
+		next := add(t, old, lent{})
+		eventuallyIn(t, older(), old, next[0])
+		wantCaughtUp(t, "once the event is gone", newer(), new, at[0], next[0])
+		wantCancelled(t, "Run", end())
+	})
+}
