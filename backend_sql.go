@@ -34,6 +34,7 @@ type sqlShared struct {
 	groupCommit *groupCommit
 	sealer      *sealer
 	waiting     waitingHandlers
+	ahead       looksAhead
 	isolation   isolation
 	log         *slog.Logger
 }
@@ -41,6 +42,7 @@ type sqlShared struct {
 func newSQLBackend(db *sql.DB, dialect *Dialect, prefix string, log *slog.Logger) *sqlBackend {
 	shared := &sqlShared{db: db, dialect: dialect, prefix: prefix, text: &dialect.statements, sealer: newSealer(), log: log}
 	shared.limit.fixed = dialect.maxPacket
+	shared.ahead.began = time.Now()
 	shared.cache = newStatementCache(db, dialect, prefix)
 	// A store needs no closing, but the server should not keep its prepared statements for as
 	// long as the caller keeps the pool.
@@ -146,7 +148,7 @@ func (b *sqlBackend) failed(op string, err error) error {
 	case faultForeign:
 		return invalid("dialect %s: this is another kind of database: %s: %w", b.dialect.name, op, err)
 	}
-	if errors.Is(err, errVersion) || errors.Is(err, errRetry) || errors.Is(err, ErrRetryTx) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrInconsistent) {
+	if errors.Is(err, errVersion) || errors.Is(err, errRetry) || errors.Is(err, ErrRetryTx) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrInconsistent) || errors.Is(err, ErrEventNotFound) {
 		return err
 	}
 	return fmt.Errorf("eventstore: %s: %w", op, err)
@@ -154,7 +156,7 @@ func (b *sqlBackend) failed(op string, err error) error {
 
 // isOwn reports whether an error is one of the store's own, which no driver has made.
 func isOwn(err error) bool {
-	for _, own := range []error{errVersion, errRetry, ErrInvalid, ErrInconsistent, ErrRetryTx, ErrLeaseLost, errEnded} {
+	for _, own := range []error{errVersion, errRetry, ErrInvalid, ErrInconsistent, ErrRetryTx, ErrLeaseLost, ErrEventNotFound, errEnded} {
 		if errors.Is(err, own) {
 			return true
 		}

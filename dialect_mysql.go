@@ -19,6 +19,10 @@ const mysqlListed = `
 JSON_TABLE(?, '$[*]' COLUMNS (position BIGINT PATH '$')) listed
 STRAIGHT_JOIN {events} e FORCE INDEX (PRIMARY) ON e.position = listed.position`
 
+const mysqlAheadIDs = `
+UNION ALL
+(SELECT 2 FROM {events} FORCE INDEX (event_id) WHERE event_id IN (`
+
 var mysqlDialect = Dialect{
 	name:          "mysql",
 	prepares:      true,
@@ -186,9 +190,18 @@ VALUES `,
 			noWait: `SET STATEMENT innodb_lock_wait_timeout = 0 FOR`,
 			positions: `
 RETURNING position`,
-			eventIDs: `
-SELECT event_id FROM {events} FORCE INDEX (stream_id)
-WHERE stream_id = ? AND aggregate_id = ? AND version > ?`,
+			// By the key that an append's guard may go by, which covers it: both rows, the key's and the event's,
+			// are locked.
+			claim: `
+SELECT (SELECT COUNT(*) FROM {events} recent FORCE INDEX (stream_id)
+        WHERE recent.stream_id = ? AND recent.aggregate_id = ? AND recent.version > ? AND recent.event_id = ?)
+FROM {events} FORCE INDEX (stream_id)
+WHERE stream_id = ? AND aggregate_id = ? AND version = ? FOR UPDATE`,
+			ahead: `
+(SELECT 1 FROM {events} FORCE INDEX (stream_id) WHERE stream_id = ? AND aggregate_id = ? AND version = ?)` + mysqlAheadIDs,
+			aheadOfFirst: `
+(SELECT 1 FROM {events} FORCE INDEX (stream_id) WHERE stream_id = ? AND aggregate_id = ? AND version = ? FOR SHARE NOWAIT)` + mysqlAheadIDs,
+			aheadTail: `) LIMIT 1)`,
 			// At repeatable read it locks a gap for as long as it takes.
 			inFlight: `
 SELECT 1 FROM {events} FORCE INDEX (stream_id)
@@ -287,149 +300,11 @@ VALUES `,
 			insertGapsTail: `
 ON DUPLICATE KEY UPDATE position = {events}.position`,
 		},
-		projections: projectionStatements{
-			create: `
-INSERT INTO {projections} (name, position, status, owner, epoch, generation, lease_until, read_model, retry, error)
-VALUES (?, 0, 'idle', '', ?, ?, UTC_TIMESTAMP(6), FALSE, FALSE, '')
-ON DUPLICATE KEY UPDATE name = {projections}.name`,
-			get: `
-SELECT position, state, status, owner, epoch, generation, lease_until > UTC_TIMESTAMP(6), read_model, retry, error, kind, delete_emitted
-FROM {projections} WHERE name = ?`,
-			list: `
-SELECT p.name, p.position, p.status, p.owner, p.lease_until > UTC_TIMESTAMP(6), p.error,
-       (SELECT COUNT(*) FROM {parked} WHERE projection = p.name)
-FROM {projections} p ORDER BY p.name`,
-			takeLease: `
-UPDATE {projections}
-SET error = CASE WHEN owner = ? THEN error ELSE '' END,
-    owner = ?, epoch = epoch + 1, kind = ?, read_model = ?,
-    lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND,
-    status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE 'running' END
-WHERE name = ? AND epoch = ?
-AND (lease_until <= UTC_TIMESTAMP(6) OR owner = ? OR status IN ('idle', 'failed', 'stopping'))`,
-			renewLease: `
-UPDATE {projections} SET lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
-WHERE name = ? AND epoch = ?`,
-			holdsLease: `SELECT 1 FROM {projections} WHERE name = ? AND epoch = ?`,
-			releaseLease: `
-UPDATE {projections}
-SET owner = '', epoch = epoch + 1, lease_until = UTC_TIMESTAMP(6), error = ?,
-    status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE ? END
-WHERE name = ? AND owner = ?`,
-			noteError: `UPDATE {projections} SET error = ? WHERE name = ? AND epoch = ?`,
-			checkpoint: `
-UPDATE {projections}
-SET position = ?, error = '', lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
-WHERE name = ? AND epoch = ?`,
-			checkpointState: `
-UPDATE {projections}
-SET position = ?, error = '', lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND, state = ?
-WHERE name = ? AND epoch = ?`,
-			stop: `
-UPDATE {projections}
-SET epoch = epoch + 1, generation = generation + 1,
-    status = CASE WHEN status <> 'running' THEN status
-                  WHEN lease_until > UTC_TIMESTAMP(6) THEN 'stopping' ELSE 'idle' END
-WHERE name = ?`,
-			reset: `
-UPDATE {projections}
-SET epoch = epoch + 1, status = 'resetting', position = 0, state = NULL, retry = FALSE, error = '',
-    lease_until = UTC_TIMESTAMP(6)
-WHERE name = ? AND status <> 'deleting'`,
-			resumed:    `UPDATE {projections} SET status = 'running', retry = FALSE WHERE name = ? AND epoch = ?`,
-			dropParked: `DELETE FROM {parked} WHERE projection = ?`,
-			delete: `
-UPDATE {projections}
-SET epoch = epoch + 1, generation = generation + 1, status = 'deleting', lease_until = UTC_TIMESTAMP(6),
-    delete_emitted = delete_emitted OR ?
-WHERE name = ?`,
-			emptied:     `UPDATE {projections} SET delete_emitted = FALSE WHERE name = ? AND epoch = ?`,
-			remove:      `DELETE FROM {projections} WHERE name = ? AND epoch = ?`,
-			retryParked: `UPDATE {projections} SET epoch = epoch + 1, retry = TRUE WHERE name = ? AND status <> 'deleting'`,
-			fence:       `UPDATE {projections} SET epoch = epoch + 1 WHERE name = ? AND status <> 'deleting'`,
-			park: `
-INSERT INTO {parked} (projection, position, stream, aggregate_id, error)
-VALUES (?, ?, ?, ?, ?)
-ON DUPLICATE KEY UPDATE error = VALUES(error)`,
-			unpark:     `DELETE FROM {parked} WHERE projection = ? AND position = ?`,
-			listParked: `SELECT position, stream, aggregate_id, error FROM {parked} WHERE projection = ? ORDER BY position`,
-			lock:       `SELECT GET_LOCK(SHA2(CONCAT(DATABASE(), CHAR(0), ?), 256), ?)`,
-			holder:     `SELECT IS_USED_LOCK(SHA2(CONCAT(DATABASE(), CHAR(0), ?), 256))`,
-			unlock:     `SELECT RELEASE_LOCK(SHA2(CONCAT(DATABASE(), CHAR(0), ?), 256))`,
-			kill:       `KILL CONNECTION `,
-			// A deadlock and a statement that defines data end the transaction. The next statements are
-			// in one of their own then, which nothing commits, and the savepoint is gone.
-			guard:      []string{`SAVEPOINT es_batch`, `SET SESSION autocommit = 0`},
-			checkGuard: `RELEASE SAVEPOINT es_batch`,
-			endGuard:   `SET SESSION autocommit = 1`,
-		},
-		read: mysqlRead,
+		projections: mysqlProjections,
+		read:        mysqlRead,
 		readModel: readModelStatements{
 			upsert:      ` ON DUPLICATE KEY UPDATE `,
 			upsertValue: `VALUES({column})`,
 		},
-	},
-}
-
-var mysqlSchema = [][]string{
-	{`
-CREATE TABLE IF NOT EXISTS {streams} (
-    id         BIGINT         NOT NULL AUTO_INCREMENT PRIMARY KEY,
-    name       VARBINARY(255) NOT NULL UNIQUE,
-    metadata   LONGTEXT       NOT NULL,
-    created_at DATETIME(6)    NOT NULL
-) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`, `
-CREATE TABLE IF NOT EXISTS {events} (
-    position     BIGINT         NOT NULL AUTO_INCREMENT PRIMARY KEY,
-    stream_id    BIGINT         NOT NULL,
-    aggregate_id VARBINARY(255) NOT NULL,
-    version      BIGINT         NOT NULL,
-    event_id     BINARY(16)     NOT NULL,
-    name         VARBINARY(255) NOT NULL,
-    data         LONGTEXT       NOT NULL,
-    metadata     LONGTEXT       NOT NULL,
-    recorded_at  DATETIME(6)    NOT NULL,
-    UNIQUE KEY (stream_id, aggregate_id, version),
-    UNIQUE KEY (event_id),
-    KEY (stream_id, position)
-) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`,
-	},
-	{`
-CREATE TABLE IF NOT EXISTS {snapshots} (
-    stream_id    BIGINT         NOT NULL,
-    aggregate_id VARBINARY(255) NOT NULL,
-    version      BIGINT         NOT NULL,
-    position     BIGINT         NOT NULL,
-    schema_no    BIGINT         NOT NULL,
-    state        LONGTEXT       NOT NULL,
-    PRIMARY KEY (stream_id, aggregate_id)
-) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`, `
-CREATE TABLE IF NOT EXISTS {projections} (
-    name        VARBINARY(255) NOT NULL PRIMARY KEY,
-    position    BIGINT         NOT NULL,
-    state       LONGTEXT,
-    status      VARBINARY(16)  NOT NULL,
-    owner       VARBINARY(255) NOT NULL,
-    epoch       BIGINT         NOT NULL,
-    generation  BIGINT         NOT NULL,
-    lease_until DATETIME(6)    NOT NULL,
-    read_model  BOOLEAN        NOT NULL,
-    retry       BOOLEAN        NOT NULL,
-    error       LONGTEXT       NOT NULL
-) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`, `
-CREATE TABLE IF NOT EXISTS {parked} (
-    projection   VARBINARY(255) NOT NULL,
-    position     BIGINT         NOT NULL,
-    stream       VARBINARY(255) NOT NULL,
-    aggregate_id VARBINARY(255) NOT NULL,
-    error        LONGTEXT       NOT NULL,
-    PRIMARY KEY (projection, position)
-) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`,
-	},
-	// Of streams and projections that are there it is not known: see backend.streamEmitter.
-	{
-		`ALTER TABLE {streams} ADD COLUMN emitted_by VARBINARY(255)`,
-		`ALTER TABLE {projections} ADD COLUMN kind VARBINARY(16) NOT NULL DEFAULT ''`,
-		`ALTER TABLE {projections} ADD COLUMN delete_emitted BOOLEAN NOT NULL DEFAULT FALSE`,
 	},
 }

@@ -178,8 +178,7 @@ func (s *Store) WriteSchema(w io.Writer) error { return s.backend.writeSchema(w)
 // commits it. It rolls tx back in one case: an append has failed, and the database refuses to undo
 // the part that is already stored. Nothing of it is repeated: [Aggregate.Execute] and [Aggregate.Handle]
 // try once, and a deadlock, a serialisation failure or a lost position is [ErrRetryTx]: roll back
-// and run the transaction again. After [*ConflictError] roll back too, and at once: on MySQL a failed
-// append can leave, at repeatable read, the end of the log locked until then. Like tx, it is not safe for
+// and run the transaction again. After [*ConflictError] roll back too. Like tx, it is not safe for
 // concurrent use while a sequence is being read. On a memory store, which has no transactions,
 // every call of the result returns [errors.ErrUnsupported].
 //
@@ -187,11 +186,17 @@ func (s *Store) WriteSchema(w io.Writer) error { return s.backend.writeSchema(w)
 // between rows: there it holds up appends that begin an aggregate next to one of its own, by ID, and
 // appends to the aggregate before that one,
 //
-//   - if it has had to wait for that aggregate,
+//   - if it has had to wait for that aggregate, on MySQL only for one that was new,
+//   - if it has appended to that aggregate after another had deleted it,
 //   - if it has deleted that aggregate and begun it anew,
 //   - if it is serializable: then it locks all that it reads.
 //
 // There it also holds up appends to a stream whose metadata it has set.
+//
+// On MySQL at repeatable read an INSERT that a row refuses locks the end of the log until the transaction ends.
+// So an append in tx first looks, on another connection of the pool, for what is in its way. Every append to
+// the store waits for tx if that was not possible, because the pool had none free, or if another append took
+// the same new aggregate or the same event ID after the look, and tx stays open after the error.
 func (s *Store) WithTx(tx *sql.Tx) *Store {
 	t := *s
 	t.inTx = true
