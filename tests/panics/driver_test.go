@@ -13,9 +13,10 @@ import (
 )
 
 // TestDriverPanics has the driver panic now and then, under a projection and in goroutines that the store has
-// started. Runs go on; a panic in an append is its caller's, who repeats it.
+// started. Runs go on; a panic in an append is its caller's, who repeats it. It is a process of its own, since
+// database/sql leaves goroutines waiting.
 func TestDriverPanics(t *testing.T) {
-	storetest.ForEachKind(t, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachProcess(t, storetest.AnyKind, func(t *testing.T, l storetest.Lane) {
 		const appends, panics = 150, 12
 		seed := rand.Uint64()
 		random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // not for secrets
@@ -65,9 +66,10 @@ func TestDriverPanics(t *testing.T) {
 }
 
 // TestParameterPanicsInQuery has a parameter of a handler's query panic within database/sql, which never lets go of the
-// connection then. The handler's locks are gone all the same, and the next attempt succeeds.
+// connection then. The handler's locks are gone all the same, and the next attempt succeeds. It is a process of its
+// own like TestDriverPanics.
 func TestParameterPanicsInQuery(t *testing.T) {
-	storetest.ForEachKind(t, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachProcess(t, storetest.AnyKind, func(t *testing.T, l storetest.Lane) {
 		l = l.Pool(t, l.DSN, 5)
 		b := &bomb{}
 		s := l.Open(t, nil)
