@@ -14,9 +14,10 @@ import (
 // sqlBatchTx is a transaction that begins when it is first needed: a batch that changes nothing but
 // its checkpoint is a statement.
 type sqlBatchTx struct {
-	b   *sqlBackend
-	ctx context.Context
-	tx  *sql.Tx
+	b      *sqlBackend
+	ctx    context.Context
+	tx     *sql.Tx
+	caller bool // it is of Store.Transact, and has no checkpoint
 
 	one     *sql.Conn // that of tx, where something has to be undone on it after the transaction
 	lock    string    // the name of a lock that it has, or ""
@@ -41,7 +42,12 @@ func (u *sqlBatchTx) sqlTx() (*sql.Tx, error) {
 	if err := u.b.settings.check(u.ctx, u.b.db, &u.b.text.install); err != nil {
 		return nil, u.b.failed("begin", err)
 	}
-	if err := u.prepare(); err != nil {
+	// Read committed, whatever the default: the lease is renewed in the row that the checkpoint updates,
+	// and a higher level would take that for a conflict.
+	opts := readCommitted
+	if u.caller {
+		opts = nil
+	} else if err := u.prepare(); err != nil {
 		return nil, err
 	}
 	var on interface {
@@ -54,9 +60,7 @@ func (u *sqlBatchTx) sqlTx() (*sql.Tx, error) {
 		}
 		on = u.one
 	}
-	// Read committed, whatever the default: the lease is renewed in the row that the checkpoint updates,
-	// and a higher level would take that for a conflict.
-	tx, err := on.BeginTx(u.ctx, readCommitted)
+	tx, err := on.BeginTx(u.ctx, opts)
 	if err != nil {
 		u.rollback()
 		return nil, u.b.failed("begin", err)
@@ -158,12 +162,12 @@ func (u *sqlBatchTx) takeLock(c conn, name string, epoch int64) error {
 	}
 }
 
-func (u *sqlBatchTx) backend() (backend, error) {
+func (u *sqlBatchTx) backend(lost func(error)) (backend, error) {
 	tx, err := u.sqlTx()
 	if err != nil {
 		return nil, err
 	}
-	return &sqlBackend{sqlShared: u.b.sqlShared, tx: tx, ours: true}, nil
+	return &sqlBackend{sqlShared: u.b.sqlShared, tx: tx, ours: true, lost: lost}, nil
 }
 
 // exec runs a statement in the transaction.
@@ -282,6 +286,7 @@ func (u *sqlBatchTx) rollback() {
 func (u *sqlBatchTx) release() {
 	if u.held != nil {
 		u.held.taken.Store(false)
+		u.b.waiting.letGo(u.held)
 	}
 	if u.one == nil {
 		return
