@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 )
@@ -253,6 +254,20 @@ func (u *sqlBatchTx) commit(c checkpoint) (bool, error) {
 	}
 	if c.emptied {
 		before = append(before, u.b.text.projections.emptied)
+	}
+	if c.resumed {
+		if err := u.exec("retry parked events", u.b.text.projections.retried, c.name); err != nil {
+			return false, err
+		}
+	}
+	if c.judged || c.removed {
+		upTo := c.position
+		if c.removed {
+			upTo = math.MaxInt64
+		}
+		if err := u.exec("drop verdicts", u.b.text.projections.dropVerdicts, c.name, int64(upTo)); err != nil {
+			return false, err
+		}
 	}
 	if c.removed {
 		text, args = u.b.text.projections.remove, nil

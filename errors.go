@@ -35,6 +35,13 @@ var (
 	// deleted, be it that its read model is still to be dropped.
 	ErrProjectionNotFound = errors.New("eventstore: projection not found")
 
+	// ErrProjectionChanged is returned by runs of a definition that wants events which earlier definitions of
+	// the same name and version have passed over. See [Projection].OnChange.
+	ErrProjectionChanged = errors.New("eventstore: the projection's definition has changed")
+
+	// ErrEventNotFound is returned when no event has the given ID, or is parked at the given position.
+	ErrEventNotFound = errors.New("eventstore: event not found")
+
 	// ErrLeaseLost says that another runner has taken a projection over. [Step.Emit],
 	// [Step.LinkTo] and [Step.Tx] return it; the transaction they belong to can't commit.
 	ErrLeaseLost = errors.New("eventstore: lease lost")

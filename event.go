@@ -196,3 +196,6 @@ func gapID(p Position) (id uuid.UUID) {
 	binary.BigEndian.PutUint64(id[8:], uint64(p))
 	return id
 }
+
+// aggregateKey identifies an aggregate.
+type aggregateKey struct{ stream, id string }

@@ -49,6 +49,9 @@ type memProjection struct {
 	projectionRow
 	leaseUntil time.Time
 	parked     map[Position]parkedRow
+	judged     map[Position]controlKind
+	kept       definition
+	last       ProjectionControl
 }
 
 // current is the row as a reader sees it now.

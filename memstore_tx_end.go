@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
 	"time"
 )
 
@@ -112,6 +113,13 @@ func (u memBatchTx) commit(c checkpoint) (held bool, err error) {
 		}
 		if c.resumed {
 			p.status, p.retry = StatusRunning, false
+			for at, row := range p.parked {
+				row.retry = false
+				p.parked[at] = row
+			}
+		}
+		if c.judged {
+			maps.DeleteFunc(p.judged, func(at Position, _ controlKind) bool { return at <= c.position })
 		}
 		if c.emptied {
 			p.emitted = false

@@ -74,6 +74,11 @@ type Step[S any] struct {
 	State *S    // the projection's, with the events before; changes are stored with the position
 	Event Event // as it is stored; [Do] has it decoded
 
+	// Replay reports whether the event was sealed before this version of the projection first ran, or was
+	// last reset. Handlers with effects elsewhere, such as mail, leave those out then. A parked event
+	// that is retried has the Replay of its first turn.
+	Replay bool
+
 	tx     *batchTx
 	record *record
 }

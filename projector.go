@@ -91,7 +91,7 @@ func (f *projector[S]) deliver(ctx context.Context, tx *batchTx, d *delivery) er
 			err = e.fold(&f.state, d)
 		} else {
 			if step == nil {
-				step = &Step[S]{State: &f.state, tx: tx, record: d.record}
+				step = &Step[S]{State: &f.state, Replay: d.record.position <= tx.replayTo, tx: tx, record: d.record}
 			}
 			err = e.effect(ctx, step, d)
 		}

@@ -16,7 +16,7 @@ import (
 // belongs to one of the two; a definition of the other kind is [ErrInvalid]. A relay owns no stream:
 // resetting or deleting it deletes no event.
 type Relay struct {
-	Name string // 1 to 255 bytes
+	Name string // 1 to 255 bytes, without "@"
 	From Selection
 
 	// Publish hands events on, in position order, as they are stored. When it returns nil they
@@ -25,6 +25,10 @@ type Relay struct {
 	// up to two seconds. Meanwhile [ProjectionInfo].Error is the last error, and Options.Logger is
 	// told of each. ctx ends when another runner takes over.
 	Publish func(ctx context.Context, events []Event) error
+
+	// After is the position after which a relay begins that has never run; [Latest] is what is sealed by
+	// then. A reset begins at the first event all the same.
+	After Position
 
 	BatchSize int           // the most events of a call; zero: 1000
 	Poll      time.Duration // the longest wait between looks for new events; zero: 500ms
@@ -37,7 +41,11 @@ type Relay struct {
 // Run follows the log like [Projection.Run]: it returns ctx.Err() when ctx ends, and nil when it is
 // stopped.
 func (rl *Relay) Run(ctx context.Context, s *Store) error {
-	c := runnerConfig{name: rl.Name, kind: kindRelay, from: rl.From, batchSize: rl.BatchSize, poll: rl.Poll, term: rl.Lease, consumer: &publisher{rl, s}}
+	name, err := checkDefined("Relay", rl.Name, 0)
+	if err != nil {
+		return err
+	}
+	c := runnerConfig{name: name, kind: kindRelay, from: rl.From, wanted: newWantedSet(rl.From, nil), after: rl.After, batchSize: rl.BatchSize, poll: rl.Poll, term: rl.Lease, consumer: &publisher{rl, s}}
 	if err := c.check("Relay"); err != nil {
 		return err
 	}

@@ -28,6 +28,12 @@ type runner struct {
 	started        bool     // generation is known
 	generation     int64
 	readModelReady bool // the read model is there
+
+	wants     string        // the hash of the definition's set
+	before    projectionRow // as it was when the lease was taken
+	kept      *wantedSet    // of the row, as last read
+	keptWants string        // its hash
+	barred    *barredError  // why the lease was given back
 }
 
 // newRunner returns a runner for a checked definition, with what it leaves open filled in.
@@ -36,13 +42,17 @@ func newRunner(s *Store, c runnerConfig) *runner {
 	c.poll = cmp.Or(c.poll, defaultPoll)
 	c.term = cmp.Or(c.term, defaultLease)
 	r := &runner{runnerConfig: c, store: s, target: noTarget}
-	r.batches = &batcher{runnerConfig: &r.runnerConfig, store: s, limit: min(firstPage, c.batchSize), window: minWindow}
+	if c.wanted != nil {
+		r.wants = c.wanted.hash()
+	}
+	r.batches = &batcher{looker: looker{runnerConfig: &r.runnerConfig, store: s, limit: min(firstPage, c.batchSize), window: minWindow}}
 	return r
 }
 
 // run follows until ctx ends, somebody stops it, the target is reached, or something fails for good.
 func (r *runner) run(ctx context.Context) error {
 	r.owner = newOwner()
+	var barred *barredError
 	for {
 		err := r.hold(ctx)
 		switch {
@@ -50,8 +60,10 @@ func (r *runner) run(ctx context.Context) error {
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case terminal(err):
+		case terminal(err) || errors.Is(err, ErrProjectionChanged):
 			return err
+		case errors.As(err, &barred):
+			r.standBy(ctx, barred)
 		case errors.Is(err, ErrLeaseLost):
 			r.store.opts.Logger.InfoContext(ctx, "lease lost", "projection", r.name, "owner", r.owner)
 		case transient(err):
@@ -101,11 +113,17 @@ func (r *runner) hold(ctx context.Context) (err error) {
 				}
 				return // run takes it again
 			}
-			status, errText = StatusFailed, errorText(err)
+			var ok bool
+			if status, errText, ok = r.changeOutcome(err); !ok {
+				status, errText = StatusFailed, errorText(err)
+			}
 		}
 		r.release(ctx, status, errText)
 	}()
 	r.store.opts.Logger.InfoContext(ctx, "lease taken", "projection", r.name, "owner", r.owner, "epoch", row.epoch)
+	if err := r.adopt(l.ctx, &row); err != nil {
+		return err
+	}
 	if err := r.prepare(l.ctx, &row); err != nil {
 		return err
 	}
@@ -136,7 +154,7 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 		case r.kind != row.kind && row.kind != "":
 			return row, r.mismatch(&row)
 		case !found:
-			if err := r.store.backend.createProjection(ctx, r.name); err != nil {
+			if err := r.create(ctx); err != nil {
 				return row, err
 			}
 			continue
@@ -159,15 +177,18 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 		if !r.started {
 			r.started, r.generation = true, row.generation
 		}
-		switch {
-		case row.generation != r.generation:
+		if row.generation != r.generation {
 			r.release(ctx, StatusIdle, "")
 			return row, r.end(&row)
-		case r.caughtUp(&row):
-			return row, r.end(&row)
 		}
-		if row.free(r.owner) {
-			if taken, err := r.store.backend.takeLease(ctx, &row, r.claim(&row)); err != nil {
+		may, over, err := r.mayTake(ctx, &row)
+		if err != nil {
+			return row, err
+		}
+		if may {
+			claim := r.claim(&row)
+			claim.over = over
+			if taken, err := r.store.backend.takeLease(ctx, &row, claim); err != nil {
 				return row, err
 			} else if taken {
 				// Whatever was under way when the lease was taken is stored by now, or never will be.
@@ -176,6 +197,7 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 					return now, err
 				}
 				if found && now.owner == r.owner {
+					r.before = row
 					now.readModel = now.readModel || row.readModel
 					return now, nil
 				}
@@ -186,6 +208,45 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 			return row, err
 		}
 	}
+}
+
+// create makes the projection's row.
+func (r *runner) create(ctx context.Context) error {
+	sealed, _, err := r.store.backend.seal(ctx)
+	if err != nil {
+		return err
+	}
+	after := r.after
+	if after == Latest {
+		after = sealed
+	}
+	return r.store.backend.createProjection(ctx, r.name, after, sealed)
+}
+
+// mayTake reports whether the runner may take the lease, and from the holders of which stored set, if not only
+// when it is free. It returns errStopped when nothing is left to do for a catch-up, and
+// ErrProjectionChanged when the definition is refused without a look at the log.
+func (r *runner) mayTake(ctx context.Context, row *projectionRow) (may bool, over string, err error) {
+	free := row.free(r.owner)
+	rel, ok, err := r.relationTo(ctx, row)
+	switch {
+	case err != nil || !ok:
+		return false, "", err
+	case rel == relationNeither && r.onChange == RefuseChange:
+		return false, "", r.neither(r.kept)
+	case r.caughtUp(row) && r.settled(row, rel):
+		return false, "", r.end(row)
+	case row.paused && row.status == StatusResetting && free:
+		return false, "", r.withLease(ctx, row, r.reset)
+	case row.paused:
+		return false, "", nil
+	case rel == relationNarrower && r.onChange == RefuseChange && free:
+		barred, err := r.stillBarred(ctx, row)
+		return !barred, "", err
+	case rel == relationWider:
+		return true, row.wants, nil
+	}
+	return free, "", nil
 }
 
 // claim is what the runner takes a lease with.

@@ -26,6 +26,16 @@ func (r *runner) prepare(ctx context.Context, row *projectionRow) error {
 	return r.batches.resume(ctx, row)
 }
 
+// reset carries out a reset that was asked for by name.
+func (r *runner) reset(ctx context.Context, row *projectionRow) error {
+	if r.readModel != nil {
+		if err := r.makeReadModel(ctx, row); err != nil {
+			return err
+		}
+	}
+	return r.finishReset(ctx, row)
+}
+
 // makeReadModel creates the read model in a transaction of its own: on MySQL creating a table ends
 // whatever transaction it is in.
 func (r *runner) makeReadModel(ctx context.Context, row *projectionRow) error {
