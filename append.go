@@ -234,7 +234,9 @@ func (s *Store) appendWithRetry(ctx context.Context, a *appendRequest) (stored [
 		}
 		past.last = err
 		if s.inTx {
-			return nil, false, retryTx(err)
+			err = retryTx(err)
+			s.conflict(err)
+			return nil, false, err
 		}
 		if attempt == maxRetries {
 			return nil, false, err
@@ -261,7 +263,9 @@ func (s *Store) explainConflict(ctx context.Context, a *appendRequest) (stored [
 		return nil, cause.actual, errRetry
 	}
 	s.opts.Logger.DebugContext(ctx, "append conflicts", "stream", a.stream, "aggregate", a.aggregateID, "expected", a.expected, "actual", cause.actual)
-	return nil, cause.actual, &ConflictError{Stream: a.stream, AggregateID: a.aggregateID, Expected: a.expected, Actual: cause.actual}
+	err = &ConflictError{Stream: a.stream, AggregateID: a.aggregateID, Expected: a.expected, Actual: cause.actual}
+	s.conflict(err)
+	return nil, cause.actual, err
 }
 
 // isRepeat reports whether stored are the very events that a wants stored: the same IDs in the same

@@ -23,6 +23,9 @@ type backend interface {
 	writeSchema(io.Writer) error
 	withTx(*sql.Tx) backend
 
+	// beginTx begins a transaction for Store.Transact. The context ends it.
+	beginTx(context.Context) (callerTx, error)
+
 	// createStream makes a stream, unless there is one. emittedBy is the projection whose Emit makes
 	// it, or "".
 	createStream(ctx context.Context, name string, metadata []byte, emittedBy string, at time.Time) (created bool, err error)
@@ -85,8 +88,8 @@ var (
 	errUnavailable = errors.New("eventstore: the database does not take the statement for now")
 	errDenied      = errors.New("eventstore: the database does not take the statement")
 
-	// errEnded is a handler's failure: its transaction is not the one that it was given.
-	errEnded = errors.New("the step's transaction was ended before its checkpoint: by a statement that defines data, by COMMIT or ROLLBACK, or by a deadlock whose error the handler did not return")
+	// errEnded is a caller's failure: its transaction is not the one that it was given.
+	errEnded = errors.New("the transaction was ended before its commit: by a statement that defines data, by COMMIT or ROLLBACK, or by a deadlock whose error was not returned")
 )
 
 // statementError is an error of the database that says nothing about what the store has asked for: an
@@ -308,8 +311,9 @@ type backendTx interface {
 	// handlerContext returns the context for a handler. A call of the backend itself with it fails if it would
 	// wait for the connection that the transaction holds.
 	handlerContext(ctx context.Context) context.Context
-	// backend is a backend whose calls are part of the transaction.
-	backend() (backend, error)
+	// backend is a backend whose calls are part of the transaction. lost is told of their failures that are
+	// not a handler's.
+	backend(lost func(error)) (backend, error)
 	// holds reports whether the epoch is still this.
 	holds(name string, epoch int64) (bool, error)
 	park(name string, row parkedRow) error
@@ -329,5 +333,22 @@ type backendTx interface {
 	// commit stores all of it, if the epoch is still the checkpoint's.
 	commit(c checkpoint) (held bool, err error)
 	// rollback undoes a transaction that has not been committed; after a commit it only ends exclusive.
+	rollback()
+}
+
+// callerTx is a transaction of Store.Transact.
+type callerTx interface {
+	// backend is a backend whose calls are part of the transaction. lost is told of failures after which
+	// the transaction can't be committed any more, and can be run again.
+	backend(lost func(error)) backend
+	// sqlTx returns the transaction for statements of the caller's own.
+	sqlTx() (*sql.Tx, error)
+	// raced reports whether err, which the caller's function has returned, says that the transaction can be
+	// run again.
+	raced(err error) bool
+	// commit stores all of it. If it returns an error, again reports whether nothing is stored and the
+	// transaction can be run again.
+	commit() (again bool, err error)
+	// rollback undoes a transaction that has not been committed.
 	rollback()
 }

@@ -19,6 +19,8 @@ func (b *brokenBackend) writeSchema(io.Writer) error { return b.err }
 
 func (b *brokenBackend) withTx(*sql.Tx) backend { return b }
 
+func (b *brokenBackend) beginTx(context.Context) (callerTx, error) { return nil, b.err }
+
 func (b *brokenBackend) createStream(context.Context, string, []byte, string, time.Time) (bool, error) {
 	return false, b.err
 }

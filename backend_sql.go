@@ -17,8 +17,9 @@ import (
 // the outcome. The texts are the dialect's.
 type sqlBackend struct {
 	*sqlShared
-	tx   *sql.Tx // the caller's, or nil
-	ours bool    // tx is a batch's
+	tx   *sql.Tx     // the caller's, or nil
+	ours bool        // tx is a batch's, or of Store.Transact
+	lost func(error) // told of failures in ours; nil: of none
 }
 
 // sqlShared is what the backends of a store and of its WithTx copies have in common.
@@ -120,9 +121,16 @@ var readCommitted = &sql.TxOptions{Isolation: sql.LevelReadCommitted}
 // failed turns an error of the driver into one of the store's. Those that ask for a repetition
 // become errRetry, or, in the caller's transaction, ErrRetryTx.
 func (b *sqlBackend) failed(op string, err error) error {
-	if err == nil {
-		return nil
+	if err != nil {
+		err = b.named(op, err)
+		if b.lost != nil {
+			b.lost(err)
+		}
 	}
+	return err
+}
+
+func (b *sqlBackend) named(op string, err error) error {
 	if tooLarge, _ := isTooLarge(err); tooLarge {
 		if errors.Is(err, ErrInvalid) || errors.Is(err, errRetry) || errors.Is(err, ErrRetryTx) {
 			return err

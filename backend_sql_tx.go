@@ -16,9 +16,10 @@ import (
 // sqlBatchTx is a transaction that begins when it is first needed: a batch that changes nothing but
 // its checkpoint is a statement.
 type sqlBatchTx struct {
-	b   *sqlBackend
-	ctx context.Context
-	tx  *sql.Tx
+	b      *sqlBackend
+	ctx    context.Context
+	tx     *sql.Tx
+	caller bool // it is of Store.Transact, and has no checkpoint
 
 	one     *sql.Conn // that of tx
 	over    bool      // tx was committed, or a rollback has begun
@@ -44,13 +45,16 @@ func (u *sqlBatchTx) sqlTx() (*sql.Tx, error) {
 	if err := u.b.settings.check(u.ctx, u.b.db, &u.b.text.install); err != nil {
 		return nil, u.b.failed("begin", err)
 	}
-	if err := u.prepare(); err != nil {
-		return nil, err
-	}
 	// Read committed, whatever the default: the lease is renewed in the row that the checkpoint updates,
 	// and a higher level would take that for a conflict.
+	opts := readCommitted
+	if u.caller {
+		opts = nil
+	} else if err := u.prepare(); err != nil {
+		return nil, err
+	}
 	err := u.b.onOne(u.ctx, func(one *sql.Conn) (err error) {
-		if u.tx, err = one.BeginTx(u.ctx, readCommitted); err == nil {
+		if u.tx, err = one.BeginTx(u.ctx, opts); err == nil {
 			u.one = one
 		}
 		return err
@@ -154,12 +158,12 @@ func (u *sqlBatchTx) takeLock(c conn, name string, epoch int64) error {
 	}
 }
 
-func (u *sqlBatchTx) backend() (backend, error) {
+func (u *sqlBatchTx) backend(lost func(error)) (backend, error) {
 	tx, err := u.sqlTx()
 	if err != nil {
 		return nil, err
 	}
-	return &sqlBackend{sqlShared: u.b.sqlShared, tx: tx, ours: true}, nil
+	return &sqlBackend{sqlShared: u.b.sqlShared, tx: tx, ours: true, lost: lost}, nil
 }
 
 // exec runs a statement in the transaction.
@@ -331,6 +335,7 @@ func (u *sqlBatchTx) abandon(undo *background[error]) {
 func (u *sqlBatchTx) release() {
 	if u.held != nil {
 		u.held.taken.Store(false)
+		u.b.waiting.letGo(u.held)
 	}
 	if u.one == nil {
 		return

@@ -32,7 +32,8 @@
 //	err = store.CreateStream(ctx, "accounts", nil)
 //
 // Then let an aggregate decide and record, as in the package's example, or use [Store.Append] and
-// [Store.Read] directly. [Store.WithTx] puts appends into the service's own transactions.
+// [Store.Read] directly. [Store.Transact] runs a transaction over several aggregates, and [Store.WithTx] puts
+// appends into the service's own.
 //
 // Run projections beside the service's other work, in as many processes as there are: one of them
 // does it, the others stand by.

@@ -139,6 +139,52 @@ func ExampleStore_Read() {
 	// last: 4 account.deposited <nil>
 }
 
+// A transfer changes both accounts, or neither. If another writer gets in first it is decided anew.
+func ExampleStore_Transact() {
+	ctx := context.Background()
+	store, err := bank(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	withdraw := func(s *eventstore.Store, account string, cents int64) error {
+		_, err := Accounts.Execute(ctx, s, account, func(r *eventstore.Root[Account]) error {
+			if r.State().Cents < cents {
+				return errors.New("not enough money")
+			}
+			r.Record(Withdrawn{Cents: cents})
+			return nil
+		})
+		return err
+	}
+	deposit := func(s *eventstore.Store, account string, cents int64) error {
+		_, err := Accounts.Execute(ctx, s, account, func(r *eventstore.Root[Account]) error {
+			r.Record(Deposited{Cents: cents})
+			return nil
+		})
+		return err
+	}
+	transfer := func(from, to string, cents int64) error {
+		return store.Transact(ctx, func(tx *eventstore.Store) error {
+			if err := withdraw(tx, from, cents); err != nil {
+				return err
+			}
+			return deposit(tx, to, cents)
+		})
+	}
+	fmt.Println(transfer("A-1", "A-2", 300))
+	fmt.Println(transfer("A-1", "A-2", 1_000_000))
+	for _, account := range []string{"A-1", "A-2"} {
+		r, err := Accounts.Load(ctx, store, account)
+		fmt.Println(account, r.State().Cents, err)
+	}
+	// Output:
+	// <nil>
+	// not enough money
+	// A-1 400 <nil>
+	// A-2 350 <nil>
+}
+
 // Events and the service's own rows commit together. A conflict or ErrRetryTx means: roll back, and
 // run the whole transaction again.
 func ExampleStore_WithTx() {

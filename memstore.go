@@ -17,8 +17,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// memBackend keeps a store's rows in memory. One lock guards all of it: an append is a critical
-// section without holes or gaps, so everything stored is sealed.
+// memBackend keeps a store's rows in memory. One lock guards all of it. An append is one critical
+// section, and sealed when it returns. Only a transaction leaves positions open for a while: see memTx.
 type memBackend struct {
 	mu     sync.RWMutex
 	log    []*record // by position, which are not the indexes once streams have been deleted
@@ -26,6 +26,9 @@ type memBackend struct {
 	next   Position
 	byName map[string]*memStream
 	events map[uuid.UUID]Position // without pointers, which would be the garbage collector's work
+
+	open   map[Position]time.Time // the first that each open transaction has reserved, and when
+	closed *broadcast             // told of each end of one of these
 
 	projected  map[string]*memProjection
 	generation int64 // of the projection created last
@@ -60,16 +63,23 @@ func (p *memProjection) current() projectionRow {
 	return row
 }
 
-func newMemBackend() *memBackend {
-	return &memBackend{next: 1, byName: map[string]*memStream{}, events: map[uuid.UUID]Position{}, projected: map[string]*memProjection{}}
+// newMemBackend returns an empty backend, which tells closed when the sealed position can move on.
+func newMemBackend(closed *broadcast) *memBackend {
+	return &memBackend{
+		next: 1, byName: map[string]*memStream{}, events: map[uuid.UUID]Position{},
+		open: map[Position]time.Time{}, closed: closed, projected: map[string]*memProjection{},
+	}
 }
 
 func (m *memBackend) install(ctx context.Context) error { return ctx.Err() }
 
 func (m *memBackend) writeSchema(io.Writer) error { return nil }
 
-func (m *memBackend) withTx(*sql.Tx) backend {
-	return &brokenBackend{err: fmt.Errorf("eventstore: a memory store has no transactions: %w", errors.ErrUnsupported)}
+func (m *memBackend) withTx(*sql.Tx) backend { return &brokenBackend{err: errNoSQL()} }
+
+// errNoSQL is the error where a transaction of package sql is asked for.
+func errNoSQL() error {
+	return fmt.Errorf("eventstore: a memory store has no *sql.Tx: %w", errors.ErrUnsupported)
 }
 
 // clock returns at, or the time now if at is zero.
@@ -89,14 +99,12 @@ func (m *memBackend) createStream(ctx context.Context, name string, metadata []b
 	if m.byName[name] != nil {
 		return false, nil
 	}
-	m.create(name, metadata, emittedBy, at)
+	m.byName[name] = m.newStream(name, metadata, emittedBy, at)
 	return true, nil
 }
 
-func (m *memBackend) create(name string, metadata []byte, emittedBy string, at time.Time) {
-	if m.byName[name] == nil {
-		m.byName[name] = &memStream{name: name, metadata: metadata, emittedBy: emittedBy, createdAt: m.clock(at), aggregates: map[string][]*record{}, snapshots: map[string]*snapshot{}}
-	}
+func (m *memBackend) newStream(name string, metadata []byte, emittedBy string, at time.Time) *memStream {
+	return &memStream{name: name, metadata: metadata, emittedBy: emittedBy, createdAt: m.clock(at), aggregates: map[string][]*record{}, snapshots: map[string]*snapshot{}}
 }
 
 func (m *memBackend) streamEmitter(ctx context.Context, name string) (*string, bool, error) {
@@ -146,15 +154,20 @@ func (m *memBackend) deleteAggregate(ctx context.Context, stream, aggregateID st
 	if st == nil {
 		return false, 0, nil
 	}
-	for _, r := range st.aggregates[aggregateID] {
+	return true, m.dropAggregate(st, aggregateID), nil
+}
+
+// dropAggregate deletes an aggregate and returns how many events it had.
+func (m *memBackend) dropAggregate(st *memStream, id string) (n int64) {
+	for _, r := range st.aggregates[id] {
 		delete(m.events, r.id)
 		n++
 	}
-	delete(st.aggregates, aggregateID)
-	delete(st.snapshots, aggregateID)
+	delete(st.aggregates, id)
+	delete(st.snapshots, id)
 	m.log = slices.DeleteFunc(m.log, m.gone)
 	st.log = slices.DeleteFunc(st.log, m.gone)
-	return true, n, nil
+	return n
 }
 
 func (m *memBackend) readSnapshot(ctx context.Context, stream, aggregateID string, schema int64, limit int) ([]record, bool, error) {
@@ -162,14 +175,24 @@ func (m *memBackend) readSnapshot(ctx context.Context, stream, aggregateID strin
 	defer m.mu.RUnlock()
 	after := int64(0)
 	var out []record
-	if st := m.byName[stream]; st != nil {
-		if sn := st.snapshots[aggregateID]; sn != nil && sn.schema == schema && m.holds(st, sn) {
-			after = sn.version
-			out = append(out, record{position: sn.position, aggregateID: aggregateID, version: sn.version, data: sn.state})
-		}
+	if sn, ok := m.snapshot(stream, aggregateID, schema); ok {
+		after, out = sn.version, append(out, sn)
 	}
 	rows := m.versions(stream, aggregateID, after, limit)
 	return append(out, rows...), len(rows) == limit, ctx.Err()
+}
+
+// snapshot returns an aggregate's snapshot, if it is of this schema and its event is there, as a row.
+func (m *memBackend) snapshot(stream, aggregateID string, schema int64) (record, bool) {
+	st := m.byName[stream]
+	if st == nil {
+		return record{}, false
+	}
+	sn := st.snapshots[aggregateID]
+	if sn == nil || sn.schema != schema || !m.holds(st, sn) {
+		return record{}, false
+	}
+	return record{position: sn.position, aggregateID: aggregateID, version: sn.version, data: sn.state}, true
 }
 
 // holds reports whether a snapshot's event is there.
@@ -319,10 +342,20 @@ func (m *memBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCa
 	return v, nil
 }
 
+// seal returns the sealed position. It is always settled: the end of a transaction wakes who waits for it.
 func (m *memBackend) seal(ctx context.Context) (Position, bool, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.next - 1, true, ctx.Err()
+	return m.sealed(), true, ctx.Err()
+}
+
+// sealed returns the position before the first that a transaction has reserved.
+func (m *memBackend) sealed() Position {
+	p := m.next - 1
+	for first := range m.open {
+		p = min(p, first-1)
+	}
+	return p
 }
 
 func (m *memBackend) readPage(ctx context.Context, q *page) ([]record, bool, error) {
@@ -331,22 +364,10 @@ func (m *memBackend) readPage(ctx context.Context, q *page) ([]record, bool, err
 	if err := ctx.Err(); err != nil {
 		return nil, false, err
 	}
-	log := m.log
-	if len(q.from) == 1 && q.from[0].Stream != "" {
-		log = nil
-		if st := m.byName[q.from[0].Stream]; st != nil {
-			log = st.log
-		}
-	}
-	first := search(log, q.after+1)
-	last := len(log)
-	if q.before > 0 {
-		last = search(log, q.before)
-	}
-	if first >= last {
+	log := between(m.logOf(q), q)
+	if len(log) == 0 {
 		return nil, false, nil
 	}
-	log = log[first:last]
 	more := len(log) > q.limit
 	out := make([]record, min(q.limit, len(log)))
 	for i := range out {
@@ -358,6 +379,26 @@ func (m *memBackend) readPage(ctx context.Context, q *page) ([]record, bool, err
 	}
 	q.advance(out[len(out)-1].position)
 	return out, more, nil
+}
+
+// logOf returns the records among which those of a page are.
+func (m *memBackend) logOf(q *page) []*record {
+	if len(q.from) != 1 || q.from[0].Stream == "" {
+		return m.log
+	}
+	if st := m.byName[q.from[0].Stream]; st != nil {
+		return st.log
+	}
+	return nil
+}
+
+// between returns the records between a page's bounds.
+func between(log []*record, q *page) []*record {
+	first, last := search(log, q.after+1), len(log)
+	if q.before > 0 {
+		last = search(log, q.before)
+	}
+	return log[first:max(first, last)]
 }
 
 // search returns the index of the first record at or above a position.

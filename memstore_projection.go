@@ -14,7 +14,16 @@ import (
 func (m *memBackend) lastPosition(ctx context.Context) (Position, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.next - 1, ctx.Err()
+	return m.last(), ctx.Err()
+}
+
+// last returns the highest position that can be seen, or the sealed one if what was there is deleted.
+func (m *memBackend) last() Position {
+	p := m.sealed()
+	if n := len(m.log); n > 0 {
+		p = max(p, m.log[n-1].position)
+	}
+	return p
 }
 
 func (m *memBackend) createProjection(ctx context.Context, name string, after, replayTo Position) error {

@@ -1,4 +1,4 @@
-// The transaction of a projection's batch in memory.
+// Transactions in memory: what they do is kept beside the store until they commit, as a whole.
 
 package eventstore
 
@@ -7,247 +7,361 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
 	"slices"
+	"sync"
 	"time"
+
+	"github.com/google/uuid"
 )
 
-// memTx keeps what a batch does until it is committed, as a whole. Its events get their
-// positions then: until that they have none.
+// memTx is an optimistic transaction at read committed: each of its calls sees what is committed when it
+// begins, and what the transaction itself has done. No lock is held between calls, so nothing waits for
+// it. Its commit validates what its changes rest on, in one critical section with the changes: of two
+// transactions, or of a transaction and an append, that race for an aggregate the second to commit loses.
+//
+// Its events get their positions at once, from the counter that appends use, as in a database. Until it
+// ends, the sealed position stays before the first of them. So sealed order holds:
+//
+//   - A transaction registers, in the critical section in which it reserves its first position, with
+//     memBackend.open. Every later sealed position is before that one until the transaction ends.
+//   - Its rows enter the log in the critical section in which it leaves memBackend.open. So they appear
+//     above the sealed position.
+//   - A new reservation is above all earlier ones, and so above the sealed position, which never goes back.
+//   - A rollback leaves a hole that no later append can fill, since the counter only grows.
+//
+// Versions of an aggregate agree with positions: its rows were reserved after the transaction had seen the
+// aggregate's last event, and they are stored only if that still is the last.
 type memTx struct {
-	m       *memBackend
-	ctx     context.Context
-	changes []func()              // on m, under its lock
-	created map[string]string     // streams, and who emits them
-	found   map[string]*memStream // streams whose emitter has been asked for, which must be the same at the end
-	appends []*appendRequest
+	m    *memBackend
+	ctx  context.Context
+	lost func(error) // told of each call that fails since a race is lost
+
+	mu      sync.Mutex // taken before m.mu
+	ended   bool
+	streams map[string]*memTxStream // that it has changed, or has found and relies on
+	rows    []*record               // its own, by position
+	events  map[uuid.UUID]*record   // the same
+	first   Position                // that it has reserved; zero: none
 	parks   []func(*memProjection)
 }
 
-func (m *memBackend) begin(ctx context.Context) backendTx {
-	return &memTx{m: m, ctx: ctx, created: map[string]string{}, found: map[string]*memStream{}}
+// memTxStream is what a transaction has done to a stream.
+type memTxStream struct {
+	base       *memStream // as the transaction found it; nil: there was none
+	deleted    bool       // base is
+	made       *memStream // by the transaction, in the place of base
+	metadata   []byte     // that it has set; nil: none
+	aggregates map[string]*memTxAggregate
 }
 
-func (*memTx) handlerContext(ctx context.Context) context.Context { return ctx }
-
-func (u *memTx) sqlTx() (*sql.Tx, error) {
-	return nil, fmt.Errorf("eventstore: a memory store has no transactions: %w", errors.ErrUnsupported)
+// memTxAggregate is what a transaction has done to an aggregate.
+type memTxAggregate struct {
+	version  int64    // of the last event that others had stored when the transaction first changed it
+	position Position // of the same
+	expected ExpectedVersion
+	deleted  bool // what others had stored
+	rows     []*record
 }
 
-func (u *memTx) keepLease(name string, epoch int64, term time.Duration) (bool, error) {
-	return u.m.renewLease(u.ctx, name, epoch, term)
+func (m *memBackend) newTx(ctx context.Context) *memTx {
+	return &memTx{m: m, ctx: ctx, lost: func(error) {}, streams: map[string]*memTxStream{}, events: map[uuid.UUID]*record{}}
 }
 
-// guard has nothing to guard: memory has no transactions that a handler could end.
-func (u *memTx) guard() error { return u.ctx.Err() }
-
-// exclusive has nothing to keep from others: memory has no statements that define data.
-func (u *memTx) exclusive(string, int64) error { return u.ctx.Err() }
-
-func (u *memTx) backend() (backend, error) {
-	return &memTxBackend{brokenBackend{err: fmt.Errorf("eventstore: not within a projection on a memory store: %w", errors.ErrUnsupported)}, u}, nil
+// look calls fn under the locks that a call needs which changes nothing but the transaction.
+func (u *memTx) look(ctx context.Context, fn func() error) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.m.mu.RLock()
+	defer u.m.mu.RUnlock()
+	return u.call(ctx, fn)
 }
 
-func (u *memTx) holds(name string, epoch int64) (bool, error) {
-	row, found, err := u.m.projection(u.ctx, name)
-	return found && row.epoch == epoch, err
-}
-
-func (u *memTx) park(_ string, row parkedRow) error {
-	u.parks = append(u.parks, func(p *memProjection) { p.parked[row.position] = row })
-	return nil
-}
-
-func (u *memTx) unpark(_ string, at Position) error {
-	u.parks = append(u.parks, func(p *memProjection) { delete(p.parked, at) })
-	return nil
-}
-
-func (u *memTx) dropParked(string) error {
-	u.parks = append(u.parks, func(p *memProjection) { clear(p.parked) })
-	return nil
-}
-
-func (u *memTx) databaseFault(error) error { return nil }
-
-func (u *memTx) isAftermath(error) bool { return false }
-
-func (u *memTx) rollback() {}
-
-func (u *memTx) commit(c checkpoint) (bool, error) {
+// change is look for a call that reserves positions.
+func (u *memTx) change(ctx context.Context, fn func() error) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	u.m.mu.Lock()
 	defer u.m.mu.Unlock()
-	if err := u.ctx.Err(); err != nil {
-		return false, err
-	}
-	p := u.m.projected[c.name]
-	if p == nil || p.epoch != c.epoch {
-		return false, nil
-	}
-	// What others have done since an append was accepted is a reason to try again.
-	if !u.fits() {
-		return false, &statementError{"checkpoint", errVersion, errRetry}
-	}
-	for _, change := range u.changes {
-		change()
-	}
-	for _, park := range u.parks {
-		park(p)
-	}
-	p.position, p.errText, p.leaseUntil = c.position, "", time.Now().Add(c.term)
-	if c.state != nil {
-		p.state = c.state
-	}
-	if c.resumed {
-		p.status, p.retry = StatusRunning, false
-		for at, row := range p.parked {
-			row.retry = false
-			p.parked[at] = row
-		}
-	}
-	if c.judged {
-		maps.DeleteFunc(p.judged, func(at Position, _ controlKind) bool { return at <= c.position })
-	}
-	if c.emptied {
-		p.emitted = false
-	}
-	if c.removed {
-		delete(u.m.projected, c.name)
-	}
-	return true, nil
+	return u.call(ctx, fn)
 }
 
-// memTxBackend is the backend for what is appended within a transaction.
-type memTxBackend struct {
-	brokenBackend
-	tx *memTx
-}
-
-func (b *memTxBackend) install(context.Context) error { return b.err }
-
-func (b *memTxBackend) writeSchema(io.Writer) error { return b.err }
-
-func (b *memTxBackend) createStream(ctx context.Context, name string, metadata []byte, emittedBy string, at time.Time) (bool, error) {
-	if has, err := b.hasStream(ctx, name); has || err != nil {
-		return false, err
+func (u *memTx) call(ctx context.Context, fn func() error) error {
+	err := u.usable(ctx)
+	if err == nil {
+		err = fn()
 	}
-	b.tx.created[name] = emittedBy
-	b.tx.changes = append(b.tx.changes, func() { b.tx.m.create(name, metadata, emittedBy, at) })
-	return true, nil
-}
-
-func (b *memTxBackend) streamEmitter(ctx context.Context, name string) (*string, bool, error) {
-	if emittedBy, ok := b.tx.created[name]; ok {
-		return &emittedBy, true, ctx.Err()
+	if errors.Is(err, ErrRetryTx) {
+		u.lost(err)
 	}
-	b.tx.m.mu.RLock()
-	defer b.tx.m.mu.RUnlock()
-	st := b.tx.m.byName[name]
-	if st == nil {
-		return nil, false, ctx.Err()
+	return err
+}
+
+func (u *memTx) usable(ctx context.Context) error {
+	if u.ended {
+		return fmt.Errorf("eventstore: %w", sql.ErrTxDone)
 	}
-	b.tx.found[name] = st
-	return &st.emittedBy, true, ctx.Err()
-}
-
-func (b *memTxBackend) disownStream(ctx context.Context, _ string) error { return ctx.Err() }
-
-func (b *memTxBackend) deleteStream(ctx context.Context, name string) (bool, error) {
-	has, err := b.hasStream(ctx, name)
-	b.tx.changes = append(b.tx.changes, func() { b.tx.m.drop(name) })
-	return has, err
-}
-
-func (b *memTxBackend) hasStream(ctx context.Context, name string) (bool, error) {
-	has, err := b.tx.m.hasStream(ctx, name)
-	_, created := b.tx.created[name]
-	return has || created, err
-}
-
-func (b *memTxBackend) append(ctx context.Context, a *appendRequest) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	b.tx.m.mu.RLock()
-	defer b.tx.m.mu.RUnlock()
-	if !b.tx.admits(a, b.tx.appends) || b.tx.taken(a) {
-		return errVersion
+	return u.ctx.Err()
+}
+
+// stream returns what others have stored of a stream and the transaction has not deleted, which may be
+// nothing, and reports whether there is a stream.
+func (u *memTx) stream(name string) (st *memStream, found bool) {
+	t := u.streams[name]
+	switch {
+	case t == nil:
+		st = u.m.byName[name]
+		return st, st != nil
+	case t.made != nil:
+		return nil, true
+	case t.deleted:
+		return nil, false
 	}
-	kept := &appendRequest{stream: a.stream, aggregateID: a.aggregateID, lastEvent: a.lastEvent, at: a.at, rows: slices.Clone(a.rows)}
-	b.tx.appends = append(b.tx.appends, kept)
-	b.tx.changes = append(b.tx.changes, func() { b.tx.m.insert(kept) })
+	return t.base, t.base != nil
+}
+
+// touch returns what the transaction has done to a stream, which it relies on from now on.
+func (u *memTx) touch(name string) *memTxStream {
+	t := u.streams[name]
+	if t == nil {
+		t = &memTxStream{base: u.m.byName[name], aggregates: map[string]*memTxAggregate{}}
+		u.streams[name] = t
+	}
+	return t
+}
+
+// aggregate returns what the transaction has done to an aggregate, which it relies on from now on.
+func (u *memTx) aggregate(stream, id string) *memTxAggregate {
+	t := u.touch(stream)
+	a := t.aggregates[id]
+	if a == nil {
+		a = &memTxAggregate{expected: AnyVersion}
+		if st, _ := u.stream(stream); st != nil {
+			a.version, a.position = st.last(id)
+		}
+		t.aggregates[id] = a
+	}
+	return a
+}
+
+// committed returns the rows of an aggregate that others have stored and the transaction has not deleted,
+// and its own.
+func (u *memTx) committed(stream, id string) (others, own []*record) {
+	var a *memTxAggregate
+	if t := u.streams[stream]; t != nil {
+		a = t.aggregates[id]
+	}
+	if st, _ := u.stream(stream); st != nil && (a == nil || !a.deleted) {
+		others = st.aggregates[id]
+	}
+	if a != nil {
+		own = a.rows
+	}
+	return others, own
+}
+
+// last returns an aggregate's version and the position of its last event.
+func (u *memTx) last(stream, id string) (version int64, p Position) {
+	others, own := u.committed(stream, id)
+	if len(own) == 0 {
+		own = others
+	}
+	if n := len(own); n > 0 {
+		return own[n-1].version, own[n-1].position
+	}
+	return 0, 0
+}
+
+// hides reports whether the transaction has deleted a row that others have stored.
+func (u *memTx) hides(r *record) bool {
+	t := u.streams[r.stream]
+	if t == nil {
+		return false
+	}
+	a := t.aggregates[r.aggregateID]
+	return t.deleted || a != nil && a.deleted
+}
+
+// taken reports whether an event ID is in use.
+func (u *memTx) taken(id uuid.UUID) bool {
+	if _, own := u.events[id]; own {
+		return true
+	}
+	return u.takenByOthers(id)
+}
+
+func (u *memTx) takenByOthers(id uuid.UUID) bool {
+	p, stored := u.m.events[id]
+	return stored && !u.hides(u.m.log[search(u.m.log, p)])
+}
+
+// insert completes an append's rows and keeps them as the transaction's own.
+func (u *memTx) insert(a *appendRequest) {
+	version, _ := u.last(a.stream, a.aggregateID)
+	kept := u.aggregate(a.stream, a.aggregateID)
+	if len(kept.rows) == 0 {
+		kept.expected = a.expected
+	}
+	at := u.m.clock(a.at)
+	if u.first == 0 {
+		u.first = u.m.next
+		u.m.open[u.first] = time.Now()
+	}
+	copies := make([]record, len(a.rows))
+	for i := range a.rows {
+		r := &a.rows[i]
+		r.position, r.version, r.recordedAt = u.m.next, version+int64(i+1), at
+		u.m.next++
+		copies[i] = *r
+		copies[i].decoded = nil // which its reader may change
+		kept.rows = append(kept.rows, &copies[i])
+		u.events[r.id] = &copies[i]
+	}
+	u.rows = append(u.rows, kept.rows[len(kept.rows)-len(copies):]...)
+}
+
+// forget drops those of the transaction's own rows of which gone reports true.
+func (u *memTx) forget(gone func(*record) bool) {
+	u.rows = slices.DeleteFunc(u.rows, func(r *record) bool {
+		if gone(r) {
+			delete(u.events, r.id)
+			return true
+		}
+		return false
+	})
+}
+
+// conflict returns an error if something that the transaction relies on is not as it has found it.
+func (u *memTx) conflict() error {
+	for name, t := range u.streams {
+		if err := u.streamConflict(name, t); err != nil {
+			return err
+		}
+		for id, a := range t.aggregates {
+			if err := a.conflict(t, name, id); err != nil {
+				return err
+			}
+		}
+	}
+	for _, r := range u.rows {
+		if u.takenByOthers(r.id) {
+			return retryTx(fmt.Errorf("event ID %s has been stored meanwhile", r.id))
+		}
+	}
 	return nil
 }
 
-// fits reports whether everything that the transaction appends can still be stored, in the streams
-// that it has found or made.
-func (u *memTx) fits() bool {
-	for name, st := range u.found {
-		if u.m.byName[name] != st {
-			return false
-		}
+func (u *memTx) streamConflict(name string, t *memTxStream) error {
+	if u.m.byName[name] != t.base {
+		return retryTx(fmt.Errorf("stream %q has been made or deleted meanwhile", name))
 	}
-	for name := range u.created {
-		if u.m.byName[name] != nil {
-			return false
-		}
-	}
-	for i, a := range u.appends {
-		if !u.admits(a, u.appends[:i]) {
-			return false
-		}
-	}
-	return true
+	return nil
 }
 
-// admits reports whether the store takes an append behind earlier ones of the transaction.
-func (u *memTx) admits(a *appendRequest, earlier []*appendRequest) bool {
-	st := u.m.byName[a.stream]
-	if _, created := u.created[a.stream]; st == nil && !created || u.m.taken(a) {
-		return false
+// aggregateConflict is conflict for one aggregate.
+func (u *memTx) aggregateConflict(stream, id string) error {
+	t := u.streams[stream]
+	if t == nil {
+		return nil
 	}
-	var version int64
-	var position Position
-	if st != nil {
-		version, position = st.last(a.aggregateID)
+	if err := u.streamConflict(stream, t); err != nil {
+		return err
 	}
-	for _, e := range earlier {
-		if e.stream == a.stream && e.aggregateID == a.aggregateID {
-			version, position = version+int64(len(e.rows)), 0 // which it has none of yet
-		}
+	if a := t.aggregates[id]; a != nil {
+		return a.conflict(t, stream, id)
 	}
-	return a.admits(version, position)
+	return nil
 }
 
-// taken reports whether the transaction holds one of an append's events already.
-func (u *memTx) taken(a *appendRequest) bool {
-	for _, earlier := range u.appends {
-		for i := range earlier.rows {
-			if slices.ContainsFunc(a.rows, func(r record) bool { return r.id == earlier.rows[i].id }) {
-				return true
+func (a *memTxAggregate) conflict(t *memTxStream, stream, id string) error {
+	if t.base == nil || t.deleted {
+		return nil // what others have appended is deleted with the stream
+	}
+	version, position := t.base.last(id)
+	if version == a.version && position == a.position {
+		return nil
+	}
+	if a.expected == AnyVersion {
+		return retryTx(fmt.Errorf("aggregate %q of stream %q has changed meanwhile: it was at version %d, is at %d", id, stream, a.version, version))
+	}
+	return retryTx(&ConflictError{Stream: stream, AggregateID: id, Expected: a.expected, Actual: version})
+}
+
+// apply stores what the transaction has done: deletes, streams, and then its rows.
+func (u *memTx) apply() {
+	rows := map[*memStream][]*record{}
+	for name, t := range u.streams {
+		if t.deleted {
+			u.m.drop(name)
+		}
+		if t.made != nil {
+			u.m.byName[name] = t.made
+		}
+		st := u.m.byName[name]
+		if st == nil {
+			continue
+		}
+		if t.metadata != nil {
+			st.metadata = t.metadata
+		}
+		for id, a := range t.aggregates {
+			if a.deleted && !t.deleted {
+				u.m.dropAggregate(st, id)
+			}
+			if len(a.rows) > 0 {
+				st.aggregates[id] = append(st.aggregates[id], a.rows...)
 			}
 		}
 	}
-	return false
+	for _, r := range u.rows {
+		u.m.events[r.id] = r.position
+		st := u.m.byName[r.stream]
+		rows[st] = append(rows[st], r)
+	}
+	u.m.log = mergeRows(u.m.log, u.rows)
+	for st, own := range rows {
+		st.log = mergeRows(st.log, own)
+	}
 }
 
-func (b *memTxBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCause, error) {
-	v, err := b.tx.m.diagnose(ctx, a)
-	_, created := b.tx.created[a.stream]
-	v.found = v.found || created
-	if len(v.stored) > 0 || err != nil {
-		return v, err
+// mergeRows puts rows where they belong in a log. Both are in order of position.
+func mergeRows(log, rows []*record) []*record {
+	if len(rows) == 0 {
+		return log
 	}
-	// What the transaction itself is about to store counts as stored, in its order.
-	for _, earlier := range b.tx.appends {
-		for i := range earlier.rows {
-			r := earlier.rows[i]
-			if slices.ContainsFunc(a.rows, func(w record) bool { return w.id == r.id }) {
-				r.version = int64(len(v.stored))
-				v.stored = append(v.stored, r)
-			}
+	i := search(log, rows[0].position)
+	after := slices.Clone(log[i:])
+	log = log[:i]
+	for len(after) > 0 && len(rows) > 0 {
+		if after[0].position < rows[0].position {
+			log, after = append(log, after[0]), after[1:]
+		} else {
+			log, rows = append(log, rows[0]), rows[1:]
 		}
 	}
-	return v, nil
+	return append(append(log, after...), rows...)
 }
+
+// end ends the transaction, after fn, which may commit it and runs in the same critical section. On a
+// transaction that has ended it does nothing.
+func (u *memTx) end(fn func() error) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.ended {
+		return fmt.Errorf("eventstore: %w", sql.ErrTxDone)
+	}
+	u.m.mu.Lock()
+	defer func() {
+		u.ended = true
+		delete(u.m.open, u.first)
+		u.m.mu.Unlock()
+		if u.first > 0 {
+			u.m.closed.publish()
+		}
+	}()
+	return fn()
+}
+
+func (u *memTx) rollback() { _ = u.end(func() error { return nil }) }

@@ -57,7 +57,8 @@ type Projection[S any] struct {
 	//   - One that lacks some and adds others is [ErrProjectionChanged], unless OnChange says otherwise:
 	//     then it takes the lease when that is free.
 	//
-	// Changes of matches, of Init and of what handlers do are not noticed: raise Version for those.
+	// Changes of matches, of Init and of what handlers do are not noticed: raise Version for those. Names
+	// that [Middleware] gives to events do not count.
 	OnChange Change
 
 	Init func() S // the state before the first event; default: the zero S

@@ -103,6 +103,19 @@ type Step[S any] struct {
 // needs another one: if handlers hold all that the pool may open, and wait, it returns [ErrInvalid].
 func (st *Step[S]) Tx() (*sql.Tx, error) { return st.tx.sqlTx() }
 
+// Store returns the projection's store inside the step's transaction, on every store. Commands, decisions and
+// appends through it commit together with state and position: a process manager that executes commands
+// through it carries out each of them exactly once. Reads through it see what the batch has done before.
+// [Aggregate.Execute] and [Aggregate.Handle] try once.
+//
+// If a command or an append loses a race (a [*ConflictError] or an [ErrRetryTx]), the batch is handled again,
+// whether or not the handler returns that error, and OnError is not asked. An event that loses ten times
+// running, alone in its batch, has failed: then it is no race, but [MustNotExist] on something that is there, say.
+//
+// The result is the handler's until that returns, in one goroutine at a time. If another runner has taken over:
+// [ErrLeaseLost], as from [Step.Tx].
+func (st *Step[S]) Store() (*Store, error) { return st.tx.commands() }
+
 // Emit appends events, together with state and position, to the stream named as the projection,
 // which is created if it is not there, and to the aggregate there that has the ID of the step's own.
 // The stream is the projection's own: a reset deletes it. A stream of that name that the projection

@@ -26,6 +26,12 @@ func transient(err error) bool {
 		errors.Is(err, context.DeadlineExceeded)
 }
 
+// lostRace reports whether an error inside a transaction says that it can't be committed, and can be run
+// again from its beginning.
+func lostRace(err error) bool {
+	return errors.Is(err, errRetry) || errors.Is(err, errLost) || errors.Is(err, ErrRetryTx)
+}
+
 // denied reports whether the database will never take a statement of the store's own, which is nothing
 // that an event or a handler is to blame for: rights are missing, say.
 func denied(err error) bool { return errors.Is(err, errDenied) }

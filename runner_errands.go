@@ -112,7 +112,7 @@ func (r *runner) deleteEmitted(ctx context.Context, tx backendTx, row *projectio
 	if row.kind == kindRelay {
 		return nil
 	}
-	inside, err := tx.backend()
+	inside, err := tx.backend(func(error) {})
 	if err == nil {
 		err = r.deleteStream(ctx, inside)
 	}

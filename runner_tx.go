@@ -52,6 +52,16 @@ func (t *batchTx) noteFault(err error) {
 	}
 }
 
+// noteLoss is noteFault for failures inside the transaction. A context that has ended is perhaps the handler's.
+func (t *batchTx) noteLoss(err error) {
+	if lostRace(err) || errors.Is(err, errUnavailable) || denied(err) {
+		t.fault = err
+	}
+}
+
+// noteConflict keeps a conflict of a handler's command, which another try can get past.
+func (t *batchTx) noteConflict(err error) { t.fault = retryTx(err) }
+
 // ensureHeld returns an error if the transaction can't be committed any more: as far as is known
 // here or, where that was a while ago, as the database knows.
 func (t *batchTx) ensureHeld() error {
@@ -138,19 +148,28 @@ func (t *batchTx) link(ctx context.Context, b Batch) error {
 	return t.append(ctx, s, b)
 }
 
+// commands returns a store for a handler's commands and appends, which are part of the transaction.
+func (t *batchTx) commands() (*Store, error) {
+	s, err := t.inside()
+	if err != nil {
+		return nil, err
+	}
+	t.wrote = true // as far as is known
+	s.conflicted = t.noteConflict
+	return s, nil
+}
+
 // inside returns a store whose calls are part of the transaction.
 func (t *batchTx) inside() (*Store, error) {
 	if err := t.ensureHeld(); err != nil {
 		return nil, err
 	}
-	inside, err := t.inner.backend()
+	inside, err := t.inner.backend(t.noteLoss)
 	if err != nil {
 		t.noteFault(err)
 		return nil, err
 	}
-	s := *t.store
-	s.backend, s.inTx, s.appended = inside, true, newBroadcast()
-	return &s, nil
+	return t.store.inside(inside, t.sqlTx), nil
 }
 
 func (t *batchTx) append(ctx context.Context, s *Store, b Batch) error {

@@ -45,7 +45,7 @@ type ProjectionStats struct {
 //
 // Inside a caller's transaction it tells, without a look, what has been sealed before, with Hole and
 // Waited as of this Store's last look outside; the rest is as the transaction sees it. On a memory
-// store everything is sealed.
+// store everything is sealed but what comes after an open transaction's first event.
 func (s *Store) Stats(ctx context.Context) (Stats, error) {
 	if _, err := s.Sealed(ctx); err != nil {
 		return Stats{}, err

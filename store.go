@@ -28,9 +28,11 @@ type Store struct {
 	progress           *broadcast // of projections
 	leases             *leases
 	inTx               bool
-	copiesData         bool // the backend keeps the bytes that it hands out
-	hasLoadMiddleware  bool // there is Middleware.Load
-	noAppendMiddleware bool // there is no Middleware.Append
+	sqlTx              func() (*sql.Tx, error) // that the store works in; nil: it is in none
+	conflicted         func(error)             // told of conflicts and lost races of appends; nil: of none
+	copiesData         bool                    // the backend keeps the bytes that it hands out
+	hasLoadMiddleware  bool                    // there is Middleware.Load
+	noAppendMiddleware bool                    // there is no Middleware.Append
 }
 
 // Options configure a store. The zero value, or nil, is the default.
@@ -128,7 +130,7 @@ func NewMemStore(opts *Options) *Store {
 	if err != nil {
 		return &Store{backend: &brokenBackend{err: err}, codec: defaultCodec, appended: newBroadcast(), progress: newBroadcast(), leases: newLeases()}
 	}
-	s.backend, s.copiesData = newMemBackend(), true
+	s.backend, s.copiesData = newMemBackend(s.appended), true
 	return s
 }
 
@@ -178,9 +180,9 @@ func (s *Store) WriteSchema(w io.Writer) error { return s.backend.writeSchema(w)
 // commits it. It rolls tx back in one case: an append has failed, and the database refuses to undo
 // the part that is already stored. Nothing of it is repeated: [Aggregate.Execute] and [Aggregate.Handle]
 // try once, and a deadlock, a serialisation failure or a lost position is [ErrRetryTx]: roll back
-// and run the transaction again. After [*ConflictError] roll back too. Like tx, it is not safe for
-// concurrent use while a sequence is being read. On a memory store, which has no transactions,
-// every call of the result returns [errors.ErrUnsupported].
+// and run the transaction again, as [Store.Transact] does by itself. After [*ConflictError] roll back
+// too. Like tx, it is not safe for concurrent use while a sequence is being read. On a memory store, which
+// knows no *sql.Tx, every call of the result returns [errors.ErrUnsupported]: use Transact.
 //
 // A transaction that stays open holds up no append to another aggregate. MySQL and MariaDB lock gaps
 // between rows: there it holds up appends that begin an aggregate next to one of its own, by ID, and
@@ -201,6 +203,12 @@ func (s *Store) WithTx(tx *sql.Tx) *Store {
 	t := *s
 	t.inTx = true
 	t.backend = s.backend.withTx(tx)
+	t.sqlTx = func() (*sql.Tx, error) {
+		if none, ok := t.backend.(*brokenBackend); ok {
+			return nil, none.err
+		}
+		return tx, nil
+	}
 	return &t
 }
 
