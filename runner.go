@@ -215,7 +215,7 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 				if err != nil {
 					return now, err
 				}
-				if found && now.owner == r.owner {
+				if found && now.owner == r.owner && now.epoch == row.epoch+1 { // else a control call came between
 					r.before = row
 					now.readModel = now.readModel || row.readModel
 					return now, nil

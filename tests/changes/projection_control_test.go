@@ -234,7 +234,8 @@ func TestSkipForRelay(t *testing.T) {
 		storetest.Eventually(t, "the relay to get on", func() bool { return storetest.Info(t, s, "out").Position >= at[2] })
 		cancel()
 		wantCancelled(t, "Run", <-done)
-		wantSeen(t, "the relay", got, []es.Position{at[0], at[2]})
+		// At least once: the skip may have come between a call of Publish and its checkpoint.
+		wantSeen(t, "the relay", slices.Compact(got), []es.Position{at[0], at[2]})
 	})
 }
 
@@ -315,6 +316,42 @@ func TestVerdictOnBusyHandler(t *testing.T) {
 		wantCancelled(t, "Run", end())
 		if n := hangs.Load(); n != 1 {
 			t.Errorf("the event was handled %d times, want 1", n)
+		}
+	})
+}
+
+// TestControlBetweenTakeAndLook calls an operator's control in the instant between a runner's taking the lease and
+// its look at what is stored under it.
+func TestControlBetweenTakeAndLook(t *testing.T) {
+	storetest.ForEachKind(t, func(t *testing.T, l storetest.Lane) {
+		for _, action := range []string{"pause", "stop"} {
+			s, prefix := l.OpenPrefixed(t)
+			storetest.CreateStream(t, s, "copies")
+			at := add(t, s, lent{})
+			wantCaughtUp(t, "before", older(), s, at[0])
+			add(t, s, lent{})
+			control := map[string]func(context.Context, string) error{"pause": s.PauseProjection, "stop": s.StopProjection}[action]
+			var taking, called atomic.Bool
+			intruded := l.Injected(t, 5, func(text string) error {
+				switch {
+				case strings.Contains(text, "read_model =") && strings.Contains(text, prefix+"projections"):
+					taking.Store(true)
+				case taking.Load() && strings.Contains(text, "SELECT position, state") && !called.Swap(true):
+					if err := control(t.Context(), "loans"); err != nil {
+						t.Error(err)
+					}
+				}
+				return nil
+			}).OpenIn(t, prefix, nil)
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			err := older().Run(ctx, intruded)
+			cancel()
+			if action == "stop" && err != nil || action == "pause" && !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: Run: %v", action, err)
+			}
+			if cp, err := older().Load(t.Context(), s); err != nil || cp.Position != at[0] || !called.Load() {
+				t.Errorf("%s: the projection is at %+v, %v, want it at %d", action, cp, err, at[0])
+			}
 		}
 	})
 }
