@@ -126,7 +126,9 @@ type streamStatements struct {
 
 // aggregateStatements are about single aggregates and their snapshots.
 type aggregateStatements struct {
+	lockFirst      string // stream id, aggregate id; locks its first version, for an aggregate that exists: 1
 	lockLast       string // stream id, aggregate id; one row: the last version, locked against appends, or none; at read committed
+	lockAll        string // stream id, aggregate id; one row: how many versions, all locked; "": to appends a lock is a change
 	versions       string // stream id, aggregate id, version; the versions after that one, with their positions
 	lockPosition   string // position, stream id, aggregate id; one row, locked against appends after it
 	raise          string // position; makes its version the next one, which fails if that is taken

@@ -93,6 +93,9 @@ ON DUPLICATE KEY UPDATE value = VALUES(value)`,
 			setMetadata:  `UPDATE {streams} SET metadata = ? WHERE id = ?`,
 		},
 		aggregates: aggregateStatements{
+			lockFirst: `
+SELECT version FROM {events} FORCE INDEX (stream_id)
+WHERE stream_id = ? AND aggregate_id = ? AND version = 1 FOR UPDATE`,
 			lockLast: `
 SELECT version FROM {events} WHERE stream_id = ? AND aggregate_id = ?
 ORDER BY version DESC LIMIT 1 FOR UPDATE`,
