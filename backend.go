@@ -98,7 +98,9 @@ type statementError struct {
 	kind error
 }
 
-func (e *statementError) Error() string { return prefix + e.op + ": " + e.err.Error() }
+func (e *statementError) Error() string {
+	return prefix + e.op + ": " + unprefixed{e.err}.Error()
+}
 
 func (e *statementError) Unwrap() error { return e.err }
 
@@ -155,9 +157,6 @@ type streamRow struct {
 	metadata  []byte
 	createdAt time.Time
 }
-
-// aggregateKey identifies an aggregate.
-type aggregateKey struct{ stream, id string }
 
 // appendRequest is an append as a backend sees it.
 type appendRequest struct {
@@ -261,12 +260,24 @@ type projectionBackend interface {
 	// lastPosition returns the highest position that can be seen, whatever the order below it.
 	lastPosition(context.Context) (Position, error)
 
-	// createProjection makes a projection's row, unless there is one.
-	createProjection(ctx context.Context, name string) error
+	// createProjection makes a projection's row, unless there is one. It begins after a position, and what
+	// is up to another one it replays.
+	createProjection(ctx context.Context, name string, after, replayTo Position) error
 	projection(ctx context.Context, name string) (row projectionRow, found bool, err error)
 	projections(context.Context) ([]ProjectionInfo, error)
 
-	// takeLease takes the lease that row has seen free, and begins the next epoch.
+	// definition returns what is kept of a projection's definitions.
+	definition(ctx context.Context, name string) (*definition, error)
+	// define stores what is kept from now on, if the epoch is still this.
+	define(ctx context.Context, name string, epoch int64, d *definition) (held bool, err error)
+	// rebuild stores the set of a definition and begins with it at the first event: what control does
+	// for a reset, by the holder of the epoch.
+	rebuild(ctx context.Context, name string, epoch int64, w *wantedSet, sealed Position) (held bool, err error)
+	// noteChecked stores how far a definition has looked for events that were passed over.
+	noteChecked(ctx context.Context, name string, epoch int64, checked string, to Position) error
+
+	// takeLease takes the lease that row has seen free, or held by a definition that c.over names, and
+	// begins the next epoch.
 	takeLease(ctx context.Context, row *projectionRow, c leaseClaim) (taken bool, err error)
 	renewLease(ctx context.Context, name string, epoch int64, term time.Duration) (held bool, err error)
 	releaseLease(ctx context.Context, name, owner string, status ProjectionStatus, errText string) error
@@ -278,128 +289,12 @@ type projectionBackend interface {
 	// control changes a projection by its name.
 	control(ctx context.Context, name string, c control) (found bool, err error)
 	parked(ctx context.Context, name string) ([]parkedRow, error)
+	// verdicts returns what operators have said of events that the projection has not come to: controlSkip
+	// or controlPark.
+	verdicts(ctx context.Context, name string) (map[Position]controlKind, error)
 
 	// begin begins what a runner does for one batch. The context ends it.
 	begin(context.Context) backendTx
-}
-
-// leaseClaim is what a runner takes a lease with.
-type leaseClaim struct {
-	name, owner string
-	kind        runnerKind
-	readModel   bool // the runner has a read model
-	term        time.Duration
-}
-
-// runnerKind is what a name belongs to.
-type runnerKind string
-
-const (
-	kindProjection runnerKind = "projection"
-	kindRelay      runnerKind = "relay"
-)
-
-// projectionRow is what is stored of a projection.
-type projectionRow struct {
-	kind       runnerKind // "": it has not run since an earlier version of this package made the row
-	position   Position
-	state      []byte // nil: none yet
-	status     ProjectionStatus
-	owner      string
-	epoch      int64
-	generation int64 // changes when all runs of the projection have to end
-	held       bool  // the lease has not run out
-	readModel  bool  // the last holder of the lease has a read model
-	retry      bool  // parked events wait to be tried again
-	emitted    bool  // of one to be deleted: with the stream that it has emitted
-	errText    string
-}
-
-// free reports whether a runner can take the lease.
-func (p *projectionRow) free(owner string) bool {
-	switch p.status {
-	case StatusIdle, StatusFailed, StatusStopping:
-		return true
-	}
-	return !p.held || p.owner == owner
-}
-
-// ProjectionInfo describes a projection or a relay.
-type ProjectionInfo struct {
-	Name     string
-	Status   ProjectionStatus
-	Position Position // the last that it has taken in or passed over
-	Lag      int64    // sealed position minus Position: an upper bound of the events to come, without counting
-	Owner    string   // who holds the lease, as host/process/run; empty: nobody runs it
-	Parked   int      // events set aside
-
-	// Error is why it has failed; while it runs, why its last try has, be it an event's failure or the
-	// database's. Empty: there is nothing wrong.
-	Error string
-}
-
-// ProjectionStatus says what becomes of a projection.
-type ProjectionStatus string
-
-const (
-	StatusIdle      ProjectionStatus = "idle"      // nobody runs it
-	StatusRunning   ProjectionStatus = "running"   // somebody holds the lease
-	StatusStopping  ProjectionStatus = "stopping"  // its runner can't write any more, and has not noticed yet
-	StatusResetting ProjectionStatus = "resetting" // its next runner empties its read model
-	StatusDeleting  ProjectionStatus = "deleting"  // its next runner drops its read model
-	StatusFailed    ProjectionStatus = "failed"    // a handler has failed for good
-)
-
-// seen returns what is stored as it is to be seen: a runner whose lease has run out is none.
-func (p ProjectionInfo) seen(held bool) ProjectionInfo {
-	if !held {
-		p.Owner = ""
-		if p.Status == StatusRunning || p.Status == StatusStopping {
-			p.Status = StatusIdle
-		}
-	}
-	return p
-}
-
-// lag is how many positions a projection is behind the sealed one. It may be before it, if another
-// process has sealed further.
-func (p *ProjectionInfo) lag(sealed Position) int64 { return max(0, int64(sealed-p.Position)) }
-
-// control is a change to a projection that is asked for by its name. Each begins an epoch, so that
-// the holder of the lease can't commit any more without having seen it.
-type control struct {
-	kind     controlKind
-	position Position // of the event to drop
-	emitted  bool     // of a delete: with the stream that it has emitted
-}
-
-type controlKind int
-
-const (
-	controlStop controlKind = iota
-	controlReset
-	controlDelete
-	controlRetryParked
-	controlDropParked
-)
-
-// parkedRow is an event that has been set aside.
-type parkedRow struct {
-	position            Position
-	stream, aggregateID string
-	errText             string // empty: it waits behind another
-}
-
-// checkpoint is how far a projection is.
-type checkpoint struct {
-	name     string
-	epoch    int64
-	position Position
-	state    []byte // nil: as it was
-	term     time.Duration
-	resumed  bool // what had been asked for has been done
-	removed  bool // the projection, with its parked events
-	emptied  bool // what it has emitted has been deleted
 }
 
 // backendTx is what commits together with a checkpoint.

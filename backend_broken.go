@@ -69,7 +69,27 @@ func (b *brokenBackend) readAggregate(context.Context, string, string, int64, in
 
 func (b *brokenBackend) lastPosition(context.Context) (Position, error) { return 0, b.err }
 
-func (b *brokenBackend) createProjection(context.Context, string) error { return b.err }
+func (b *brokenBackend) createProjection(context.Context, string, Position, Position) error {
+	return b.err
+}
+
+func (b *brokenBackend) definition(context.Context, string) (*definition, error) { return nil, b.err }
+
+func (b *brokenBackend) define(context.Context, string, int64, *definition) (bool, error) {
+	return false, b.err
+}
+
+func (b *brokenBackend) rebuild(context.Context, string, int64, *wantedSet, Position) (bool, error) {
+	return false, b.err
+}
+
+func (b *brokenBackend) noteChecked(context.Context, string, int64, string, Position) error {
+	return b.err
+}
+
+func (b *brokenBackend) verdicts(context.Context, string) (map[Position]controlKind, error) {
+	return nil, b.err
+}
 
 func (b *brokenBackend) projections(context.Context) ([]ProjectionInfo, error) { return nil, b.err }
 

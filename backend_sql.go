@@ -148,7 +148,7 @@ func (b *sqlBackend) failed(op string, err error) error {
 	case faultForeign:
 		return invalid("dialect %s: this is another kind of database: %s: %w", b.dialect.name, op, err)
 	}
-	if errors.Is(err, errVersion) || errors.Is(err, errRetry) || errors.Is(err, ErrRetryTx) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrInconsistent) {
+	if errors.Is(err, errVersion) || errors.Is(err, errRetry) || errors.Is(err, ErrRetryTx) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrInconsistent) || errors.Is(err, ErrEventNotFound) {
 		return err
 	}
 	return fmt.Errorf("eventstore: %s: %w", op, err)
@@ -156,7 +156,7 @@ func (b *sqlBackend) failed(op string, err error) error {
 
 // isOwn reports whether an error is one of the store's own, which no driver has made.
 func isOwn(err error) bool {
-	for _, own := range []error{errVersion, errRetry, ErrInvalid, ErrInconsistent, ErrRetryTx, ErrLeaseLost, errEnded} {
+	for _, own := range []error{errVersion, errRetry, ErrInvalid, ErrInconsistent, ErrRetryTx, ErrLeaseLost, ErrEventNotFound, errEnded} {
 		if errors.Is(err, own) {
 			return true
 		}

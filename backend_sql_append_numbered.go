@@ -142,7 +142,8 @@ func (b *sqlBackend) lastInsertID(ctx context.Context, c conn, res sql.Result, f
 	t := time.NewTimer(resultPatience)
 	defer t.Stop()
 	select {
-	case id := <-answer:
+	case <-answer.ended:
+		id := answer.wait()
 		return id.value, id.err
 	case <-t.C:
 	}
@@ -150,7 +151,7 @@ func (b *sqlBackend) lastInsertID(ctx context.Context, c conn, res sql.Result, f
 	if found, err := c.row(ctx, []any{&position}, b.text.append.positionOf, b.dialect.eventID(first.id)); found || err != nil {
 		return position, err
 	}
-	id := <-answer // it has been deleted meanwhile
+	id := answer.wait() // it has been deleted meanwhile
 	return id.value, id.err
 }
 

@@ -5,6 +5,7 @@ package eventstore
 import (
 	"context"
 	"database/sql"
+	"math"
 	"time"
 )
 
@@ -16,26 +17,74 @@ func (b *sqlBackend) lastPosition(ctx context.Context) (p Position, err error) {
 	return p, err
 }
 
-func (b *sqlBackend) createProjection(ctx context.Context, name string) error {
+func (b *sqlBackend) createProjection(ctx context.Context, name string, after, replayTo Position) error {
 	// A generation and an epoch that no earlier row of this name can have had: a runner that has
 	// not noticed yet that its projection was deleted must not pass for one of its successor.
 	first := time.Now().UnixNano()
 	return b.run(ctx, "create projection", func(c conn) error {
-		_, err := c.exec(ctx, b.text.projections.create, name, first, first)
+		_, err := c.exec(ctx, b.text.projections.create, name, int64(after), int64(after), int64(replayTo), first, first)
 		return err
 	})
 }
 
 func (b *sqlBackend) projection(ctx context.Context, name string) (row projectionRow, found bool, err error) {
 	err = b.run(ctx, "read projection", func(c conn) error {
-		row = projectionRow{}
-		found, err = c.row(ctx, []any{
-			&row.position, &row.state, &row.status, &row.owner, &row.epoch, &row.generation, &row.held,
-			&row.readModel, &row.retry, &row.errText, &row.kind, &row.emitted,
-		}, b.text.projections.get, name)
+		row, found, err = b.projectionOn(ctx, c, name)
 		return err
 	})
 	return row, found, err
+}
+
+func (b *sqlBackend) projectionOn(ctx context.Context, c conn, name string) (row projectionRow, found bool, err error) {
+	found, err = c.row(ctx, []any{
+		&row.position, &row.state, &row.status, &row.owner, &row.epoch, &row.generation, &row.held,
+		&row.readModel, &row.retry, &row.errText, &row.kind, &row.emitted,
+		&row.began, &row.replayTo, &row.wants, &row.paused, &row.changing,
+	}, b.text.projections.get, name)
+	return row, found, err
+}
+
+func (b *sqlBackend) definition(ctx context.Context, name string) (d *definition, err error) {
+	err = b.run(ctx, "read definition", func(c conn) error {
+		var wanted, taken []byte
+		var checked string
+		var checkedTo Position
+		if _, err := c.row(ctx, []any{&wanted, &taken, &checked, &checkedTo}, b.text.projections.definition, name); err != nil {
+			return err
+		}
+		d, err = decodeDefinition(wanted, taken)
+		if err == nil {
+			d.checked, d.checkedTo = checked, checkedTo
+		}
+		return err
+	})
+	return d, err
+}
+
+func (b *sqlBackend) define(ctx context.Context, name string, epoch int64, d *definition) (bool, error) {
+	wanted, taken, err := d.encode()
+	if err != nil {
+		return false, err
+	}
+	return b.change(ctx, "store definition", b.text.projections.define, d.wanted.hash(), string(wanted), nullable(taken), name, epoch)
+}
+
+// nullable is text as a parameter, NULL where there is none.
+func nullable(text []byte) sql.NullString {
+	return sql.NullString{String: string(text), Valid: text != nil}
+}
+
+func (b *sqlBackend) rebuild(ctx context.Context, name string, epoch int64, w *wantedSet, sealed Position) (bool, error) {
+	wanted, _, err := (&definition{wanted: w}).encode()
+	if err != nil {
+		return false, err
+	}
+	return b.change(ctx, "rebuild projection", b.text.projections.rebuild, int64(sealed), w.hash(), string(wanted), name, epoch)
+}
+
+func (b *sqlBackend) noteChecked(ctx context.Context, name string, epoch int64, checked string, to Position) error {
+	_, err := b.change(ctx, "store how far the log was checked", b.text.projections.noteChecked, checked, int64(to), name, epoch)
+	return err
 }
 
 func (b *sqlBackend) projections(ctx context.Context) (out []ProjectionInfo, err error) {
@@ -50,10 +99,13 @@ func (b *sqlBackend) listProjections(ctx context.Context, c conn) (out []Project
 	err = c.query(ctx, func(rows *sql.Rows) error {
 		var p ProjectionInfo
 		var held bool
-		if err := rows.Scan(&p.Name, &p.Position, &p.Status, &p.Owner, &held, &p.Error, &p.Parked); err != nil {
+		var paused bool
+		last := &p.LastControl
+		if err := rows.Scan(&p.Name, &p.Position, &p.Status, &p.Owner, &held, &p.Error, &paused, (*dbTime)(&p.LeaseUntil),
+			&last.Action, &last.By, &last.Position, (*dbTime)(&last.At), &p.Parked, &p.Verdicts); err != nil {
 			return err
 		}
-		out = append(out, p.seen(held))
+		out = append(out, p.seen(held, paused))
 		return nil
 	}, b.text.projections.list)
 	return out, err
@@ -69,7 +121,7 @@ func (b *sqlBackend) change(ctx context.Context, op, text string, args ...any) (
 }
 
 func (b *sqlBackend) takeLease(ctx context.Context, row *projectionRow, c leaseClaim) (bool, error) {
-	return b.change(ctx, "take lease", b.text.projections.takeLease, c.owner, c.owner, string(c.kind), c.readModel, c.term.Microseconds(), c.name, row.epoch, c.owner)
+	return b.change(ctx, "take lease", b.text.projections.takeLease, c.owner, c.changing, c.owner, string(c.kind), c.readModel, c.term.Microseconds(), c.name, row.epoch, c.owner, c.over)
 }
 
 func (b *sqlBackend) renewLease(ctx context.Context, name string, epoch int64, term time.Duration) (bool, error) {
@@ -87,35 +139,98 @@ func (b *sqlBackend) noteError(ctx context.Context, name string, epoch int64, er
 }
 
 func (b *sqlBackend) control(ctx context.Context, name string, c control) (found bool, err error) {
-	text := map[controlKind]string{
-		controlStop: b.text.projections.stop, controlReset: b.text.projections.reset, controlDelete: b.text.projections.delete,
-		controlRetryParked: b.text.projections.retryParked, controlDropParked: b.text.projections.fence,
-	}[c.kind]
-	switch c.kind {
-	case controlDelete:
-		return b.change(ctx, "control projection", text, c.emitted, name)
-	case controlStop, controlReset, controlRetryParked:
-		return b.change(ctx, "control projection", text, name)
+	noted := func(before ...any) []any {
+		return append(before, string(c.kind), c.by, int64(c.position), name)
 	}
-	err = b.transact(ctx, "drop parked event", func(t conn) (err error) {
-		if found, err = t.changes(ctx, text, name); err != nil || !found {
+	p := &b.text.projections
+	text, args := p.fence, noted()
+	switch c.kind {
+	case controlStop:
+		return b.change(ctx, "control projection", p.stop, args...)
+	case controlDelete:
+		return b.change(ctx, "control projection", p.delete, noted(c.emitted)...)
+	case controlPause, controlResume:
+		return b.change(ctx, "control projection", p.pause, noted(c.kind == controlPause)...)
+	case controlAccept:
+		return b.change(ctx, "control projection", p.accept, args...)
+	case controlReset:
+		text, args = p.reset, noted(int64(c.sealed))
+	case controlRetry:
+		text = p.retryParked
+	}
+	err = b.transact(ctx, "control projection", func(t conn) (err error) {
+		if found, err = t.changes(ctx, text, args...); err != nil || !found {
 			return err
 		}
-		_, err = t.exec(ctx, b.text.projections.unpark, name, int64(c.position))
-		return err
+		return b.controlEvents(ctx, t, name, c)
 	})
 	return found, err
 }
 
-func (b *sqlBackend) parked(ctx context.Context, name string) (out []parkedRow, err error) {
-	err = b.run(ctx, "list parked events", func(c conn) error {
-		out = nil
-		return c.query(ctx, func(rows *sql.Rows) error {
-			var p parkedRow
-			err := rows.Scan(&p.position, &p.stream, &p.aggregateID, &p.errText)
-			out = append(out, p)
+// controlEvents is the part of a control call that is about events.
+func (b *sqlBackend) controlEvents(ctx context.Context, t conn, name string, c control) (err error) {
+	p := &b.text.projections
+	switch c.kind {
+	case controlReset:
+		_, err = t.exec(ctx, p.dropVerdicts, name, int64(math.MaxInt64))
+	case controlDropParked:
+		_, err = t.exec(ctx, p.unpark, name, int64(c.position))
+	case controlSkip, controlPark:
+		var row projectionRow
+		if row, _, err = b.projectionOn(ctx, t, name); err != nil {
 			return err
-		}, b.text.projections.listParked, name)
+		}
+		if c.position <= row.position {
+			return errTakenIn(name, c.position, row.position)
+		}
+		_, err = t.exec(ctx, p.judge, name, int64(c.position), string(c.kind))
+	case controlRetry:
+		if c.position == 0 {
+			_, err = t.exec(ctx, p.askRetries, name)
+			return err
+		}
+		var parked []parkedRow
+		if parked, err = b.parkedOn(ctx, t, name); err != nil {
+			return err
+		}
+		one, err := errRetryOf(parked, c.position)
+		if err != nil {
+			return err
+		}
+		_, err = t.exec(ctx, p.askRetry, name, one.stream, one.aggregateID)
+		return err
+	}
+	return err
+}
+
+func (b *sqlBackend) parked(ctx context.Context, name string) (out []parkedRow, err error) {
+	err = b.run(ctx, "list parked events", func(c conn) (err error) {
+		out, err = b.parkedOn(ctx, c, name)
+		return err
+	})
+	return out, err
+}
+
+func (b *sqlBackend) parkedOn(ctx context.Context, c conn, name string) (out []parkedRow, err error) {
+	err = c.query(ctx, func(rows *sql.Rows) error {
+		var p parkedRow
+		err := rows.Scan(&p.position, &p.stream, &p.aggregateID, &p.errText, &p.retry)
+		out = append(out, p)
+		return err
+	}, b.text.projections.listParked, name)
+	return out, err
+}
+
+func (b *sqlBackend) verdicts(ctx context.Context, name string) (out map[Position]controlKind, err error) {
+	err = b.run(ctx, "list verdicts", func(c conn) error {
+		out = map[Position]controlKind{}
+		return c.query(ctx, func(rows *sql.Rows) error {
+			var at Position
+			var kind controlKind
+			err := rows.Scan(&at, &kind)
+			out[at] = kind
+			return err
+		}, b.text.projections.verdicts, name)
 	})
 	return out, err
 }

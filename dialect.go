@@ -234,44 +234,6 @@ type sealStatements struct {
 	insertGapsTail string // behind the rows: leaves alone what exists
 }
 
-// projectionStatements keep leases, checkpoints and parked events.
-type projectionStatements struct {
-	create          string // name, epoch, generation; leaves alone what exists
-	get             string // name
-	list            string
-	takeLease       string // owner, owner, kind, has a read model, microseconds, name, epoch, owner; 0 rows: another owner has it
-	renewLease      string // microseconds, name, epoch; 0 rows: it is lost
-	holdsLease      string // name, epoch; no row: it is lost
-	releaseLease    string // error, status, name, owner
-	noteError       string // error, name, epoch
-	checkpoint      string // position, microseconds, name, epoch; clears the error; 0 rows: the lease is lost
-	checkpointState string // position, microseconds, state, name, epoch
-	stop            string // name; ends all of its runs
-	reset           string // name; the next to take the lease has to empty what it has written; 0 rows: it has been deleted
-	resumed         string // name, epoch; what was asked for has been done
-	delete          string // whether with the stream that it has emitted, name; ends all of its runs
-	emptied         string // name, epoch; the stream that it has emitted has been deleted
-	remove          string // name, epoch; 0 rows: the lease is lost
-	retryParked     string // name; the next to take the lease has to try parked events again; 0 rows: it has been deleted
-	fence           string // name; the holder of the lease has to take it, and all that belongs to it, anew; 0 rows: it has been deleted
-	park            string // projection, position, stream, aggregate id, error
-	unpark          string // projection, position
-	dropParked      string // projection
-	listParked      string // projection
-
-	// What a handler's transaction is guarded with.
-	guard      []string // a savepoint, which ends with the transaction; and that nothing is committed without being told to
-	checkGuard string   // fails if the transaction is not the one of guard
-	endGuard   string   // on the connection, after the transaction; "": not needed
-
-	// A lock by name, which the connection keeps until it unlocks or ends; "": what defines data is
-	// part of a transaction.
-	lock   string // name, seconds to wait; one row: 1 if it has the lock
-	holder string // name; one row: the connection that has the lock, or NULL
-	unlock string // name; one row: 1 if it had the lock
-	kill   string // up to the connection
-}
-
 // readStatements are parts of reads, which are put together from what a Selection asks for, and
 // statements of statistics.
 type readStatements struct {
@@ -387,7 +349,7 @@ func (noConnector) Connect(context.Context) (driver.Conn, error) { return nil, d
 func (noConnector) Driver() driver.Driver                        { return nil }
 
 // tables are the names that a statement can hold in braces.
-var tables = []string{"meta", "streams", "events", "snapshots", "projections", "parked"}
+var tables = []string{"meta", "streams", "events", "snapshots", "projections", "parked", "verdicts"}
 
 // bind puts a statement into the form in which the database takes it.
 func (d *Dialect) bind(prefix, text string) string {

@@ -35,6 +35,13 @@ var (
 	// deleted, be it that its read model is still to be dropped.
 	ErrProjectionNotFound = errors.New("eventstore: projection not found")
 
+	// ErrProjectionChanged is returned by runs of a definition that wants events which earlier definitions of
+	// the same name and version have passed over. See [Projection].OnChange.
+	ErrProjectionChanged = errors.New("eventstore: the projection's definition has changed")
+
+	// ErrEventNotFound is returned when no event has the given ID, or is parked at the given position.
+	ErrEventNotFound = errors.New("eventstore: event not found")
+
 	// ErrLeaseLost says that another runner has taken a projection over. [Step.Emit],
 	// [Step.LinkTo] and [Step.Tx] return it; the transaction they belong to can't commit.
 	ErrLeaseLost = errors.New("eventstore: lease lost")
@@ -130,6 +137,12 @@ func (e *locatedError) Unwrap() error { return e.err }
 func (e *locatedError) Error() string {
 	return prefix + e.where + ": " + strings.TrimPrefix(e.err.Error(), prefix)
 }
+
+// unprefixed is an error in the middle of another's text.
+type unprefixed struct{ error }
+
+func (e unprefixed) Error() string { return strings.TrimPrefix(e.error.Error(), prefix) }
+func (e unprefixed) Unwrap() error { return e.error }
 
 // prefix begins the text of every error of this package.
 const prefix = "eventstore: "

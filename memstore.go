@@ -46,12 +46,17 @@ type memProjection struct {
 	projectionRow
 	leaseUntil time.Time
 	parked     map[Position]parkedRow
+	judged     map[Position]controlKind
+	kept       definition
+	changingAt int64 // the epoch whose holder is changing it
+	last       ProjectionControl
 }
 
 // current is the row as a reader sees it now.
 func (p *memProjection) current() projectionRow {
 	row := p.projectionRow
 	row.held = time.Now().Before(p.leaseUntil)
+	row.changing = p.changingAt == p.epoch
 	return row
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 )
@@ -100,6 +101,13 @@ func (u *memTx) commit(c checkpoint) (bool, error) {
 	}
 	if c.resumed {
 		p.status, p.retry = StatusRunning, false
+		for at, row := range p.parked {
+			row.retry = false
+			p.parked[at] = row
+		}
+	}
+	if c.judged {
+		maps.DeleteFunc(p.judged, func(at Position, _ controlKind) bool { return at <= c.position })
 	}
 	if c.emptied {
 		p.emitted = false

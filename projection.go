@@ -27,8 +27,39 @@ import (
 // process runs them, and relays share the names. The state is stored by the store's codec, so that
 // only what the codec writes of an S survives a restart.
 type Projection[S any] struct {
-	Name string // 1 to 255 bytes
+	Name string // 1 to 255 bytes, without "@"
+
+	// Version tells definitions of one name apart. Each version has a position, a state, parked events and
+	// a lease of its own: raising it builds the projection anew beside the older one, which processes
+	// with the older definition go on running and reading. By name, as in [Store.ResetProjection] and
+	// [ProjectionInfo], version 2 of "loans" is "loans@2"; so is the stream that it emits to. Zero and
+	// one are the name itself. Name and version have at most 255 bytes together.
+	Version int
+
 	From Selection
+
+	// After is the position after which a projection begins that has never run; [Latest] is what is
+	// sealed by then. A reset begins at the first event all the same.
+	After Position
+
+	// OnChange says what a run does whose definition wants events that an earlier definition of the same
+	// name and version has passed over. Default: [RefuseChange].
+	//
+	// What a definition wants are the streams and categories of From times the stored names of the events
+	// that its handlers take, those counted in that upcasters make of them. The row of the projection
+	// keeps the set that has been taken in.
+	//
+	//   - A definition that wants more takes the lease at once, also from a runner of the older one. If
+	//     an event that it wants has been passed over, OnChange decides; otherwise it goes on.
+	//   - One that wants less is an older definition. It takes the lease only when it is free, and stands
+	//     by before the first event that it would pass over; [ProjectionInfo].Error says so. With another
+	//     OnChange than RefuseChange its set becomes the stored one instead.
+	//   - One that lacks some and adds others is [ErrProjectionChanged], unless OnChange says otherwise:
+	//     then it takes the lease when that is free.
+	//
+	// Changes of matches, of Init and of what handlers do are not noticed: raise Version for those.
+	OnChange Change
+
 	Init func() S // the state before the first event; default: the zero S
 
 	// When are the handlers: [On], [OnEvent] and [OnAny] change the state, [Do] and [DoAny] have
@@ -41,7 +72,8 @@ type Projection[S any] struct {
 	ReadModel ReadModel
 
 	// OnError decides what becomes of an event whose handling has failed; attempt counts its
-	// tries, from 1. Default: [Retry] three times, then [Fail].
+	// tries, from 1. Default: [Retry] three times, then [Fail]. If a function panicked, err is a
+	// [*PanicError]. If OnError panics itself, that counts as Fail.
 	//
 	// It is asked only about what a handler did. A deadlock, a lost connection, a server that is
 	// read-only or out of space, and a failure of the store's own statements blame no event: the runner
@@ -114,22 +146,23 @@ func (p *Projection[S]) CatchUp(ctx context.Context, s *Store) (Checkpoint[S], e
 // [ErrProjectionNotFound].
 func (p *Projection[S]) Load(ctx context.Context, s *Store) (Checkpoint[S], error) {
 	var cp Checkpoint[S]
-	if err := checkName("Projection.Name", p.Name); err != nil {
+	name, err := checkDefined("Projection", p.Name, p.Version)
+	if err != nil {
 		return cp, err
 	}
-	row, found, err := s.backend.projection(ctx, p.Name)
+	row, found, err := s.backend.projection(ctx, name)
 	switch {
 	case err != nil:
 		return cp, err
 	case !found || row.status == StatusDeleting:
-		return cp, notFound(p.Name)
+		return cp, notFound(name)
 	}
-	if err := p.own(&row); err != nil {
+	if err := own(name, &row); err != nil {
 		return cp, err
 	}
-	f := p.projector(s)
+	f := p.projector(s, name)
 	if err := f.restore(row.state); err != nil {
-		return cp, fmt.Errorf("eventstore: state of projection %q: %w", p.Name, err)
+		return cp, within(fmt.Sprintf("state of projection %q", name), err)
 	}
 	return Checkpoint[S]{row.position, f.state}, nil
 }
@@ -141,7 +174,8 @@ func (p *Projection[S]) Load(ctx context.Context, s *Store) (Checkpoint[S], erro
 // which therefore should have a deadline, and returns ctx.Err(). So it does on a store from
 // [Store.WithTx] for events of that transaction, which nobody sees before its commit.
 func (p *Projection[S]) Wait(ctx context.Context, s *Store, at Position) error {
-	if err := checkName("Projection.Name", p.Name); err != nil {
+	name, err := checkDefined("Projection", p.Name, p.Version)
+	if err != nil {
 		return err
 	}
 	longest := p.Poll
@@ -151,9 +185,9 @@ func (p *Projection[S]) Wait(ctx context.Context, s *Store, at Position) error {
 	poll := newPoller(s.progress, longest)
 	for {
 		poll.listen()
-		row, found, err := s.backend.projection(ctx, p.Name)
+		row, found, err := s.backend.projection(ctx, name)
 		if err == nil {
-			err = p.own(&row)
+			err = own(name, &row)
 		}
 		switch {
 		case err != nil && !transient(err):
@@ -190,15 +224,19 @@ func (p *Projection[S]) Delete(ctx context.Context, s *Store, emitted bool) erro
 	return s.deleteProjection(ctx, r, emitted)
 }
 
-// own returns an error if the row of the projection's name is a relay's.
-func (p *Projection[S]) own(row *projectionRow) error {
-	c := runnerConfig{name: p.Name, kind: kindProjection}
+// own returns an error if the row of a projection's name is a relay's.
+func own(name string, row *projectionRow) error {
+	c := runnerConfig{name: name, kind: kindProjection}
 	return c.mismatch(row)
 }
 
 // runner checks the definition and returns what runs it.
 func (p *Projection[S]) runner(s *Store) (*runner, *projector[S], error) {
-	c := runnerConfig{name: p.Name, kind: kindProjection, from: p.From, batchSize: p.BatchSize, poll: p.Poll, term: p.Lease, readModel: p.ReadModel}
+	name, err := checkDefined("Projection", p.Name, p.Version)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := runnerConfig{name: name, kind: kindProjection, from: p.From, after: p.After, onChange: p.OnChange, batchSize: p.BatchSize, poll: p.Poll, term: p.Lease, readModel: p.ReadModel}
 	if err := c.check("Projection"); err != nil {
 		return nil, nil, err
 	}
@@ -206,9 +244,9 @@ func (p *Projection[S]) runner(s *Store) (*runner, *projector[S], error) {
 		return nil, nil, fmt.Errorf("eventstore: a projection inside a transaction: %w", errors.ErrUnsupported)
 	}
 	if _, memory := s.backend.(*memBackend); memory && p.ReadModel != nil {
-		return nil, nil, fmt.Errorf("eventstore: projection %q: a read model on a memory store: %w", p.Name, errors.ErrUnsupported)
+		return nil, nil, fmt.Errorf("eventstore: projection %q: a read model on a memory store: %w", name, errors.ErrUnsupported)
 	}
-	f := p.projector(s)
+	f := p.projector(s, name)
 	for i, h := range p.When {
 		if h == nil {
 			return nil, nil, invalid("Projection.When[%d] is nil", i)
@@ -219,13 +257,18 @@ func (p *Projection[S]) runner(s *Store) (*runner, *projector[S], error) {
 		}
 		f.handlers.add(e.name, e)
 	}
-	c.names, c.consumer = s.storedNames(f.handlers.names()), f
+	names := f.handlers.names()
+	c.names, c.consumer = s.storedNames(names), f
+	if names != nil {
+		names = s.codec.stored(names)
+	}
+	c.wanted = newWantedSet(p.From, names)
 	return newRunner(s, c), f, nil
 }
 
 // projector returns what takes in the events, without its handlers.
-func (p *Projection[S]) projector(s *Store) *projector[S] {
-	f := &projector[S]{name: p.Name, store: s, init: p.Init, onError: p.OnError}
+func (p *Projection[S]) projector(s *Store, name string) *projector[S] {
+	f := &projector[S]{name: name, store: s, init: p.Init, onError: p.OnError}
 	if f.onError == nil {
 		f.onError = defaultOnError
 	}

@@ -100,7 +100,19 @@ func (s *Store) ParkedEvents(ctx context.Context, projection string) ([]ParkedEv
 // order: by its runner at once, or when it is next run. What fails again stays, with what stands
 // behind it. If none of this name has ever run, or it has been deleted: [ErrProjectionNotFound].
 func (s *Store) RetryParked(ctx context.Context, projection string) error {
-	return s.controlProjection(ctx, projection, control{kind: controlRetryParked})
+	return s.controlProjection(ctx, projection, control{kind: controlRetry})
+}
+
+// RetryParkedEvent has one parked event tried again, by its position, and if it succeeds those of its
+// aggregate that wait for it, in order. The projection's runner does it, at once or when it is next
+// run. An event that waits for another parked one is [ErrInvalid]; one that is not parked is
+// [ErrEventNotFound]. If no projection of this name has ever run, or it has been deleted:
+// [ErrProjectionNotFound].
+func (s *Store) RetryParkedEvent(ctx context.Context, projection string, at Position) error {
+	if at < 1 {
+		return invalid("position %d", at)
+	}
+	return s.controlProjection(ctx, projection, control{kind: controlRetry, position: at})
 }
 
 // DropParked gives up an event that a projection has set aside. Later ones of its aggregate stay
@@ -108,6 +120,55 @@ func (s *Store) RetryParked(ctx context.Context, projection string) error {
 // name has ever run, or it has been deleted: [ErrProjectionNotFound].
 func (s *Store) DropParked(ctx context.Context, projection string, p Position) error {
 	return s.controlProjection(ctx, projection, control{kind: controlDropParked, position: p})
+}
+
+// PauseProjection has all runs of a projection or relay stand by, wherever they are, until
+// [Store.ResumeProjection]: also those that are started later. When it has returned, nothing more is
+// committed, although a relay's call of Publish that is in flight goes on. Pausing a paused projection does
+// nothing. A reset leaves it paused, [Store.StopProjection] ends its runs, a delete ends the pause.
+// If no projection of this name has ever run, or it has been deleted: [ErrProjectionNotFound].
+func (s *Store) PauseProjection(ctx context.Context, name string) error {
+	return s.controlProjection(ctx, name, control{kind: controlPause})
+}
+
+// ResumeProjection ends a pause: runs that stand by go on. Resuming a projection that is not paused
+// does nothing. If no projection of this name has ever run, or it has been deleted:
+// [ErrProjectionNotFound].
+func (s *Store) ResumeProjection(ctx context.Context, name string) error {
+	return s.controlProjection(ctx, name, control{kind: controlResume})
+}
+
+// SkipEvent has a projection or relay pass over the event at a position as if it were not there: when it
+// comes to the event, or at once if the event is the one that it fails on. An event that the projection
+// has taken in already is [ErrInvalid]. A position at which it finds no event has no effect. A later
+// call of SkipEvent or [Store.ParkEvent] for the same position takes the place of an earlier one, and a
+// reset forgets both. If no projection of this name has ever run, or it has been deleted:
+// [ErrProjectionNotFound].
+func (s *Store) SkipEvent(ctx context.Context, name string, at Position) error {
+	return s.judge(ctx, name, control{kind: controlSkip, position: at})
+}
+
+// ParkEvent is [Store.SkipEvent], but sets the event aside as [Park] does, and later events of its
+// aggregate after it.
+func (s *Store) ParkEvent(ctx context.Context, name string, at Position) error {
+	return s.judge(ctx, name, control{kind: controlPark, position: at})
+}
+
+// judge is a control call about an event that the projection has not come to.
+func (s *Store) judge(ctx context.Context, name string, c control) error {
+	if c.position < 1 {
+		return invalid("position %d", c.position)
+	}
+	return s.controlProjection(ctx, name, c)
+}
+
+// AcceptProjection forgets which events earlier definitions of a projection or relay took in, and ends
+// the hold of its runner: the next definition that takes the lease is accepted as it is, and what it
+// wants counts as taken in up to the projection's position. If older processes still run the
+// projection, one of them may be the next. If no projection of this name has ever run, or it has been
+// deleted: [ErrProjectionNotFound].
+func (s *Store) AcceptProjection(ctx context.Context, name string) error {
+	return s.controlProjection(ctx, name, control{kind: controlAccept})
 }
 
 func notFound(projection string) error {
@@ -126,6 +187,7 @@ func (s *Store) controlProjection(ctx context.Context, name string, c control) e
 	if err := s.checkControl(name); err != nil {
 		return err
 	}
+	c.by = newOwner()
 	found, err := s.backend.control(ctx, name, c)
 	if err != nil {
 		return err
@@ -133,6 +195,7 @@ func (s *Store) controlProjection(ctx context.Context, name string, c control) e
 	if !found {
 		return notFound(name)
 	}
+	s.opts.Logger.InfoContext(ctx, "projection controlled", "projection", name, "owner", c.by, "action", string(c.kind), "position", c.position)
 	s.leases.revoke(name)
 	s.progress.publish()
 	return nil
@@ -155,17 +218,14 @@ func (s *Store) controlDefined(ctx context.Context, r *runner, c control) error 
 // resetProjection resets what r runs, and leaves to another runner only a read model that r does
 // not know.
 func (s *Store) resetProjection(ctx context.Context, r *runner) error {
-	if err := s.controlDefined(ctx, r, control{kind: controlReset}); err != nil {
+	sealed, _, err := s.backend.seal(ctx)
+	if err != nil {
 		return err
 	}
-	return s.carryOut(ctx, r, StatusResetting, func(ctx context.Context, row *projectionRow) error {
-		if r.readModel != nil {
-			if err := r.makeReadModel(ctx, row); err != nil {
-				return err
-			}
-		}
-		return r.finishReset(ctx, row)
-	})
+	if err := s.controlDefined(ctx, r, control{kind: controlReset, sealed: sealed}); err != nil {
+		return err
+	}
+	return s.carryOut(ctx, r, StatusResetting, r.reset)
 }
 
 func (s *Store) deleteProjection(ctx context.Context, r *runner, emitted bool) error {

@@ -74,6 +74,11 @@ type Step[S any] struct {
 	State *S    // the projection's, with the events before; changes are stored with the position
 	Event Event // as it is stored; [Do] has it decoded
 
+	// Replay reports whether the event was sealed before this version of the projection first ran, or was
+	// last reset. Handlers with effects elsewhere, such as mail, leave those out then. A parked event
+	// that is retried has the Replay of its first turn.
+	Replay bool
+
 	tx     *batchTx
 	record *record
 }
@@ -90,6 +95,9 @@ type Step[S any] struct {
 //
 // If another runner has taken over: [ErrLeaseLost], as far as this one can know; what it has not
 // noticed, its commit does. On a memory store: [errors.ErrUnsupported].
+//
+// A parameter of a query that is a driver.Valuer must not panic: the run survives that, but database/sql counts the
+// connection as in use from then on.
 //
 // The transaction holds a connection of the pool. A call of the store outside it, with the handler's context,
 // needs another one: if handlers hold all that the pool may open, and wait, it returns [ErrInvalid].

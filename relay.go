@@ -16,15 +16,19 @@ import (
 // belongs to one of the two; a definition of the other kind is [ErrInvalid]. A relay owns no stream:
 // resetting or deleting it deletes no event.
 type Relay struct {
-	Name string // 1 to 255 bytes
+	Name string // 1 to 255 bytes, without "@"
 	From Selection
 
 	// Publish hands events on, in position order, as they are stored. When it returns nil they
 	// are done with. After an error, or if the process dies, they come again, in batches that may
 	// be others: a relay never skips an event, and tries for as long as ctx lasts, after pauses of
-	// up to two seconds. Meanwhile [ProjectionInfo].Error is the last error, and Options.Logger is
-	// told of each. ctx ends when another runner takes over.
+	// up to two seconds. A panic is an error too. Meanwhile [ProjectionInfo].Error is the last error, and
+	// Options.Logger is told of each. ctx ends when another runner takes over.
 	Publish func(ctx context.Context, events []Event) error
+
+	// After is the position after which a relay begins that has never run; [Latest] is what is sealed by
+	// then. A reset begins at the first event all the same.
+	After Position
 
 	BatchSize int           // the most events of a call; zero: 1000
 	Poll      time.Duration // the longest wait between looks for new events; zero: 500ms
@@ -37,7 +41,11 @@ type Relay struct {
 // Run follows the log like [Projection.Run]: it returns ctx.Err() when ctx ends, and nil when it is
 // stopped.
 func (rl *Relay) Run(ctx context.Context, s *Store) error {
-	c := runnerConfig{name: rl.Name, kind: kindRelay, from: rl.From, batchSize: rl.BatchSize, poll: rl.Poll, term: rl.Lease, consumer: &publisher{rl, s}}
+	name, err := checkDefined("Relay", rl.Name, 0)
+	if err != nil {
+		return err
+	}
+	c := runnerConfig{name: name, kind: kindRelay, from: rl.From, wanted: newWantedSet(rl.From, nil), after: rl.After, batchSize: rl.BatchSize, poll: rl.Poll, term: rl.Lease, consumer: &publisher{rl, s}}
 	if err := c.check("Relay"); err != nil {
 		return err
 	}
@@ -60,17 +68,21 @@ func (*publisher) restore([]byte) error    { return nil }
 func (*publisher) encode() ([]byte, error) { return nil, nil }
 
 func (f *publisher) handle(ctx context.Context, _ *batchTx, rows []record) (int, error) {
+	if err := survive(func() error { return f.publish(ctx, rows) }); err != nil {
+		return 0, err
+	}
+	return len(rows), nil
+}
+
+func (f *publisher) publish(ctx context.Context, rows []record) error {
 	events := make([]Event, len(rows))
 	for i := range rows {
 		var err error
 		if events[i], err = f.store.loadCopy(ctx, &rows[i]); err != nil {
-			return 0, err
+			return err
 		}
 	}
-	if err := f.relay.Publish(ctx, events); err != nil {
-		return 0, err
-	}
-	return len(rows), nil
+	return f.relay.Publish(ctx, events)
 }
 
 func (*publisher) decide(context.Context, *record, error, int) ErrorAction { return Retry }

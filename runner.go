@@ -28,6 +28,12 @@ type runner struct {
 	started        bool     // generation is known
 	generation     int64
 	readModelReady bool // the read model is there
+
+	wants     string        // the hash of the definition's set
+	before    projectionRow // as it was when the lease was taken
+	kept      *wantedSet    // of the row, as last read
+	keptWants string        // its hash
+	barred    *barredError  // why the lease was given back
 }
 
 // newRunner returns a runner for a checked definition, with what it leaves open filled in.
@@ -36,22 +42,28 @@ func newRunner(s *Store, c runnerConfig) *runner {
 	c.poll = cmp.Or(c.poll, defaultPoll)
 	c.term = cmp.Or(c.term, defaultLease)
 	r := &runner{runnerConfig: c, store: s, target: noTarget}
-	r.batches = &batcher{runnerConfig: &r.runnerConfig, store: s, limit: min(firstPage, c.batchSize), window: minWindow}
+	if c.wanted != nil {
+		r.wants = c.wanted.hash()
+	}
+	r.batches = &batcher{looker: looker{runnerConfig: &r.runnerConfig, store: s, limit: min(firstPage, c.batchSize), window: minWindow}}
 	return r
 }
 
 // run follows until ctx ends, somebody stops it, the target is reached, or something fails for good.
 func (r *runner) run(ctx context.Context) error {
 	r.owner = newOwner()
+	var barred *barredError
 	for {
-		err := r.hold(ctx)
+		err := surviveStore(func() error { return r.hold(ctx) })
 		switch {
 		case errors.Is(err, errStopped):
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case terminal(err):
+		case terminal(err) || errors.Is(err, ErrProjectionChanged):
 			return err
+		case errors.As(err, &barred):
+			r.standBy(ctx, barred)
 		case errors.Is(err, ErrLeaseLost):
 			r.store.opts.Logger.InfoContext(ctx, "lease lost", "projection", r.name, "owner", r.owner)
 		case transient(err):
@@ -89,7 +101,11 @@ func (r *runner) hold(ctx context.Context) (err error) {
 	errText := ""
 	l := r.store.leases.begin(ctx, r.store.backend, r.name, r.owner, row.epoch, r.term)
 	r.batches.lease, r.batches.noted = l, false
+	returned := false
 	defer func() {
+		if !returned {
+			err = errGoexit
+		}
 		if l.lost() && !errors.Is(err, errStopped) {
 			err = ErrLeaseLost
 		}
@@ -101,16 +117,39 @@ func (r *runner) hold(ctx context.Context) (err error) {
 				}
 				return // run takes it again
 			}
-			status, errText = StatusFailed, errorText(err)
+			var ok bool
+			if status, errText, ok = r.changeOutcome(err); !ok {
+				status, errText = StatusFailed, errorText(err)
+			}
 		}
 		r.release(ctx, status, errText)
 	}()
 	r.store.opts.Logger.InfoContext(ctx, "lease taken", "projection", r.name, "owner", r.owner, "epoch", row.epoch)
-	if err := r.prepare(l.ctx, &row); err != nil {
-		return err
-	}
-	return r.batches.follow(l.ctx, r.target)
+	err = surviveStore(func() error {
+		if err := r.adopt(l.ctx, &row); err != nil {
+			return err
+		}
+		if err := r.prepare(l.ctx, &row); err != nil {
+			return err
+		}
+		return r.batches.follow(l.ctx, r.target)
+	})
+	returned = true
+	return err
 }
+
+// surviveStore is survive for the store's own work, where all of the application's functions are called by survive.
+// What panics then is the driver: no event is to blame, and the database is asked again.
+func surviveStore(fn func() error) error {
+	var err error
+	if panicked := survive(func() error { err = fn(); return nil }); panicked != nil {
+		return &statementError{"projection", panicked, errUnavailable}
+	}
+	return err
+}
+
+// errGoexit is why a run has ended that has not returned.
+var errGoexit = errors.New("eventstore: runtime.Goexit has ended the goroutine of the run")
 
 // release gives the lease back, also when ctx is over, but not at any price: it runs out by itself.
 func (r *runner) release(ctx context.Context, status ProjectionStatus, errText string) {
@@ -136,7 +175,7 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 		case r.kind != row.kind && row.kind != "":
 			return row, r.mismatch(&row)
 		case !found:
-			if err := r.store.backend.createProjection(ctx, r.name); err != nil {
+			if err := r.create(ctx); err != nil {
 				return row, err
 			}
 			continue
@@ -159,15 +198,16 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 		if !r.started {
 			r.started, r.generation = true, row.generation
 		}
-		switch {
-		case row.generation != r.generation:
+		if row.generation != r.generation {
 			r.release(ctx, StatusIdle, "")
 			return row, r.end(&row)
-		case r.caughtUp(&row):
-			return row, r.end(&row)
 		}
-		if row.free(r.owner) {
-			if taken, err := r.store.backend.takeLease(ctx, &row, r.claim(&row)); err != nil {
+		claim, err := r.mayTake(ctx, &row)
+		if err != nil {
+			return row, err
+		}
+		if claim != nil {
+			if taken, err := r.store.backend.takeLease(ctx, &row, *claim); err != nil {
 				return row, err
 			} else if taken {
 				// Whatever was under way when the lease was taken is stored by now, or never will be.
@@ -176,6 +216,7 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 					return now, err
 				}
 				if found && now.owner == r.owner {
+					r.before = row
 					now.readModel = now.readModel || row.readModel
 					return now, nil
 				}
@@ -186,6 +227,53 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 			return row, err
 		}
 	}
+}
+
+// create makes the projection's row.
+func (r *runner) create(ctx context.Context) error {
+	sealed, _, err := r.store.backend.seal(ctx)
+	if err != nil {
+		return err
+	}
+	after := r.after
+	if after == Latest {
+		after = sealed
+	}
+	return r.store.backend.createProjection(ctx, r.name, after, sealed)
+}
+
+// mayTake returns what to take the lease with, or nil to stand by. It returns errStopped when nothing is left
+// to do for a catch-up, and ErrProjectionChanged when the definition is refused as things are.
+func (r *runner) mayTake(ctx context.Context, row *projectionRow) (*leaseClaim, error) {
+	free := row.free(r.owner)
+	rel, ok, err := r.relationTo(ctx, row)
+	switch {
+	case err != nil || !ok:
+		return nil, err
+	case rel == relationNeither && r.onChange == RefuseChange:
+		return nil, r.neither(r.kept)
+	case r.caughtUp(row) && r.settled(row, rel):
+		return nil, r.end(row)
+	case row.paused && row.status == StatusResetting && free:
+		return nil, r.withLease(ctx, row, r.reset)
+	case row.paused:
+		return nil, nil
+	case rel == relationNarrower && r.onChange == RefuseChange && free:
+		free, err = r.unbarred(ctx, row)
+	case rel == relationWider && r.onChange == RefuseChange:
+		err = r.refusedBefore(ctx, row)
+	}
+	claim := r.claim(row)
+	if rel == relationWider {
+		claim.over = row.wants
+	}
+	claim.changing = rel == relationWider || rel == relationNeither || rel == relationNarrower && r.onChange != RefuseChange
+	// A wider definition takes it from any holder but one that is about to change the set itself: two of them
+	// would take it from each other for as long as a look lasts.
+	if err != nil || !free && (rel != relationWider || row.changing) {
+		return nil, err
+	}
+	return &claim, nil
 }
 
 // claim is what the runner takes a lease with.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 )
 
@@ -14,46 +15,17 @@ import (
 // next batch outside any transaction while the consumer takes in the one before. What handlers
 // write and the checkpoint commit together, if the lease's epoch is still the runner's own.
 type batcher struct {
-	*runnerConfig // the runner's
-	store         *Store
+	looker
 
 	lease    *lease
 	position Position // as stored
 	state    []byte   // as stored
+	replayTo Position // as stored
 	parked   map[aggregateKey]bool
 	failures int // since there was last progress
 	losses   losses
 	told     bool // ProjectionInfo.Error says why a try has failed
 	noted    bool // that of this hold
-
-	limit     int  // of a page
-	lastFound int  // in the last page
-	last      page // how that was read
-	window    Position
-	sealed    Position  // as of the last look at what is
-	looked    time.Time // when that was
-}
-
-const (
-	// A look covers at least minWindow positions and then as many more as can be looked at
-	// quickly, so that an event which is rare in a long log is searched for in steps, each of
-	// which is remembered.
-	minWindow = 10000
-	maxWindow = 1 << 40
-	quickLook = 50 * time.Millisecond
-	slowLook  = 500 * time.Millisecond
-
-	paceTime = 10 * time.Millisecond // from one look that found all there was to the next
-)
-
-// lookResult is what a look at the log has found.
-type lookResult struct {
-	rows    []record
-	upTo    Position // the position behind which to look next
-	more    bool     // sealed events are left behind upTo
-	settled bool     // unless another look soon may get further
-	began   time.Time
-	err     error
 }
 
 // resume goes to where row says that the consumer is.
@@ -61,17 +33,20 @@ func (b *batcher) resume(ctx context.Context, row *projectionRow) error {
 	if row.position < b.position {
 		b.losses = losses{} // it has been reset
 	}
-	b.position, b.state = row.position, row.state
+	b.position, b.state, b.replayTo = row.position, row.state, row.replayTo
 	if err := b.restore(b.state); err != nil {
 		return err
 	}
 	waiting, err := b.store.backend.parked(ctx, b.name)
+	if err == nil {
+		b.verdicts, err = b.store.backend.verdicts(ctx, b.name)
+	}
 	if err != nil {
 		return err
 	}
 	b.parked = map[aggregateKey]bool{}
 	for _, p := range waiting {
-		b.parked[aggregateKey{p.stream, p.aggregateID}] = true
+		b.parked[p.aggregate()] = true
 	}
 	if row.retry {
 		return b.retryParked(ctx, waiting)
@@ -85,11 +60,11 @@ func (b *batcher) follow(ctx context.Context, target Position) error {
 	poll := newPoller(b.store.appended, b.poll)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var ahead chan lookResult
+	var ahead *background[lookResult]
 	defer func() {
 		cancel()
 		if ahead != nil {
-			<-ahead
+			ahead.end()
 		}
 	}()
 	checked := time.Now()
@@ -100,8 +75,9 @@ func (b *batcher) follow(ctx context.Context, target Position) error {
 		if ahead == nil {
 			ahead = b.fetch(ctx, poll, b.position)
 		}
-		next := <-ahead
+		look := ahead
 		ahead = nil
+		next := look.wait()
 		if next.err != nil {
 			return next.err
 		}
@@ -116,12 +92,18 @@ func (b *batcher) follow(ctx context.Context, target Position) error {
 			if err := b.process(ctx, next.rows, next.upTo); err != nil {
 				return err
 			}
+			if next.barred != nil && (target == noTarget || b.position < target) {
+				return b.stand(next.barred)
+			}
 			if !next.more && target == noTarget && len(next.rows) > 1 {
 				if err := b.pace(ctx, next.began); err != nil {
 					return err
 				}
 			}
 			continue
+		}
+		if next.barred != nil {
+			return b.stand(next.barred)
 		}
 		if err := poll.wait(ctx, next.settled); err != nil {
 			return err
@@ -133,6 +115,11 @@ func (b *batcher) follow(ctx context.Context, target Position) error {
 			checked = time.Now()
 		}
 	}
+}
+
+// stand returns the error that ends the hold on the lease before an event.
+func (b *batcher) stand(at *record) error {
+	return &barredError{event: *at, wants: b.bar.hash(), after: b.position}
 }
 
 // pace lets events gather before the next look, if more than one came at once and nobody is waiting
@@ -156,65 +143,6 @@ func (b *batcher) check(ctx context.Context) error {
 		err = ErrLeaseLost
 	}
 	return err
-}
-
-// fetch looks for sealed events after a position, beside the caller.
-func (b *batcher) fetch(ctx context.Context, poll *poller, after Position) chan lookResult {
-	out := make(chan lookResult, 1)
-	go func() {
-		var next lookResult
-		next.err = b.look(ctx, poll, after, &next)
-		out <- next
-	}()
-	return out
-}
-
-func (b *batcher) look(ctx context.Context, poll *poller, after Position, next *lookResult) error {
-	poll.listen()
-	next.began, next.settled = time.Now(), true
-	// What was sealed stays so. A runner far behind still seals now and then, for those who look at
-	// Stats while no other does.
-	if b.sealed <= after || next.began.Sub(b.looked) > b.poll {
-		var err error
-		if b.sealed, next.settled, err = b.store.backend.seal(ctx); err != nil {
-			return err
-		}
-		b.looked = next.began
-	}
-	next.upTo = max(after, min(b.sealed, after+b.window))
-	if next.upTo == after {
-		return nil
-	}
-	began := time.Now()
-	q := &page{sparse: b.last.sparse, perRow: b.last.perRow, from: b.from, names: b.names, after: after, before: next.upTo + 1, window: next.upTo < b.sealed, newest: next.upTo == b.sealed, limit: b.limit, sizeHint: b.lastFound}
-	rows, more, err := b.store.backend.readPage(ctx, q)
-	if err != nil {
-		return err
-	}
-	b.lastFound, b.last = len(rows), page{sparse: q.sparse, perRow: q.perRow}
-	if more {
-		next.upTo = q.after
-		if len(rows) > 0 {
-			b.limit = pageSize(rows, b.batchSize)
-		}
-	} else if took := time.Since(began); took < quickLook {
-		b.window = min(2*b.window, maxWindow)
-	} else if took > slowLook {
-		b.window = max(b.window/2, minWindow)
-	}
-	next.more = next.upTo < b.sealed
-	picker := b.from.picker()
-	next.rows = rows[:0]
-	for i := range rows {
-		picked, err := picker.picks(&rows[i])
-		if err != nil {
-			return err
-		}
-		if picked {
-			next.rows = append(next.rows, rows[i])
-		}
-	}
-	return nil
 }
 
 // process takes in a batch, whatever becomes of single events, and moves the checkpoint to upTo.
@@ -267,7 +195,7 @@ func (b *batcher) process(ctx context.Context, rows []record, upTo Position) err
 }
 
 func (b *batcher) begin(ctx context.Context) *batchTx {
-	return &batchTx{inner: b.store.backend.begin(ctx), store: b.store, lease: b.lease, name: b.name, due: time.Now().Add(b.term / 2)}
+	return &batchTx{inner: b.store.backend.begin(ctx), store: b.store, lease: b.lease, name: b.name, replayTo: b.replayTo, due: time.Now().Add(b.term / 2)}
 }
 
 // unknown is how many events went well when it turned out only at the commit that one did not: a
@@ -330,7 +258,7 @@ func (b *batcher) keepLease(ctx context.Context, tx *batchTx, rows []record) err
 func (b *batcher) handle(ctx context.Context, tx *batchTx, rows []record) (done int, err error) {
 	for done < len(rows) {
 		next := done
-		for next < len(rows) && !b.waits(&rows[next]) {
+		for next < len(rows) && !b.waits(tx, &rows[next]) && b.verdict(&rows[next]) == "" {
 			next++
 		}
 		if next > done {
@@ -340,7 +268,7 @@ func (b *batcher) handle(ctx context.Context, tx *batchTx, rows []record) (done 
 			}
 		}
 		if next < len(rows) {
-			if err := tx.park(&rows[next], ""); err != nil {
+			if err := b.setAside(tx, &rows[next]); err != nil {
 				return done, err
 			}
 			done++
@@ -350,8 +278,9 @@ func (b *batcher) handle(ctx context.Context, tx *batchTx, rows []record) (done 
 }
 
 // waits reports whether an event has to be set aside, since an earlier one of its aggregate is.
-func (b *batcher) waits(r *record) bool {
-	return len(b.parked) > 0 && b.parked[aggregateKey{r.stream, r.aggregateID}]
+func (b *batcher) waits(tx *batchTx, r *record) bool {
+	key := aggregateKey{r.stream, r.aggregateID}
+	return b.parked[key] || tx.parked[key]
 }
 
 // undo takes back what handlers have done, and says whether the failure was theirs. It is not if the
@@ -381,12 +310,13 @@ func (b *batcher) undo(ctx context.Context, tx *batchTx, done int, failure error
 func (b *batcher) finish(tx *batchTx, upTo Position) error {
 	state, err := b.consumer.encode()
 	if err != nil {
-		return fmt.Errorf("eventstore: state of projection %q: %w", b.name, err)
+		return b.ofState(err)
 	}
-	if err := b.commit(tx, checkpoint{position: upTo, state: state}); err != nil {
+	if err := b.commit(tx, checkpoint{position: upTo, state: state, judged: b.judged(upTo)}); err != nil {
 		return err
 	}
 	b.position, b.failures, b.told = upTo, 0, false
+	maps.Copy(b.parked, tx.parked)
 	if state != nil {
 		b.state = state
 	}
@@ -395,6 +325,16 @@ func (b *batcher) finish(tx *batchTx, upTo Position) error {
 	}
 	b.store.progress.publish()
 	return nil
+}
+
+// judged reports whether there are verdicts on events from the stored position on up to another.
+func (b *batcher) judged(upTo Position) bool {
+	for at := range b.verdicts {
+		if b.position < at && at <= upTo {
+			return true
+		}
+	}
+	return false
 }
 
 // commit commits a transaction, if the lease is still this runner's.
@@ -414,7 +354,11 @@ func (b *batcher) commit(tx *batchTx, c checkpoint) error {
 
 func (b *batcher) restore(state []byte) error {
 	if err := b.consumer.restore(state); err != nil {
-		return fmt.Errorf("eventstore: state of projection %q: %w", b.name, err)
+		return b.ofState(err)
 	}
 	return nil
+}
+
+func (b *batcher) ofState(err error) error {
+	return within(fmt.Sprintf("state of projection %q", b.name), err)
 }

@@ -6,6 +6,7 @@ package eventstore
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 )
 
@@ -14,7 +15,10 @@ type runnerConfig struct {
 	name      string
 	kind      runnerKind // "": of whatever kind it is
 	from      Selection
-	names     []string // under which wanted events are stored; nil: any
+	names     []string   // under which wanted events are stored; nil: any
+	wanted    *wantedSet // what is kept of the definition; nil with kind ""
+	after     Position   // where the first run begins, or Latest
+	onChange  Change
 	batchSize int
 	poll      time.Duration
 	term      time.Duration // of the lease
@@ -31,15 +35,37 @@ const (
 	releaseTime = time.Second
 )
 
+// Latest, as the After of a projection or relay, stands for the position that is sealed when it first runs.
+const Latest Position = -1
+
+// checkDefined finds what is wrong with the name and version of a definition, and returns the name of its
+// row; kind names it in errors.
+func checkDefined(kind, name string, version int) (row string, err error) {
+	if err := checkName(kind+".Name", name); err != nil {
+		return "", err
+	}
+	row = rowName(name, version)
+	switch {
+	case strings.Contains(name, "@"):
+		return "", invalid("%s.Name %q contains \"@\", which separates a name from its version", kind, name)
+	case version < 0:
+		return "", invalid("%s.Version %d is negative", kind, version)
+	case len(row) > maxName:
+		return "", invalid("%s.Name and Version, %.40q…, have %d bytes together, more than %d", kind, row, len(row), maxName)
+	}
+	return row, nil
+}
+
 // check finds what is wrong with a definition; kind names it in errors.
 func (c *runnerConfig) check(kind string) error {
-	if err := checkName(kind+".Name", c.name); err != nil {
-		return err
-	}
 	if err := checkFrom(kind+".From", c.from); err != nil {
 		return err
 	}
 	switch {
+	case c.after < Latest:
+		return invalid("%s.After %d: want a position, or Latest", kind, c.after)
+	case c.onChange < RefuseChange || c.onChange > ContinueOnChange:
+		return invalid("%s.OnChange %d: want RefuseChange, RebuildOnChange or ContinueOnChange", kind, c.onChange)
 	case c.batchSize < 0:
 		return invalid("%s.BatchSize %d", kind, c.batchSize)
 	case c.poll < 0:

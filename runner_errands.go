@@ -26,6 +26,16 @@ func (r *runner) prepare(ctx context.Context, row *projectionRow) error {
 	return r.batches.resume(ctx, row)
 }
 
+// reset carries out a reset that was asked for by name.
+func (r *runner) reset(ctx context.Context, row *projectionRow) error {
+	if r.readModel != nil {
+		if err := r.makeReadModel(ctx, row); err != nil {
+			return err
+		}
+	}
+	return r.finishReset(ctx, row)
+}
+
 // makeReadModel creates the read model in a transaction of its own: on MySQL creating a table ends
 // whatever transaction it is in.
 func (r *runner) makeReadModel(ctx context.Context, row *projectionRow) error {
@@ -55,7 +65,7 @@ func (r *runner) changeReadModel(ctx context.Context, tx backendTx, row *project
 	}
 	sqlTx, err := tx.sqlTx()
 	if err == nil {
-		err = change(tx.handlerContext(ctx), sqlTx)
+		err = survive(func() error { return change(tx.handlerContext(ctx), sqlTx) })
 	}
 	if err != nil {
 		return r.readModelFailed(tx, op, err)
@@ -70,7 +80,7 @@ func (r *runner) readModelFailed(tx backendTx, op string, err error) error {
 	if fault := tx.databaseFault(err); fault != nil {
 		return fault
 	}
-	return fmt.Errorf("eventstore: projection %q: %s read model: %w", r.name, op, err)
+	return &locatedError{fmt.Sprintf("projection %q: %s read model", r.name, op), err}
 }
 
 // finishReset empties what the projection has written, and begins at the beginning.

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -25,15 +26,20 @@ func (b *batcher) lost(ctx context.Context, rows []record, err error) error {
 func (b *batcher) handleFailure(ctx context.Context, one []record, failure error, attempt int) error {
 	ev := &one[0]
 	for ; ; attempt++ {
-		action := b.consumer.decide(ctx, ev, failure, attempt)
-		b.store.opts.Logger.WarnContext(ctx, "projection failed on an event", "projection", b.name, "position", ev.position, "attempt", attempt, "action", action, "error", failure)
+		var action ErrorAction
+		action, failure = b.decide(ctx, ev, failure, attempt)
+		b.logFailure(ctx, ev, failure, attempt, action)
 		switch action {
 		case Retry:
 			b.noteFailure(ctx, failure)
 			if err := sleep(ctx, pauseAfter(attempt)); err != nil {
 				return err
 			}
-			var err error
+			// An operator may have decided on the event meanwhile.
+			err := b.check(ctx)
+			if err != nil {
+				return err
+			}
 			if _, failure, err = b.attempt(ctx, one, ev.position); err != nil {
 				return b.lost(ctx, one, err)
 			}
@@ -51,12 +57,40 @@ func (b *batcher) handleFailure(ctx context.Context, one []record, failure error
 			if err := b.finish(tx, ev.position); err != nil {
 				return err
 			}
-			b.parked[aggregateKey{ev.stream, ev.aggregateID}] = true
 			return nil
 		default:
 			return b.consumer.fatal(ev, failure)
 		}
 	}
+}
+
+// decide asks the definition what becomes of an event. If it panics, the answer is Fail and the failure is both.
+func (b *batcher) decide(ctx context.Context, ev *record, failure error, attempt int) (action ErrorAction, _ error) {
+	err := survive(func() error {
+		action = b.consumer.decide(ctx, ev, failure, attempt)
+		return nil
+	})
+	if err != nil {
+		return Fail, &undecidedError{failure, err}
+	}
+	return action, failure
+}
+
+// undecidedError is a failure about which OnError has panicked.
+type undecidedError struct{ failure, panicked error }
+
+func (e *undecidedError) Error() string {
+	return e.failure.Error() + "; OnError: " + unprefixed{e.panicked}.Error()
+}
+
+func (e *undecidedError) Unwrap() []error { return []error{e.failure, e.panicked} }
+
+func (b *batcher) logFailure(ctx context.Context, ev *record, failure error, attempt int, action ErrorAction) {
+	args := []any{"projection", b.name, "position", ev.position, "attempt", attempt, "action", action, "error", failure}
+	if p := (*PanicError)(nil); errors.As(failure, &p) {
+		args = append(args, "stack", string(p.Stack))
+	}
+	b.store.opts.Logger.WarnContext(ctx, "projection failed on an event", args...)
 }
 
 // noteFailure shows in ProjectionInfo.Error why a runner does not get on, and reports whether it could:
@@ -98,9 +132,12 @@ func errorText(err error) string {
 // retryParked tries the events that have been set aside again, each aggregate's in order. What
 // fails again stays, and what stands behind it.
 func (b *batcher) retryParked(ctx context.Context, waiting []parkedRow) error {
-	clear(b.parked)
+	waiting = toRetry(waiting)
 	for i := range waiting {
-		if !b.parked[aggregateKey{waiting[i].stream, waiting[i].aggregateID}] {
+		delete(b.parked, waiting[i].aggregate())
+	}
+	for i := range waiting {
+		if !b.parked[waiting[i].aggregate()] {
 			if err := b.retryOne(ctx, &waiting[i]); err != nil {
 				return err
 			}
@@ -109,6 +146,21 @@ func (b *batcher) retryParked(ctx context.Context, waiting []parkedRow) error {
 	tx := b.begin(ctx)
 	defer tx.inner.rollback()
 	return b.commit(tx, checkpoint{position: b.position, resumed: true})
+}
+
+// toRetry returns those parked events that are asked for, with all others of their aggregates; all, if
+// none is named.
+func toRetry(waiting []parkedRow) []parkedRow {
+	asked := map[aggregateKey]bool{}
+	for i := range waiting {
+		if waiting[i].retry {
+			asked[waiting[i].aggregate()] = true
+		}
+	}
+	if len(asked) == 0 {
+		return waiting
+	}
+	return slices.DeleteFunc(slices.Clone(waiting), func(p parkedRow) bool { return !asked[p.aggregate()] })
 }
 
 func (b *batcher) retryOne(ctx context.Context, p *parkedRow) error {
@@ -128,7 +180,7 @@ func (b *batcher) retryOne(ctx context.Context, p *parkedRow) error {
 	} else if failure = f; failure == nil {
 		return nil
 	}
-	b.parked[aggregateKey{p.stream, p.aggregateID}] = true
+	b.parked[p.aggregate()] = true
 	tx.inner.rollback()
 	tx = b.begin(ctx)
 	if err := tx.park(&rows[0], errorText(failure)); err != nil {
@@ -157,4 +209,17 @@ func (b *batcher) retryEvent(ctx context.Context, tx *batchTx, rows []record, at
 	}
 	_, failure, err = b.undo(ctx, tx, 0, err)
 	return false, failure, err
+}
+
+// setAside parks an event, or skips it if an operator has said so.
+func (b *batcher) setAside(tx *batchTx, r *record) error {
+	switch {
+	case b.verdict(r) == controlSkip:
+		b.store.opts.Logger.InfoContext(tx.lease.ctx, "event skipped", "projection", b.name, "owner", tx.lease.owner, "position", r.position)
+		return nil
+	case b.waits(tx, r):
+		return tx.park(r, "")
+	}
+	b.store.opts.Logger.InfoContext(tx.lease.ctx, "event parked", "projection", b.name, "owner", tx.lease.owner, "position", r.position)
+	return tx.park(r, "parked by an operator")
 }

@@ -15,16 +15,18 @@ import (
 
 // batchTx is the transaction of one batch: what its handlers do, and how far they are.
 type batchTx struct {
-	inner   backendTx
-	lease   *lease
-	store   *Store
-	name    string
-	due     time.Time // when to commit, with however many events of the batch
-	current *record   // in the hands of handlers, or the last that was
-	stopped bool
-	wrote   bool  // events
-	emits   bool  // the projection's own stream is there, and can't be deleted
-	fault   error // what has ended the transaction, if it was not the handler
+	inner    backendTx
+	lease    *lease
+	store    *Store
+	name     string
+	replayTo Position              // up to which events are replayed
+	parked   map[aggregateKey]bool // by this transaction
+	due      time.Time             // when to commit, with however many events of the batch
+	current  *record               // in the hands of handlers, or the last that was
+	stopped  bool
+	wrote    bool  // events
+	emits    bool  // the projection's own stream is there, and can't be deleted
+	fault    error // what has ended the transaction, if it was not the handler
 }
 
 // sqlTx returns the transaction for a handler's own statements.
@@ -180,8 +182,13 @@ func (t *batchTx) raced(ctx context.Context, s *Store, b Batch) bool {
 
 // park sets an event aside; without an error text it waits behind another of its aggregate.
 func (t *batchTx) park(r *record, errText string) error {
-	err := t.inner.park(t.name, parkedRow{r.position, r.stream, r.aggregateID, errText})
+	row := parkedRow{position: r.position, stream: r.stream, aggregateID: r.aggregateID, errText: errText}
+	err := t.inner.park(t.name, row)
 	t.noteFault(err)
+	if t.parked == nil {
+		t.parked = map[aggregateKey]bool{}
+	}
+	t.parked[row.aggregate()] = true
 	return err
 }
 

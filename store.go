@@ -60,7 +60,7 @@ type Options struct {
 	// Postgres this names the transactions that it waits for as pg_locks does. It is noticed by
 	// whoever seals, so that a store of which nobody reads sealed events is silent. Texts of errors are
 	// logged too: those of this package tell nothing of payloads and metadata, those of handlers and
-	// codecs are the application's. Default: silent.
+	// codecs are the application's. A record on which the logger's handler panics is dropped. Default: silent.
 	Logger *slog.Logger
 
 	// Now is the clock for [Event].RecordedAt and [StreamInfo].CreatedAt; it must be safe for
@@ -145,6 +145,8 @@ func newStore(opts *Options) (*Store, error) {
 	}
 	if s.opts.Logger == nil {
 		s.opts.Logger = slog.New(slog.DiscardHandler)
+	} else {
+		s.opts.Logger = survivingLogger(s.opts.Logger)
 	}
 	s.opts.Middleware = append([]Middleware(nil), s.opts.Middleware...)
 	s.hasLoadMiddleware = slices.ContainsFunc(s.opts.Middleware, func(m Middleware) bool { return m.Load != nil })

@@ -105,8 +105,8 @@ var operations = []struct {
 		},
 	}, {
 		"run projections",
-		rights("SELECT streams", "SELECT, INSERT events", "SELECT, INSERT, UPDATE meta", "SELECT, INSERT, UPDATE, DELETE projections", "SELECT, INSERT, DELETE, UPDATE parked"),
-		rights("SELECT streams", "SELECT, INSERT, UPDATE events", "SELECT, INSERT, UPDATE meta", "SELECT, INSERT, UPDATE, DELETE projections", "SELECT, INSERT, DELETE, UPDATE parked"),
+		rights("SELECT streams", "SELECT, INSERT events", "SELECT, INSERT, UPDATE meta", "SELECT, INSERT, UPDATE, DELETE projections", "SELECT, INSERT, DELETE, UPDATE parked", "SELECT, INSERT, DELETE, UPDATE verdicts"),
+		rights("SELECT streams", "SELECT, INSERT, UPDATE events", "SELECT, INSERT, UPDATE meta", "SELECT, INSERT, UPDATE, DELETE projections", "SELECT, INSERT, DELETE, UPDATE parked", "SELECT, INSERT, DELETE, UPDATE verdicts"),
 		projectAsRole,
 	}, {
 		"delete",
@@ -167,7 +167,7 @@ func appendAsRole(t *testing.T, c roleCall) error {
 	})
 }
 
-// projectAsRole runs a projection that parks events, retries them, and is deleted.
+// projectAsRole runs a projection that parks events, retries them, skips one, and is deleted.
 func projectAsRole(t *testing.T, c roleCall) error {
 	// A hole, for which there will be a gap row.
 	tx, _ := c.ownerLane.AppendOpen(t, c.owner, "hole "+c.id, 1)
@@ -190,6 +190,11 @@ func projectAsRole(t *testing.T, c roleCall) error {
 		func() error { return storetest.Second(c.store.Stats(t.Context())) },
 		func() error { return storetest.Second(c.store.ParkedEvents(t.Context(), c.id)) },
 		func() error { return c.store.RetryParked(t.Context(), c.id) },
+		func() error { return storetest.Second(p.CatchUp(t.Context(), c.store)) },
+		func() error {
+			next := storetest.MustAppend(t, c.owner, "accounts", c.id, es.AnyVersion, storetest.Deposits(1, 1)...)
+			return c.store.SkipEvent(t.Context(), c.id, next[0].Position)
+		},
 		func() error { return storetest.Second(p.CatchUp(t.Context(), c.store)) },
 		func() error { return c.store.DeleteProjection(t.Context(), c.id, false) },
 	} {
@@ -308,7 +313,7 @@ func TestInstallRights(t *testing.T) {
 			l.Exec(t, "GRANT USAGE, CREATE ON SCHEMA public TO "+strings.TrimSuffix(prefix, "_")+"_role")
 		} else {
 			grant(right{"CREATE, SELECT, INSERT, DELETE", "meta"})
-			for _, table := range []string{"streams", "events", "snapshots", "projections", "parked"} {
+			for _, table := range []string{"streams", "events", "snapshots", "projections", "parked", "verdicts"} {
 				grant(right{"CREATE, ALTER, SELECT", table})
 			}
 		}
