@@ -82,20 +82,40 @@ func (b *sqlBackend) deleteAggregate(ctx context.Context, stream, aggregateID st
 //
 // Every append keeps the event before it locked. So while this transaction has the last event
 // locked there is none after it, unless one was committed while it waited for the lock: hence the
-// loop.
+// loop. The first event is locked before. There deletes of one aggregate wait for each other while they hold
+// nothing: one that has locked the last event, which another has not seen, would need the older one that
+// this other has locked. Postgres takes a second to find such a deadlock, and all appends to the aggregate wait.
 func (b *sqlBackend) holdAggregate(ctx context.Context, c conn, id int64, aggregateID string) (positions []int64, err error) {
 	if b.tx != nil {
 		return b.holdAggregateInTx(ctx, c, id, aggregateID)
 	}
 	var version, last int64
-	for last == 0 || last != version {
+	if found, err := c.row(ctx, []any{&last}, b.text.aggregates.lockFirst, id, aggregateID); err != nil || !found {
+		return nil, err
+	}
+	for last = 0; last == 0 || last != version; {
 		version = last
 		if found, err := c.row(ctx, []any{&last}, b.text.aggregates.lockLast, id, aggregateID); err != nil || !found {
 			return nil, err
 		}
 	}
+	if err := b.lockAll(ctx, c, id, aggregateID); err != nil {
+		return nil, err
+	}
 	positions, _, err = b.versionsAfter(ctx, c, id, aggregateID, 0)
 	return positions, err
+}
+
+// lockAll locks each of an aggregate's events, before any is changed, where a lock is not yet a change to an
+// append. An append that has begun before the last event came has an older one locked, and then finds the
+// last's key taken. If this transaction had changed the last event, it would wait for the end of that, and this
+// for its lock on the older one.
+func (b *sqlBackend) lockAll(ctx context.Context, c conn, id int64, aggregateID string) error {
+	if b.text.aggregates.lockAll == "" {
+		return nil
+	}
+	_, err := c.row(ctx, []any{new(int64)}, b.text.aggregates.lockAll, id, aggregateID)
+	return err
 }
 
 // holdAggregateInTx is holdAggregate in a caller's transaction, of which the isolation is not known.
@@ -116,8 +136,13 @@ func (b *sqlBackend) holdAggregateInTx(ctx context.Context, c conn, id int64, ag
 		case err != nil:
 			return nil, err
 		case len(more) > 0:
+			held := true
+			if version == 0 && len(more) > 1 {
+				if held, err = c.row(ctx, []any{new(int64)}, b.text.aggregates.lockPosition, more[0], id, aggregateID); err != nil || !held {
+					return nil, err
+				}
+			}
 			positions, version = append(positions, more...), last
-			held := false
 			if version > 1 && b.text.aggregates.lockVersion != "" {
 				held, err = c.row(ctx, []any{new(int64)}, b.text.aggregates.lockVersion, id, aggregateID, version)
 			} else {
@@ -129,6 +154,9 @@ func (b *sqlBackend) holdAggregateInTx(ctx context.Context, c conn, id int64, ag
 			continue
 		case version == 0:
 			return nil, nil
+		}
+		if err := b.lockAll(ctx, c, id, aggregateID); err != nil {
+			return nil, err
 		}
 		if _, err = c.exec(ctx, b.text.aggregates.raise, positions[len(positions)-1]); b.dialect.classify(err) == faultTaken {
 			return nil, fmt.Errorf("%w: delete aggregate: %w", ErrRetryTx, err)

@@ -98,8 +98,9 @@ func (b *sqlBackend) inTheWay(ctx context.Context, a *appendRequest, h *appendHi
 	outside := conn{b: &sqlBackend{sqlShared: b.sqlShared}}
 	text := b.text.numbered.ahead
 	if h.version == 0 {
-		text = b.text.numbered.aheadOfFirst
+		text += b.text.numbered.aheadNoWait
 	}
+	text += b.text.numbered.aheadIDs
 	for rows := a.rows; len(rows) > 0 && refused == keyUnknown; {
 		part := rows[:min(len(rows), maxAhead)]
 		rows = rows[len(part):]

@@ -35,8 +35,7 @@ func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendRequest
 	}
 	err := b.insertPatiently(ctx, c, a, rows, after, h)
 	if b.dialect.classify(err) == faultTaken {
-		a.refused = b.dialect.refusedBy(err)
-		return b.refusal(err)
+		return b.refusal(a, err)
 	}
 	return err
 }

@@ -45,7 +45,7 @@ func (b *sqlBackend) insertReturning(ctx context.Context, c conn, a *appendReque
 	}, text, args...)
 	switch fault := b.dialect.classify(err); {
 	case fault == faultTaken && c.tx == nil:
-		return b.refusal(err)
+		return b.refusal(a, err)
 	case fault == faultBelow:
 		return b.belowFloor()
 	case err != nil:
@@ -81,7 +81,7 @@ func (b *sqlBackend) insertKnown(ctx context.Context, c conn, a *appendRequest, 
 	switch fault := b.dialect.classify(err); {
 	case fault == faultTaken:
 		b.hints.forget(a.stream, a.aggregateID)
-		return b.refusal(err)
+		return b.refusal(a, err)
 	case err == nil && !stored:
 		b.hints.forget(a.stream, a.aggregateID)
 		return errVersion

@@ -99,10 +99,11 @@ func (b *sqlBackend) mustLookUp(ctx context.Context, c conn, a *appendRequest, a
 	return err
 }
 
-// refusal returns an errVersion for a faultTaken, unless it is about a key that is not the store's: then
-// nothing of the store is in the append's way.
-func (b *sqlBackend) refusal(err error) error {
-	owner := b.dialect.violated(b.prefix+"events", err)
+// refusal returns an errVersion for a faultTaken, and notes by which key, unless it is about a key that is not
+// the store's: then nothing of the store is in the append's way.
+func (b *sqlBackend) refusal(a *appendRequest, err error) error {
+	var owner keyOwner
+	owner, a.refused = b.dialect.violated(b.prefix+"events", err)
 	if owner == foreignKey {
 		return err
 	}

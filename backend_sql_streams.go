@@ -33,7 +33,7 @@ func (b *sqlBackend) createStream(ctx context.Context, name string, metadata []b
 				return look
 			}
 		}
-		if b.dialect.violated(b.prefix+"streams", err) != ownKey {
+		if owner, _ := b.dialect.violated(b.prefix+"streams", err); owner != ownKey {
 			return err
 		}
 		return b.idTaken()

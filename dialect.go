@@ -56,11 +56,9 @@ type Dialect struct {
 	// classify says what an error of the driver means.
 	classify func(err error) fault
 	// violated says whose unique key a faultTaken of a statement on one of the store's tables is about,
-	// as far as the text of err tells.
-	violated func(table string, err error) keyOwner
-	// refusedBy says which unique key an error of kind faultTaken is about; nil: appends in transactions
-	// meet none.
-	refusedBy func(err error) uniqueKey
+	// as far as the text of err tells, and, for the databases where appends in transactions meet one, which
+	// key of the events.
+	violated func(table string, err error) (keyOwner, uniqueKey)
 }
 
 // statements are a dialect's texts, by what the store does with them. A comment names a text's
@@ -128,7 +126,9 @@ type streamStatements struct {
 
 // aggregateStatements are about single aggregates and their snapshots.
 type aggregateStatements struct {
+	lockFirst      string // stream id, aggregate id; locks its first version, for an aggregate that exists: 1
 	lockLast       string // stream id, aggregate id; one row: the last version, locked against appends, or none; at read committed
+	lockAll        string // stream id, aggregate id; one row: how many versions, all locked; "": to appends a lock is a change
 	versions       string // stream id, aggregate id, version; the versions after that one, with their positions
 	lockPosition   string // position, stream id, aggregate id; one row, locked against appends after it
 	raise          string // position; makes its version the next one, which fails if that is taken
@@ -192,9 +192,9 @@ type numberedStatements struct {
 	// For appends in a caller's transaction, only on MySQL. claim locks an event: stream id, aggregate id, version,
 	// event ID, stream id, aggregate id, version; none or how many events after the first version have that ID.
 	claim string
-	// ahead is up to a list of event IDs: stream id, aggregate id, version; as uniqueKeys, what of these is taken.
-	// aheadOfFirst is the same, and fails where that version is not committed.
-	ahead, aheadOfFirst, aheadTail string
+	// ahead, with or without aheadNoWait, aheadIDs, a list of event IDs, aheadTail: stream id, aggregate id, version;
+	// as uniqueKeys, what of these is taken. With aheadNoWait it fails where that version is not committed.
+	ahead, aheadNoWait, aheadIDs, aheadTail string
 
 	// Several appends, in this order. Each list is followed by how many different entries it has.
 	group          string // id of the first row, up to the list of stream ids

@@ -19,10 +19,6 @@ const mysqlListed = `
 JSON_TABLE(?, '$[*]' COLUMNS (position BIGINT PATH '$')) listed
 STRAIGHT_JOIN {events} e FORCE INDEX (PRIMARY) ON e.position = listed.position`
 
-const mysqlAheadIDs = `
-UNION ALL
-(SELECT 2 FROM {events} FORCE INDEX (event_id) WHERE event_id IN (`
-
 var mysqlDialect = Dialect{
 	name:          "mysql",
 	prepares:      true,
@@ -33,7 +29,6 @@ var mysqlDialect = Dialect{
 	violated:      violatedMySQL,
 	eventID:       func(id [16]byte) any { return id[:] },
 	brackets:      "[]",
-	refusedBy:     mysqlKey,
 	statements: statements{
 		install: installStatements{
 			lock:   `SELECT GET_LOCK(CONCAT(CRC32(DATABASE()), ':', ?), 3600)`,
@@ -98,6 +93,9 @@ ON DUPLICATE KEY UPDATE value = VALUES(value)`,
 			setMetadata:  `UPDATE {streams} SET metadata = ? WHERE id = ?`,
 		},
 		aggregates: aggregateStatements{
+			lockFirst: `
+SELECT version FROM {events} FORCE INDEX (stream_id)
+WHERE stream_id = ? AND aggregate_id = ? AND version = 1 FOR UPDATE`,
 			lockLast: `
 SELECT version FROM {events} WHERE stream_id = ? AND aggregate_id = ?
 ORDER BY version DESC LIMIT 1 FOR UPDATE`,
@@ -198,9 +196,11 @@ SELECT (SELECT COUNT(*) FROM {events} recent FORCE INDEX (stream_id)
 FROM {events} FORCE INDEX (stream_id)
 WHERE stream_id = ? AND aggregate_id = ? AND version = ? FOR UPDATE`,
 			ahead: `
-(SELECT 1 FROM {events} FORCE INDEX (stream_id) WHERE stream_id = ? AND aggregate_id = ? AND version = ?)` + mysqlAheadIDs,
-			aheadOfFirst: `
-(SELECT 1 FROM {events} FORCE INDEX (stream_id) WHERE stream_id = ? AND aggregate_id = ? AND version = ? FOR SHARE NOWAIT)` + mysqlAheadIDs,
+(SELECT 1 FROM {events} FORCE INDEX (stream_id) WHERE stream_id = ? AND aggregate_id = ? AND version = ?`,
+			aheadNoWait: ` FOR SHARE NOWAIT`,
+			aheadIDs: `)
+UNION ALL
+(SELECT 2 FROM {events} FORCE INDEX (event_id) WHERE event_id IN (`,
 			aheadTail: `) LIMIT 1)`,
 			// At repeatable read it locks a gap for as long as it takes.
 			inFlight: `

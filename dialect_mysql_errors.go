@@ -68,53 +68,39 @@ func classifyMySQL(err error) fault {
 	return faultEnded
 }
 
-// violatedMySQL looks for the name of the key, before which MySQL has the table's. MariaDB tells the key
-// alone: PRIMARY is one of every table. An error of the guard tells nothing.
-func violatedMySQL(table string, err error) keyOwner {
+// violatedMySQL looks for the name of the key, which ends the message in every language of the server, and
+// before which MySQL has the table's. MariaDB tells the key alone: PRIMARY is one of every table. An error of
+// the guard tells nothing.
+func violatedMySQL(table string, err error) (keyOwner, uniqueKey) {
 	var e *mysql.MySQLError
 	if !errors.As(err, &e) {
-		return someKey
+		return someKey, keyUnknown
 	}
 	if e.Number != 1062 {
-		return ownKey // no key, but the guard of an append
+		return ownKey, keyUnknown // no key, but the guard of an append
 	}
 	quoted := strings.Split(e.Message, "'")
 	if len(quoted) < 3 {
-		return someKey
+		return someKey, keyUnknown
 	}
 	key := quoted[len(quoted)-2]
-	of, _, tells := strings.Cut(key, ".")
+	of, name, tells := strings.Cut(key, ".")
+	if tells {
+		key = name
+	}
+	owner := foreignKey
 	switch {
-	case tells && !strings.EqualFold(of, table):
-		return foreignKey
-	case tells || key == "stream_id":
-		return ownKey
-	case key == "PRIMARY" || key == "event_id":
-		return someKey
+	case tells && strings.EqualFold(of, table), !tells && key == "stream_id":
+		owner = ownKey
+	case !tells && (key == "PRIMARY" || key == "event_id"):
+		owner = someKey
 	}
-	return foreignKey
-}
-
-// mysqlKey goes by the name of the key in the message of ER_DUP_ENTRY, which ends it in every language
-// of the server. MySQL puts the table's name before it.
-func mysqlKey(err error) uniqueKey {
-	var e *mysql.MySQLError
-	if !errors.As(err, &e) || e.Number != 1062 {
-		return keyUnknown
+	switch {
+	case owner == foreignKey:
+	case key == "stream_id":
+		return owner, keyVersion
+	case key == "event_id":
+		return owner, keyEventID
 	}
-	parts := strings.Split(e.Message, "'")
-	if len(parts) < 3 {
-		return keyUnknown
-	}
-	_, key, found := strings.Cut(parts[len(parts)-2], ".")
-	if !found {
-		key = parts[len(parts)-2]
-	}
-	switch key {
-	case "stream_id":
-		return keyVersion
-	case "event_id":
-		return keyEventID
-	}
-	return keyUnknown
+	return owner, keyUnknown
 }

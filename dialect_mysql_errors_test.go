@@ -30,13 +30,14 @@ func TestMySQLKey(t *testing.T) {
 		"Doppelter Eintrag '\\x01\\x9A' für Schlüssel 'es_events.event_id'": keyEventID,
 		"'1-a-2' は索引 'es_events.event_id' で重複しています。":                        keyEventID,
 		"Duplicate entry '7' for key 'es_events.PRIMARY'":                   keyUnknown,
+		"Duplicate entry '7' for key 'audit.event_id'":                      keyUnknown,
 		"no quotes": keyUnknown,
 	} {
-		if got := mysqlKey(fmt.Errorf("wrapped: %w", &mysql.MySQLError{Number: 1062, Message: message})); got != want {
+		if _, got := violatedMySQL("es_events", fmt.Errorf("wrapped: %w", &mysql.MySQLError{Number: 1062, Message: message})); got != want {
 			t.Errorf("%s: key %d, want %d", message, got, want)
 		}
 	}
-	if got := mysqlKey(&mysql.MySQLError{Number: 1048, Message: "Column 'stream_id' cannot be null"}); got != keyUnknown {
+	if _, got := violatedMySQL("es_events", &mysql.MySQLError{Number: 1048, Message: "Column 'stream_id' cannot be null"}); got != keyUnknown {
 		t.Errorf("another error: key %d", got)
 	}
 }

@@ -120,6 +120,11 @@ ON CONFLICT (name) DO NOTHING`,
 			setMetadata:  `UPDATE {streams} SET metadata = ?::json WHERE id = ?::bigint`,
 		},
 		aggregates: aggregateStatements{
+			lockFirst: `
+SELECT version FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text AND version = 1 FOR UPDATE`,
+			lockAll: `
+SELECT count(*) FROM (
+    SELECT 1 FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text ORDER BY version FOR UPDATE) l`,
 			lockLast: `
 SELECT version FROM {events} WHERE stream_id = ?::bigint AND aggregate_id = ?::text
 ORDER BY version DESC LIMIT 1 FOR UPDATE`,

@@ -53,10 +53,10 @@ func classifyPostgres(err error) fault {
 // violatedPostgres looks for the name of the constraint, which begins with that of the table. Of a long
 // name the server cuts both the table's and the columns'. A table that was renamed has constraints of
 // the old name, so that another name tells nothing.
-func violatedPostgres(table string, err error) keyOwner {
+func violatedPostgres(table string, err error) (keyOwner, uniqueKey) {
 	key := strings.ToLower(table) + "_"
 	if strings.Contains(err.Error(), key[:min(len(key), 24)]) {
-		return ownKey
+		return ownKey, keyUnknown
 	}
-	return someKey
+	return someKey, keyUnknown
 }

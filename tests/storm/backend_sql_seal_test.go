@@ -46,16 +46,16 @@ func (c *commits) sealed(p es.Position) (left int) {
 }
 
 // TestSealingUnderStorm has 16 writers append alone, and in transactions that stay open for up to 60 ms, of
-// which 30 of 100 are rolled back. It measures the time from a commit until the sealed
-// position has passed its events, and how long a projection takes to catch up at the end.
+// which 30 of 100 are rolled back: to many aggregates, and to few, which others delete meanwhile. It measures
+// the time from a commit until the sealed position has passed its events, and how long a projection takes to
+// catch up at the end.
 func TestSealingUnderStorm(t *testing.T) {
 	const (
-		writers    = 16
-		aggregates = 64
-		lasts      = 4 * time.Second
-		limit      = 2 * time.Second
+		writers = 16
+		lasts   = 3 * time.Second
+		limit   = 2 * time.Second
 	)
-	storetest.ForEach(t, 1, storetest.AnyKind, func(t *testing.T, l storetest.Lane) {
+	storm := func(t *testing.T, l storetest.Lane, aggregates, deletes int) {
 		s, other := l.OpenTwice(t)
 		storetest.CreateStream(t, s, "accounts")
 		var all commits
@@ -78,9 +78,15 @@ func TestSealingUnderStorm(t *testing.T) {
 		go func() { run <- projection.Run(ctx, s) }()
 
 		began := time.Now()
-		for w, err := range storetest.Race(writers, func(int) error {
+		for w, err := range storetest.Race(writers, func(w int) error {
 			for time.Since(began) < lasts {
-				if err := stormOnce(t, l, s, &all, fmt.Sprint("a", rand.N(aggregates))); err != nil {
+				var err error
+				if id := fmt.Sprint("a", rand.N(aggregates)); rand.N(100) < deletes {
+					err = deleteOnce(t, l, s, w, id)
+				} else {
+					err = stormOnce(t, l, s, &all, id)
+				}
+				if err != nil {
 					return err
 				}
 			}
@@ -103,11 +109,42 @@ func TestSealingUnderStorm(t *testing.T) {
 		slices.Sort(all.delays)
 		n := len(all.delays)
 		worst := all.delays[n-1]
-		t.Logf("%d commits: sealed after %v in the median, %v at worst; CatchUp took %v", n, all.delays[n/2], worst, caughtUp)
+		t.Logf("%d aggregates, %d of 100 are deletes: %d commits, sealed after %v in the median, %v for 99 of 100, %v at worst; CatchUp took %v",
+			aggregates, deletes, n, all.delays[n/2], all.delays[n*99/100], worst, caughtUp)
 		if worst > limit || caughtUp > limit {
 			t.Errorf("an event was sealed %v after its commit, CatchUp took %v; want at most %v", worst, caughtUp, limit)
 		}
+	}
+	storetest.ForEach(t, 1, storetest.AnyKind, func(t *testing.T, l storetest.Lane) {
+		storm(t, l, 64, 0)
+		storm(t, l, 6, 10)
 	})
+}
+
+// deleteOnce deletes an aggregate, alone or in a transaction that stays open, or a stream of the writer's own.
+func deleteOnce(t *testing.T, l storetest.Lane, s *es.Store, w int, id string) error {
+	ctx := context.WithoutCancel(t.Context())
+	var err error
+	switch rand.N(4) {
+	case 0:
+		name := fmt.Sprint("cards", w)
+		err = errors.Join(s.CreateStream(ctx, name, nil),
+			storetest.Second(s.Append(ctx, name, id, es.AnyVersion, storetest.Deposits(20, 1)...)),
+			s.DeleteStream(ctx, name))
+	case 1:
+		err = storetest.InOwnTx(ctx, l, s, nil, func(in *es.Store) error {
+			if err := in.DeleteAggregate(ctx, "accounts", id); err != nil {
+				return err
+			}
+			return storetest.Pause(ctx, rand.N(60*time.Millisecond))
+		})
+	default:
+		err = s.DeleteAggregate(ctx, "accounts", id)
+	}
+	if errors.Is(err, es.ErrAggregateNotFound) || errors.Is(err, es.ErrRetryTx) {
+		err = nil
+	}
+	return err
 }
 
 // stormOnce does what one writer does once.
