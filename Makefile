@@ -27,7 +27,7 @@ bench: ## the store beside the same work by hand, as a table
 scale: ## what an operation costs in logs of 100,000, 1 and 10 million events
 	go run ./internal/bench/scale
 
-models: ## the model of sealing, with spin: whole, and with each step left out
+models: ## the models of sealing and of projections, with spin: whole, and with each step left out
 	docs/models/check
 
 fuzz: ## a short turn of each fuzz target

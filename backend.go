@@ -101,7 +101,9 @@ type statementError struct {
 	kind error
 }
 
-func (e *statementError) Error() string { return prefix + e.op + ": " + e.err.Error() }
+func (e *statementError) Error() string {
+	return prefix + e.op + ": " + unprefixed{e.err}.Error()
+}
 
 func (e *statementError) Unwrap() error { return e.err }
 
@@ -168,6 +170,7 @@ type appendRequest struct {
 
 	// refused is the unique key that has refused it last, where the backend can tell.
 	refused uniqueKey
+	next    int64 // the version of its first event, as it was refused
 
 	one [1]record // room for rows, if there is one
 }

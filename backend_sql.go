@@ -35,6 +35,7 @@ type sqlShared struct {
 	groupCommit *groupCommit
 	sealer      *sealer
 	waiting     waitingHandlers
+	ahead       looksAhead
 	isolation   isolation
 	log         *slog.Logger
 }
@@ -42,6 +43,7 @@ type sqlShared struct {
 func newSQLBackend(db *sql.DB, dialect *Dialect, prefix string, log *slog.Logger) *sqlBackend {
 	shared := &sqlShared{db: db, dialect: dialect, prefix: prefix, text: &dialect.statements, sealer: newSealer(), log: log}
 	shared.limit.fixed = dialect.maxPacket
+	shared.ahead.began = time.Now()
 	shared.cache = newStatementCache(db, dialect, prefix)
 	// A store needs no closing, but the server should not keep its prepared statements for as
 	// long as the caller keeps the pool.

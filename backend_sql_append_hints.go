@@ -4,6 +4,7 @@ package eventstore
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -121,4 +122,10 @@ func (h *appendHints) forget(stream, id string) {
 	defer h.mu.Unlock()
 	delete(h.streams, stream)
 	delete(h.versions, aggregateKey{stream, id})
+}
+
+// looksAhead remembers when appends in transactions may look ahead again, after a look has not been possible.
+type looksAhead struct {
+	began time.Time
+	due   atomic.Int64 // in nanoseconds since began
 }

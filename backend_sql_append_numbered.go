@@ -4,8 +4,6 @@
 package eventstore
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
@@ -28,10 +26,11 @@ func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendRequest
 			return err
 		}
 	}
-	a.refused = keyUnknown
-	if c.tx != nil && after.expected < 0 && h.version > 0 {
-		if repeated, err := b.isRecent(ctx, c, a, &h); err != nil || repeated {
-			return cmp.Or(err, errVersion)
+	a.refused, a.next = keyUnknown, h.version+1
+	// Once the first rows are stored, nothing is in the way of the others.
+	if c.tx != nil && b.tx != nil && !b.ours && !h.can.noWait && &rows[0] == &a.rows[0] {
+		if err := b.lookAhead(ctx, c, a, &h); err != nil {
+			return err
 		}
 	}
 	err := b.insertPatiently(ctx, c, a, rows, after, h)
@@ -40,25 +39,6 @@ func (b *sqlBackend) insertGuarded(ctx context.Context, c conn, a *appendRequest
 		return b.refusal(err)
 	}
 	return err
-}
-
-// isRecent reports whether the first of an append's events is among the last of its aggregate. A repeated append,
-// which any version would admit, is found out by that before its INSERT fails: on MySQL a failed INSERT
-// leaves, at repeatable read, the end of the log locked until the caller's transaction ends. The last
-// events are next to what the append locks in any case, where a look for their IDs would lock, at
-// serializable, the gap where every event ID goes.
-func (b *sqlBackend) isRecent(ctx context.Context, c conn, a *appendRequest, h *appendHint) (found bool, err error) {
-	const atLeast = 100
-	first := a.rows[0].id[:]
-	err = c.query(ctx, func(r *sql.Rows) error {
-		var id []byte
-		err := r.Scan(&id)
-		if err == nil && bytes.Equal(id, first) {
-			found = true
-		}
-		return err
-	}, b.text.numbered.eventIDs, h.stream, a.aggregateID, max(h.version-max(int64(len(a.rows)), atLeast), 0))
-	return found, err
 }
 
 // insertPatiently runs the statement with what is known, and waits for an append in flight that takes
@@ -163,7 +143,8 @@ func (b *sqlBackend) lastInsertID(ctx context.Context, c conn, res sql.Result, f
 	t := time.NewTimer(resultPatience)
 	defer t.Stop()
 	select {
-	case id := <-answer:
+	case <-answer.ended:
+		id := answer.wait()
 		return id.value, id.err
 	case <-t.C:
 	}
@@ -171,7 +152,7 @@ func (b *sqlBackend) lastInsertID(ctx context.Context, c conn, res sql.Result, f
 	if found, err := c.row(ctx, []any{&position}, b.text.append.positionOf, b.dialect.eventID(first.id)); found || err != nil {
 		return position, err
 	}
-	id := <-answer // it has been deleted meanwhile
+	id := answer.wait() // it has been deleted meanwhile
 	return id.value, id.err
 }
 

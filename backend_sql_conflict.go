@@ -21,8 +21,8 @@ func (b *sqlBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCa
 			return err
 		}
 		v.actual, v.position = h.version, h.position
-		if c.tx != nil && a.refused == keyVersion {
-			if v.taken, err = b.takenByAnother(ctx, c, a, h.version+1); err != nil {
+		if c.tx != nil && a.refused == keyVersion && h.version < a.next {
+			if v.taken, err = b.takenByAnother(ctx, c, a, a.next); err != nil {
 				return err
 			}
 		}
@@ -65,7 +65,9 @@ func (b *sqlBackend) diagnose(ctx context.Context, a *appendRequest) (conflictCa
 // of another append. If it is that of a's first event, an earlier call has stored that, and the
 // transaction sees it when it is retried.
 //
-// The row exists, and the append that it refused has it locked already. Of rows that may be missing a
+// The row exists: the append that it refused has it locked already, or has seen it when it looked ahead. Where
+// the transaction shows it by now (undoing to a savepoint ends its snapshot, if it has written nothing before)
+// there is nothing to find out. Of rows that may be missing a
 // transaction reads none with a lock: on InnoDB that locks the gap where they would be, and for fresh
 // event IDs every append goes there.
 func (b *sqlBackend) takenByAnother(ctx context.Context, c conn, a *appendRequest, version int64) (bool, error) {

@@ -230,8 +230,10 @@ func (c conn) changes(ctx context.Context, text string, args ...any) (changed bo
 		if err != nil {
 			return false, err
 		}
+		answer := async(res.RowsAffected)
 		select {
-		case n := <-async(res.RowsAffected):
+		case <-answer.ended:
+			n := answer.wait()
 			return n.value > 0, n.err
 		case <-ctx.Done():
 			return false, ctx.Err()
@@ -284,13 +286,11 @@ type asyncResult struct {
 // async asks a result from beside the caller, who may have better things to do than wait: outside a
 // transaction database/sql has given the connection back by now, and lets the result wait for the
 // statement of whoever has got it, however long that takes.
-func async(result func() (int64, error)) <-chan asyncResult {
-	answer := make(chan asyncResult, 1)
-	go func() {
+func async(result func() (int64, error)) *background[asyncResult] {
+	return inBackground(func() asyncResult {
 		n, err := result()
-		answer <- asyncResult{n, err}
-	}()
-	return answer
+		return asyncResult{n, err}
+	})
 }
 
 // maxPacket returns how many bytes the server takes in one statement.

@@ -39,7 +39,7 @@ func (b *sqlBackend) projectionOn(ctx context.Context, c conn, name string) (row
 	found, err = c.row(ctx, []any{
 		&row.position, &row.state, &row.status, &row.owner, &row.epoch, &row.generation, &row.held,
 		&row.readModel, &row.retry, &row.errText, &row.kind, &row.emitted,
-		&row.began, &row.replayTo, &row.wants, &row.paused,
+		&row.began, &row.replayTo, &row.wants, &row.paused, &row.changing,
 	}, b.text.projections.get, name)
 	return row, found, err
 }
@@ -121,7 +121,7 @@ func (b *sqlBackend) change(ctx context.Context, op, text string, args ...any) (
 }
 
 func (b *sqlBackend) takeLease(ctx context.Context, row *projectionRow, c leaseClaim) (bool, error) {
-	return b.change(ctx, "take lease", b.text.projections.takeLease, c.owner, c.owner, string(c.kind), c.readModel, c.term.Microseconds(), c.name, row.epoch, c.owner, c.over)
+	return b.change(ctx, "take lease", b.text.projections.takeLease, c.owner, c.changing, c.owner, string(c.kind), c.readModel, c.term.Microseconds(), c.name, row.epoch, c.owner, c.over)
 }
 
 func (b *sqlBackend) renewLease(ctx context.Context, name string, epoch int64, term time.Duration) (bool, error) {

@@ -58,7 +58,7 @@ func (u *sqlCallerTx) commit() (again bool, err error) {
 	if err := u.canCommit(); err != nil {
 		return u.raced(err), u.end(err)
 	}
-	err = u.tx.Commit()
+	err, u.over = u.tx.Commit(), true
 	u.release()
 	switch fault := u.b.dialect.classify(err); {
 	case err == nil:

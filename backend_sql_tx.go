@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -20,7 +21,8 @@ type sqlBatchTx struct {
 	tx     *sql.Tx
 	caller bool // it is of Store.Transact, and has no checkpoint
 
-	one     *sql.Conn // that of tx, where something has to be undone on it after the transaction
+	one     *sql.Conn // that of tx
+	over    bool      // tx was committed, or a rollback has begun
 	lock    string    // the name of a lock that it has, or ""
 	guarded bool
 	held    *heldConn // by tx, as handlers' contexts know it; nil: there is none yet
@@ -51,26 +53,19 @@ func (u *sqlBatchTx) sqlTx() (*sql.Tx, error) {
 	} else if err := u.prepare(); err != nil {
 		return nil, err
 	}
-	var on interface {
-		BeginTx(context.Context, *sql.TxOptions) (*sql.Tx, error)
-	} = u.b.db
-	if u.b.text.projections.endGuard != "" {
-		var err error
-		if u.one, err = u.b.db.Conn(u.ctx); err != nil {
-			return nil, u.b.failed("begin", err)
+	err := u.b.onOne(u.ctx, func(one *sql.Conn) (err error) {
+		if u.tx, err = one.BeginTx(u.ctx, opts); err == nil {
+			u.one = one
 		}
-		on = u.one
-	}
-	tx, err := on.BeginTx(u.ctx, opts)
+		return err
+	})
 	if err != nil {
-		u.rollback()
 		return nil, u.b.failed("begin", err)
 	}
-	u.tx = tx
 	if u.held != nil {
 		u.held.taken.Store(true)
 	}
-	return tx, nil
+	return u.tx, nil
 }
 
 // guard begins a savepoint that only its own transaction can release. Where a statement can end a
@@ -212,6 +207,9 @@ func (u *sqlBatchTx) dropParked(name string) error {
 }
 
 func (u *sqlBatchTx) databaseFault(err error) error {
+	if errors.As(err, new(*PanicError)) {
+		u.rollback() // it may have rows open, so that the transaction can't be asked
+	}
 	var ask interface {
 		QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 	}
@@ -220,7 +218,7 @@ func (u *sqlBatchTx) databaseFault(err error) error {
 		return &statementError{"projection", err, errRetry}
 	case fault == faultDown:
 		return &statementError{"projection", err, errUnavailable}
-	case u.tx != nil:
+	case u.tx != nil && !u.over:
 		// The handler may have hidden what it met.
 		ask = u.tx
 	case fault == faultLost:
@@ -283,17 +281,53 @@ func (u *sqlBatchTx) commit(c checkpoint) (bool, error) {
 	// Last of all, so that the row is locked for no longer than the commit takes.
 	held, err := conn{b: u.b, tx: u.tx}.changes(u.ctx, text, append(args, c.name, c.epoch)...)
 	if err == nil && held && u.tx != nil {
-		err = u.tx.Commit()
+		err, u.over = u.tx.Commit(), true
 		u.release()
 	}
 	return held && err == nil, u.b.failed("checkpoint", err)
 }
 
+// rollbackTime is how long a rollback is waited for.
+const rollbackTime = 2 * time.Second
+
+// rollback undoes the transaction, if it is not over. A handler can keep it from ending: database/sql waits for ever
+// for a query whose parameter, a driver.Valuer, has panicked. Then the connection is closed below database/sql, which
+// counts it as in use from then on.
 func (u *sqlBatchTx) rollback() {
-	if u.tx != nil {
-		// A rollback fails only after a commit or with a connection that is gone.
-		_ = u.tx.Rollback()
+	switch {
+	case u.over:
+		return
+	case u.tx == nil:
+		u.release()
+		return
 	}
+	u.over = true
+	// It fails only with a connection that is gone.
+	undo := inBackground(func() error { return u.tx.Rollback() })
+	t := time.NewTimer(rollbackTime)
+	defer t.Stop()
+	select {
+	case <-undo.ended:
+		u.release()
+	case <-t.C:
+		u.b.log.WarnContext(u.ctx, "a rollback does not end: the connection is closed")
+		go u.abandon(undo)
+	}
+}
+
+// abandon closes the connection, unless the rollback comes to an end after all.
+func (u *sqlBatchTx) abandon(undo *background[error]) {
+	_ = u.one.Raw(func(c any) error {
+		select {
+		case <-undo.ended:
+		default:
+			if c, ok := c.(driver.Conn); ok {
+				_ = c.Close()
+			}
+		}
+		return nil
+	})
+	undo.end()
 	u.release()
 }
 
@@ -319,7 +353,7 @@ func (u *sqlBatchTx) tidy() bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.ctx), tidyTime)
 	defer cancel()
 	c := conn{b: u.b, one: u.one, checked: true}
-	if u.guarded {
+	if u.guarded && u.b.text.projections.endGuard != "" {
 		if _, err := c.exec(ctx, u.b.text.projections.endGuard); err != nil {
 			return false
 		}

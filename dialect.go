@@ -185,10 +185,16 @@ type numberedStatements struct {
 	one       guardedRow
 	many      guardedRow
 	noWait    string // before a statement, which then fails where it would wait for a lock; only on MariaDB
-	eventIDs  string // stream id, aggregate id, version; the event IDs of the versions after that one
 	inFlight  string // stream id, aggregate id, version; fails where there is one that is not committed
 	await     string // stream id, aggregate id, version; waits for such a one, at read committed
 	positions string // behind a statement, which then returns positions; only on MariaDB
+
+	// For appends in a caller's transaction, only on MySQL. claim locks an event: stream id, aggregate id, version,
+	// event ID, stream id, aggregate id, version; none or how many events after the first version have that ID.
+	claim string
+	// ahead is up to a list of event IDs: stream id, aggregate id, version; as uniqueKeys, what of these is taken.
+	// aheadOfFirst is the same, and fails where that version is not committed.
+	ahead, aheadOfFirst, aheadTail string
 
 	// Several appends, in this order. Each list is followed by how many different entries it has.
 	group          string // id of the first row, up to the list of stream ids

@@ -19,6 +19,10 @@ const mysqlListed = `
 JSON_TABLE(?, '$[*]' COLUMNS (position BIGINT PATH '$')) listed
 STRAIGHT_JOIN {events} e FORCE INDEX (PRIMARY) ON e.position = listed.position`
 
+const mysqlAheadIDs = `
+UNION ALL
+(SELECT 2 FROM {events} FORCE INDEX (event_id) WHERE event_id IN (`
+
 var mysqlDialect = Dialect{
 	name:          "mysql",
 	prepares:      true,
@@ -186,9 +190,18 @@ VALUES `,
 			noWait: `SET STATEMENT innodb_lock_wait_timeout = 0 FOR`,
 			positions: `
 RETURNING position`,
-			eventIDs: `
-SELECT event_id FROM {events} FORCE INDEX (stream_id)
-WHERE stream_id = ? AND aggregate_id = ? AND version > ?`,
+			// By the key that an append's guard may go by, which covers it: both rows, the key's and the event's,
+			// are locked.
+			claim: `
+SELECT (SELECT COUNT(*) FROM {events} recent FORCE INDEX (stream_id)
+        WHERE recent.stream_id = ? AND recent.aggregate_id = ? AND recent.version > ? AND recent.event_id = ?)
+FROM {events} FORCE INDEX (stream_id)
+WHERE stream_id = ? AND aggregate_id = ? AND version = ? FOR UPDATE`,
+			ahead: `
+(SELECT 1 FROM {events} FORCE INDEX (stream_id) WHERE stream_id = ? AND aggregate_id = ? AND version = ?)` + mysqlAheadIDs,
+			aheadOfFirst: `
+(SELECT 1 FROM {events} FORCE INDEX (stream_id) WHERE stream_id = ? AND aggregate_id = ? AND version = ? FOR SHARE NOWAIT)` + mysqlAheadIDs,
+			aheadTail: `) LIMIT 1)`,
 			// At repeatable read it locks a gap for as long as it takes.
 			inFlight: `
 SELECT 1 FROM {events} FORCE INDEX (stream_id)

@@ -9,11 +9,11 @@ VALUES (?, ?, ?, ?, 'idle', '', ?, ?, UTC_TIMESTAMP(6), FALSE, FALSE, '')
 ON DUPLICATE KEY UPDATE name = {projections}.name`,
 	get: `
 SELECT position, state, status, owner, epoch, generation, lease_until > UTC_TIMESTAMP(6), read_model, retry, error, kind, delete_emitted,
-       began, replay_to, wants, paused
+       began, replay_to, wants, paused, changing = epoch
 FROM {projections} WHERE name = ?`,
 	definition: `SELECT wanted, taken, checked, checked_to FROM {projections} WHERE name = ?`,
 	define: `
-UPDATE {projections} SET wants = ?, wanted = ?, taken = ?, checked = '', checked_to = 0
+UPDATE {projections} SET wants = ?, wanted = ?, taken = ?, checked = '', checked_to = 0, changing = 0
 WHERE name = ? AND epoch = ?`,
 	noteChecked: `UPDATE {projections} SET checked = ?, checked_to = ? WHERE name = ? AND epoch = ?`,
 	list: `
@@ -25,11 +25,12 @@ FROM {projections} p ORDER BY p.name`,
 	takeLease: `
 UPDATE {projections}
 SET error = CASE WHEN owner = ? THEN error ELSE '' END,
+    changing = CASE WHEN ? THEN epoch + 1 ELSE 0 END,
     owner = ?, epoch = epoch + 1, kind = ?, read_model = ?,
     lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND,
     status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE 'running' END
 WHERE name = ? AND epoch = ?
-AND (lease_until <= UTC_TIMESTAMP(6) OR owner = ? OR status IN ('idle', 'failed', 'stopping') OR wants <> '' AND wants = ?)`,
+AND (lease_until <= UTC_TIMESTAMP(6) OR owner = ? OR status IN ('idle', 'failed', 'stopping') OR wants <> '' AND wants = ? AND changing <> epoch)`,
 	renewLease: `
 UPDATE {projections} SET lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
 WHERE name = ? AND epoch = ?`,
@@ -63,7 +64,7 @@ WHERE name = ? AND status <> 'deleting'`,
 	rebuild: `
 UPDATE {projections}
 SET replay_to = GREATEST(?, position), began = 0, wants = ?, wanted = ?, taken = NULL, checked = '', checked_to = 0,
-    status = 'resetting', position = 0, state = NULL, retry = FALSE, error = ''
+    status = 'resetting', position = 0, state = NULL, retry = FALSE, error = '', changing = 0
 WHERE name = ? AND epoch = ?`,
 	resumed:    `UPDATE {projections} SET status = 'running', retry = FALSE WHERE name = ? AND epoch = ?`,
 	retried:    `UPDATE {parked} SET retry = FALSE WHERE projection = ? AND retry`,

@@ -71,6 +71,7 @@ ALTER TABLE {projections}
     ADD COLUMN wants            VARBINARY(64)  NOT NULL DEFAULT '',
     ADD COLUMN wanted           LONGTEXT,
     ADD COLUMN taken            LONGTEXT,
+    ADD COLUMN changing         BIGINT         NOT NULL DEFAULT 0,
     ADD COLUMN checked          VARBINARY(64)  NOT NULL DEFAULT '',
     ADD COLUMN checked_to       BIGINT         NOT NULL DEFAULT 0,
     ADD COLUMN paused           BOOLEAN        NOT NULL DEFAULT FALSE,

@@ -9,11 +9,11 @@ VALUES (?::text, ?::bigint, ?::bigint, ?::bigint, 'idle', '', ?::bigint, ?::bigi
 ON CONFLICT (name) DO NOTHING`,
 	get: `
 SELECT position, state, status, owner, epoch, generation, lease_until > clock_timestamp(), read_model, retry, error, kind, delete_emitted,
-       began, replay_to, wants, paused
+       began, replay_to, wants, paused, changing = epoch
 FROM {projections} WHERE name = ?::text`,
 	definition: `SELECT wanted, taken, checked, checked_to FROM {projections} WHERE name = ?::text`,
 	define: `
-UPDATE {projections} SET wants = ?::text, wanted = ?::text, taken = ?::text, checked = '', checked_to = 0
+UPDATE {projections} SET wants = ?::text, wanted = ?::text, taken = ?::text, checked = '', checked_to = 0, changing = 0
 WHERE name = ?::text AND epoch = ?::bigint`,
 	noteChecked: `UPDATE {projections} SET checked = ?::text, checked_to = ?::bigint WHERE name = ?::text AND epoch = ?::bigint`,
 	list: `
@@ -25,11 +25,12 @@ FROM {projections} p ORDER BY p.name`,
 	takeLease: `
 UPDATE {projections}
 SET error = CASE WHEN owner = ?::text THEN error ELSE '' END,
+    changing = CASE WHEN ?::boolean THEN epoch + 1 ELSE 0 END,
     owner = ?::text, epoch = epoch + 1, kind = ?::text, read_model = ?::boolean,
     lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond',
     status = CASE WHEN status IN ('resetting', 'deleting') THEN status ELSE 'running' END
 WHERE name = ?::text AND epoch = ?::bigint
-AND (lease_until <= clock_timestamp() OR owner = ?::text OR status IN ('idle', 'failed', 'stopping') OR wants <> '' AND wants = ?::text)`,
+AND (lease_until <= clock_timestamp() OR owner = ?::text OR status IN ('idle', 'failed', 'stopping') OR wants <> '' AND wants = ?::text AND changing <> epoch)`,
 	renewLease: `
 UPDATE {projections} SET lease_until = clock_timestamp() + ?::bigint * interval '1 microsecond'
 WHERE name = ?::text AND epoch = ?::bigint`,
@@ -63,7 +64,7 @@ WHERE name = ?::text AND status <> 'deleting'`,
 	rebuild: `
 UPDATE {projections}
 SET replay_to = GREATEST(?::bigint, position), began = 0, wants = ?::text, wanted = ?::text, taken = NULL, checked = '', checked_to = 0,
-    status = 'resetting', position = 0, state = NULL, retry = false, error = ''
+    status = 'resetting', position = 0, state = NULL, retry = false, error = '', changing = 0
 WHERE name = ?::text AND epoch = ?::bigint`,
 	resumed:    `UPDATE {projections} SET status = 'running', retry = false WHERE name = ?::text AND epoch = ?::bigint`,
 	retried:    `UPDATE {parked} SET retry = false WHERE projection = ?::text AND retry`,

@@ -70,6 +70,7 @@ ALTER TABLE {projections}
     ADD COLUMN IF NOT EXISTS wants            text    NOT NULL DEFAULT '',
     ADD COLUMN IF NOT EXISTS wanted           text,
     ADD COLUMN IF NOT EXISTS taken            text,
+    ADD COLUMN IF NOT EXISTS changing         bigint  NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS checked          text    NOT NULL DEFAULT '',
     ADD COLUMN IF NOT EXISTS checked_to       bigint  NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS paused           boolean NOT NULL DEFAULT false,

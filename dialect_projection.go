@@ -10,7 +10,7 @@ type projectionStatements struct {
 	define          string // hash, wanted, taken, name, epoch; 0 rows: the lease is lost
 	noteChecked     string // checked, checked to, name, epoch
 	list            string
-	takeLease       string // owner, owner, kind, has a read model, microseconds, name, epoch, owner, hash of the set whose holder gives way; 0 rows: another owner has it
+	takeLease       string // owner, whether the definition is going to change what is stored, owner, kind, has a read model, microseconds, name, epoch, owner, hash of the set whose holder gives way, unless it is changing that; 0 rows: another owner has it
 	renewLease      string // microseconds, name, epoch; 0 rows: it is lost
 	holdsLease      string // name, epoch; no row: it is lost
 	releaseLease    string // error, status, name, owner

@@ -138,5 +138,11 @@ func (e *locatedError) Error() string {
 	return prefix + e.where + ": " + strings.TrimPrefix(e.err.Error(), prefix)
 }
 
+// unprefixed is an error in the middle of another's text.
+type unprefixed struct{ error }
+
+func (e unprefixed) Error() string { return strings.TrimPrefix(e.error.Error(), prefix) }
+func (e unprefixed) Unwrap() error { return e.error }
+
 // prefix begins the text of every error of this package.
 const prefix = "eventstore: "

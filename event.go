@@ -168,15 +168,14 @@ func nameOf[E Payload]() string {
 // payloadName asks a payload for its name. A nil pointer in a Payload makes EventName panic where
 // it has a value receiver; that is the caller's mistake and comes back as an error.
 func payloadName(p Payload) (name string, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			name, err = "", invalid("payload %T: its EventName panics: %v", p, r)
-		}
-	}()
 	if p == nil {
 		return "", invalid("payload is nil")
 	}
-	return p.EventName(), nil
+	panicked := survive(func() error { name = p.EventName(); return nil })
+	if panicked != nil {
+		return "", invalid("payload %T: its EventName panics: %w", p, unprefixed{panicked})
+	}
+	return name, nil
 }
 
 func checkEventID(id uuid.UUID) error {

@@ -352,7 +352,9 @@ func (g *groupCommit) nextGroup() *commitGroup {
 	return group
 }
 
-// send stores a group's appends and tells each what has become of it.
+// send stores a group's appends and tells each what has become of it. If the driver panics, or ends the goroutine,
+// which appends are stored is not known: then each goes solo, which stores none of them twice, and if it panics
+// again it does so in the goroutine of the append.
 func (g *groupCommit) send(group *commitGroup) {
 	defer close(group.ended)
 	defer group.cancel()
@@ -365,16 +367,25 @@ func (g *groupCommit) send(group *commitGroup) {
 	for i, m := range members {
 		calls[i] = m.request
 	}
-	var stored []bool
+	stored := make([]bool, len(calls)) // none that is known
 	var err error
+	defer func() {
+		_ = recover()
+		g.answer(group, stored, err)
+	}()
 	if len(calls) == 1 {
-		stored, err = []bool{true}, g.insertAlone(group.ctx, calls[0])
+		err = g.insertAlone(group.ctx, calls[0])
+		stored[0] = true
 	} else {
 		stored, err = g.insertGroup(group.ctx, calls)
 	}
+}
+
+// answer tells a group's appends what has become of them.
+func (g *groupCommit) answer(group *commitGroup, stored []bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for i, m := range members {
+	for i, m := range group.members {
 		switch {
 		case m.gone:
 		case err == nil && !stored[i]:

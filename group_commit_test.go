@@ -266,6 +266,24 @@ func TestAppendTurns(t *testing.T) {
 		ts.insertAlone = ask
 		ts.wantAtRest()
 	})
+	for what, do := range map[string]func(){"panics": func() { panic("driver") }, "ends the goroutine": runtime.Goexit} {
+		inTurns(t, "a driver that "+what+" in a group's statement has each go solo", func(t *testing.T, ts *groupTurns) {
+			ts.insertGroup = func(context.Context, []*appendRequest) ([]bool, error) {
+				do()
+				return nil, nil
+			}
+			ts.start(t.Context(), "first")
+			ts.start(t.Context(), "a")
+			ts.start(t.Context(), "b")
+			ts.end(0, nil)
+			ts.wantSizes("each for itself", 1, 1, 1)
+			ts.end(1, nil)
+			ts.end(2, nil)
+			ts.wantReturned("a", nil)
+			ts.wantReturned("b", nil)
+			ts.wantAtRest()
+		})
+	}
 	inTurns(t, "many go in two groups", func(t *testing.T, ts *groupTurns) {
 		ts.startMany("a", twoGroupsRows-1)
 		ts.wantSizes("too few for two", 1)

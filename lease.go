@@ -59,7 +59,7 @@ func (l *lease) keep() {
 	defer close(l.kept)
 	pause := l.term / 3
 	for sleep(l.ctx, pause) == nil {
-		held, err := l.backend.renewLease(l.ctx, l.name, l.epoch, l.term)
+		held, err := l.renew()
 		switch {
 		case err != nil:
 			// The runner meets the same fault, or the lease runs out.
@@ -71,6 +71,12 @@ func (l *lease) keep() {
 			pause = l.term / 3
 		}
 	}
+}
+
+// renew renews the lease once. A panic of the driver is an error like others: this goroutine has no caller.
+func (l *lease) renew() (held bool, err error) {
+	defer recoverTo(&err)
+	return l.backend.renewLease(l.ctx, l.name, l.epoch, l.term)
 }
 
 // leases are those that runners of one Store have, so that whoever takes one away can tell its

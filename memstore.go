@@ -51,6 +51,7 @@ type memProjection struct {
 	parked     map[Position]parkedRow
 	judged     map[Position]controlKind
 	kept       definition
+	changingAt int64 // the epoch whose holder is changing it
 	last       ProjectionControl
 }
 
@@ -58,6 +59,7 @@ type memProjection struct {
 func (p *memProjection) current() projectionRow {
 	row := p.projectionRow
 	row.held = time.Now().Before(p.leaseUntil)
+	row.changing = p.changingAt == p.epoch
 	return row
 }
 

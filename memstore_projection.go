@@ -79,7 +79,7 @@ func (m *memBackend) define(ctx context.Context, name string, epoch int64, d *de
 		if p.epoch != epoch {
 			return false
 		}
-		p.kept, p.wants = definition{wanted: d.wanted, earlier: d.earlier}, d.wanted.hash()
+		p.kept, p.wants, p.changingAt = definition{wanted: d.wanted, earlier: d.earlier}, d.wanted.hash(), 0
 		return true
 	})
 }
@@ -90,7 +90,7 @@ func (m *memBackend) rebuild(ctx context.Context, name string, epoch int64, w *w
 			return false
 		}
 		p.restart(sealed)
-		p.kept, p.wants = definition{wanted: w}, w.hash()
+		p.kept, p.wants, p.changingAt = definition{wanted: w}, w.hash(), 0
 		return true
 	})
 }
@@ -126,7 +126,7 @@ func (m *memBackend) change(ctx context.Context, name string, fn func(p *memProj
 func (m *memBackend) takeLease(ctx context.Context, row *projectionRow, c leaseClaim) (bool, error) {
 	return m.change(ctx, c.name, func(p *memProjection) bool {
 		now := p.current()
-		if now.epoch != row.epoch || !now.free(c.owner) && (now.wants == "" || now.wants != c.over) {
+		if now.epoch != row.epoch || !now.free(c.owner) && (now.wants == "" || now.wants != c.over || now.changing) {
 			return false
 		}
 		if p.owner != c.owner {
@@ -134,6 +134,10 @@ func (m *memBackend) takeLease(ctx context.Context, row *projectionRow, c leaseC
 		}
 		p.owner, p.kind, p.readModel, p.leaseUntil = c.owner, c.kind, c.readModel, time.Now().Add(c.term)
 		p.epoch++
+		p.changingAt = 0
+		if c.changing {
+			p.changingAt = p.epoch
+		}
 		if p.status != StatusResetting && p.status != StatusDeleting {
 			p.status = StatusRunning
 		}

@@ -57,7 +57,8 @@ type Projection[S any] struct {
 	//   - One that lacks some and adds others is [ErrProjectionChanged], unless OnChange says otherwise:
 	//     then it takes the lease when that is free.
 	//
-	// Changes of matches, of Init and of what handlers do are not noticed: raise Version for those.
+	// Changes of matches, of Init and of what handlers do are not noticed: raise Version for those. Names
+	// that [Middleware] gives to events do not count.
 	OnChange Change
 
 	Init func() S // the state before the first event; default: the zero S
@@ -72,7 +73,8 @@ type Projection[S any] struct {
 	ReadModel ReadModel
 
 	// OnError decides what becomes of an event whose handling has failed; attempt counts its
-	// tries, from 1. Default: [Retry] three times, then [Fail].
+	// tries, from 1. Default: [Retry] three times, then [Fail]. If a function panicked, err is a
+	// [*PanicError]. If OnError panics itself, that counts as Fail.
 	//
 	// It is asked only about what a handler did. A deadlock, a lost connection, a server that is
 	// read-only or out of space, and a failure of the store's own statements blame no event: the runner
@@ -161,7 +163,7 @@ func (p *Projection[S]) Load(ctx context.Context, s *Store) (Checkpoint[S], erro
 	}
 	f := p.projector(s, name)
 	if err := f.restore(row.state); err != nil {
-		return cp, fmt.Errorf("eventstore: state of projection %q: %w", name, err)
+		return cp, within(fmt.Sprintf("state of projection %q", name), err)
 	}
 	return Checkpoint[S]{row.position, f.state}, nil
 }

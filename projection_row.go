@@ -17,6 +17,7 @@ type leaseClaim struct {
 	kind        runnerKind
 	readModel   bool   // the runner has a read model
 	over        string // the hash of the stored set, if its holder has to give way to a wider one; or ""
+	changing    bool   // the runner's definition is to become the stored one, if it is not refused
 	term        time.Duration
 }
 
@@ -46,6 +47,7 @@ type projectionRow struct {
 	replayTo   Position // up to which events were sealed when it began or was last reset
 	wants      string   // the hash of the stored wanted set; "": there is none
 	paused     bool
+	changing   bool // the holder's definition is to become the stored one
 }
 
 // free reports whether a runner can take the lease.

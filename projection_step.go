@@ -96,6 +96,9 @@ type Step[S any] struct {
 // If another runner has taken over: [ErrLeaseLost], as far as this one can know; what it has not
 // noticed, its commit does. On a memory store: [errors.ErrUnsupported].
 //
+// A parameter of a query that is a driver.Valuer must not panic: the run survives that, but database/sql counts the
+// connection as in use from then on.
+//
 // The transaction holds a connection of the pool. A call of the store outside it, with the handler's context,
 // needs another one: if handlers hold all that the pool may open, and wait, it returns [ErrInvalid].
 func (st *Step[S]) Tx() (*sql.Tx, error) { return st.tx.sqlTx() }

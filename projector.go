@@ -22,7 +22,8 @@ type projector[S any] struct {
 	touched bool   // a handler has run since
 }
 
-func (f *projector[S]) restore(state []byte) error {
+func (f *projector[S]) restore(state []byte) (err error) {
+	defer recoverTo(&err)
 	f.stored, f.touched = state, false
 	var s S
 	if state == nil {
@@ -32,12 +33,13 @@ func (f *projector[S]) restore(state []byte) error {
 		f.state = s
 		return nil
 	}
-	err := f.store.codec.Unmarshal(state, &s)
+	err = f.store.codec.Unmarshal(state, &s)
 	f.state = s
 	return err
 }
 
-func (f *projector[S]) encode() ([]byte, error) {
+func (f *projector[S]) encode() (_ []byte, err error) {
+	defer recoverTo(&err)
 	if !f.touched {
 		return nil, nil
 	}
@@ -60,7 +62,7 @@ func (f *projector[S]) handle(ctx context.Context, tx *batchTx, rows []record) (
 	dispatcher := f.store.dispatcher(func(d *delivery) error { return f.deliver(ctx, tx, d) })
 	for i := range rows {
 		tx.current = &rows[i]
-		err := dispatcher.dispatch(ctx, &rows[i])
+		err := survive(func() error { return dispatcher.dispatch(ctx, &rows[i]) })
 		if err == nil {
 			// A handler may have hidden it. At once, because on MySQL a deadlock has ended the
 			// transaction, and what other handlers did behind it would be stored by itself.

@@ -170,10 +170,14 @@ func pages(ahead bool, fetch func() fetched) iter.Seq[fetched] {
 				}
 				continue
 			}
-			next := make(chan fetched, 1)
-			go func() { next <- fetch() }()
-			wanted = yield(p)
-			p = <-next // also if it is not wanted: nothing is left running
+			next := inBackground(fetch)
+			func() {
+				defer next.end() // also if the page's user panics: nothing is left running
+				wanted = yield(p)
+			}()
+			if wanted {
+				p = next.wait()
+			}
 		}
 	}
 }
@@ -209,7 +213,9 @@ func (s *Store) read(ctx context.Context, from Selection, names []string, opts R
 				q.limit = min(q.limit, left)
 				q.sizeHint = min(q.sizeHint, left)
 			}
-			p.rows, p.more, p.err = s.backend.readPage(ctx, &q)
+			next := q // a fetch that panics is made again, and must not have moved on
+			p.rows, p.more, p.err = s.backend.readPage(ctx, &next)
+			q = next
 			if p.err == nil && len(p.rows) > 0 {
 				q.limit = pageSize(p.rows, maxPage)
 				q.sizeHint = q.limit

@@ -5,6 +5,7 @@ package eventstore
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"maps"
 	"slices"
 	"strings"
@@ -162,6 +163,12 @@ func (t *Table) Exists(ctx context.Context, in Transactor, where Row) (bool, err
 	tx, err := in.Tx()
 	if err != nil {
 		return false, err
+	}
+	for _, v := range args {
+		if v, ok := v.(driver.Valuer); ok {
+			// If it panics it does so here. In a query that would cost the pool the connection.
+			_, _ = driver.DefaultParameterConverter.ConvertValue(v)
+		}
 	}
 	found := false
 	rows, err := tx.QueryContext(ctx, t.Dialect.bind("", "SELECT 1 FROM "+t.Name+condition+" LIMIT 1"), args...)

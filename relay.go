@@ -22,8 +22,8 @@ type Relay struct {
 	// Publish hands events on, in position order, as they are stored. When it returns nil they
 	// are done with. After an error, or if the process dies, they come again, in batches that may
 	// be others: a relay never skips an event, and tries for as long as ctx lasts, after pauses of
-	// up to two seconds. Meanwhile [ProjectionInfo].Error is the last error, and Options.Logger is
-	// told of each. ctx ends when another runner takes over.
+	// up to two seconds. A panic is an error too. Meanwhile [ProjectionInfo].Error is the last error, and
+	// Options.Logger is told of each. ctx ends when another runner takes over.
 	Publish func(ctx context.Context, events []Event) error
 
 	// After is the position after which a relay begins that has never run; [Latest] is what is sealed by
@@ -68,17 +68,21 @@ func (*publisher) restore([]byte) error    { return nil }
 func (*publisher) encode() ([]byte, error) { return nil, nil }
 
 func (f *publisher) handle(ctx context.Context, _ *batchTx, rows []record) (int, error) {
+	if err := survive(func() error { return f.publish(ctx, rows) }); err != nil {
+		return 0, err
+	}
+	return len(rows), nil
+}
+
+func (f *publisher) publish(ctx context.Context, rows []record) error {
 	events := make([]Event, len(rows))
 	for i := range rows {
 		var err error
 		if events[i], err = f.store.loadCopy(ctx, &rows[i]); err != nil {
-			return 0, err
+			return err
 		}
 	}
-	if err := f.relay.Publish(ctx, events); err != nil {
-		return 0, err
-	}
-	return len(rows), nil
+	return f.relay.Publish(ctx, events)
 }
 
 func (*publisher) decide(context.Context, *record, error, int) ErrorAction { return Retry }

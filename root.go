@@ -65,11 +65,16 @@ func (r *Root[S]) RecordEvent(ev NewEvent) {
 func (r *Root[S]) add(ev NewEvent, md ...Metadata) {
 	e := recordedEvent{NewEvent: ev}
 	if r.err == nil {
+		r.err = errHalfRecorded // unless record returns
 		r.err = r.record(&e, md)
 	}
 	r.pending = append(r.pending, e)
 	r.version++
 }
+
+// errHalfRecorded is what Save returns for a root on which Record has panicked, where its caller has recovered: its
+// state may have a part of the event.
+var errHalfRecorded = invalid("Root.Record has panicked: load the aggregate again")
 
 func (r *Root[S]) record(ev *recordedEvent, md []Metadata) error {
 	if r.folds == nil {

@@ -54,7 +54,7 @@ func (r *runner) run(ctx context.Context) error {
 	r.owner = newOwner()
 	var barred *barredError
 	for {
-		err := r.hold(ctx)
+		err := surviveStore(func() error { return r.hold(ctx) })
 		switch {
 		case errors.Is(err, errStopped):
 			return nil
@@ -101,7 +101,11 @@ func (r *runner) hold(ctx context.Context) (err error) {
 	errText := ""
 	l := r.store.leases.begin(ctx, r.store.backend, r.name, r.owner, row.epoch, r.term)
 	r.batches.lease, r.batches.noted = l, false
+	returned := false
 	defer func() {
+		if !returned {
+			err = errGoexit
+		}
 		if l.lost() && !errors.Is(err, errStopped) {
 			err = ErrLeaseLost
 		}
@@ -121,14 +125,31 @@ func (r *runner) hold(ctx context.Context) (err error) {
 		r.release(ctx, status, errText)
 	}()
 	r.store.opts.Logger.InfoContext(ctx, "lease taken", "projection", r.name, "owner", r.owner, "epoch", row.epoch)
-	if err := r.adopt(l.ctx, &row); err != nil {
-		return err
-	}
-	if err := r.prepare(l.ctx, &row); err != nil {
-		return err
-	}
-	return r.batches.follow(l.ctx, r.target)
+	err = surviveStore(func() error {
+		if err := r.adopt(l.ctx, &row); err != nil {
+			return err
+		}
+		if err := r.prepare(l.ctx, &row); err != nil {
+			return err
+		}
+		return r.batches.follow(l.ctx, r.target)
+	})
+	returned = true
+	return err
 }
+
+// surviveStore is survive for the store's own work, where all of the application's functions are called by survive.
+// What panics then is the driver: no event is to blame, and the database is asked again.
+func surviveStore(fn func() error) error {
+	var err error
+	if panicked := survive(func() error { err = fn(); return nil }); panicked != nil {
+		return &statementError{"projection", panicked, errUnavailable}
+	}
+	return err
+}
+
+// errGoexit is why a run has ended that has not returned.
+var errGoexit = errors.New("eventstore: runtime.Goexit has ended the goroutine of the run")
 
 // release gives the lease back, also when ctx is over, but not at any price: it runs out by itself.
 func (r *runner) release(ctx context.Context, status ProjectionStatus, errText string) {
@@ -181,14 +202,12 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 			r.release(ctx, StatusIdle, "")
 			return row, r.end(&row)
 		}
-		may, over, err := r.mayTake(ctx, &row)
+		claim, err := r.mayTake(ctx, &row)
 		if err != nil {
 			return row, err
 		}
-		if may {
-			claim := r.claim(&row)
-			claim.over = over
-			if taken, err := r.store.backend.takeLease(ctx, &row, claim); err != nil {
+		if claim != nil {
+			if taken, err := r.store.backend.takeLease(ctx, &row, *claim); err != nil {
 				return row, err
 			} else if taken {
 				// Whatever was under way when the lease was taken is stored by now, or never will be.
@@ -223,30 +242,38 @@ func (r *runner) create(ctx context.Context) error {
 	return r.store.backend.createProjection(ctx, r.name, after, sealed)
 }
 
-// mayTake reports whether the runner may take the lease, and from the holders of which stored set, if not only
-// when it is free. It returns errStopped when nothing is left to do for a catch-up, and
-// ErrProjectionChanged when the definition is refused without a look at the log.
-func (r *runner) mayTake(ctx context.Context, row *projectionRow) (may bool, over string, err error) {
+// mayTake returns what to take the lease with, or nil to stand by. It returns errStopped when nothing is left
+// to do for a catch-up, and ErrProjectionChanged when the definition is refused as things are.
+func (r *runner) mayTake(ctx context.Context, row *projectionRow) (*leaseClaim, error) {
 	free := row.free(r.owner)
 	rel, ok, err := r.relationTo(ctx, row)
 	switch {
 	case err != nil || !ok:
-		return false, "", err
+		return nil, err
 	case rel == relationNeither && r.onChange == RefuseChange:
-		return false, "", r.neither(r.kept)
+		return nil, r.neither(r.kept)
 	case r.caughtUp(row) && r.settled(row, rel):
-		return false, "", r.end(row)
+		return nil, r.end(row)
 	case row.paused && row.status == StatusResetting && free:
-		return false, "", r.withLease(ctx, row, r.reset)
+		return nil, r.withLease(ctx, row, r.reset)
 	case row.paused:
-		return false, "", nil
+		return nil, nil
 	case rel == relationNarrower && r.onChange == RefuseChange && free:
-		barred, err := r.stillBarred(ctx, row)
-		return !barred, "", err
-	case rel == relationWider:
-		return true, row.wants, nil
+		free, err = r.unbarred(ctx, row)
+	case rel == relationWider && r.onChange == RefuseChange:
+		err = r.refusedBefore(ctx, row)
 	}
-	return free, "", nil
+	claim := r.claim(row)
+	if rel == relationWider {
+		claim.over = row.wants
+	}
+	claim.changing = rel == relationWider || rel == relationNeither || rel == relationNarrower && r.onChange != RefuseChange
+	// A wider definition takes it from any holder but one that is about to change the set itself: two of them
+	// would take it from each other for as long as a look lasts.
+	if err != nil || !free && (rel != relationWider || row.changing) {
+		return nil, err
+	}
+	return &claim, nil
 }
 
 // claim is what the runner takes a lease with.

@@ -60,11 +60,11 @@ func (b *batcher) follow(ctx context.Context, target Position) error {
 	poll := newPoller(b.store.appended, b.poll)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var ahead chan lookResult
+	var ahead *background[lookResult]
 	defer func() {
 		cancel()
 		if ahead != nil {
-			<-ahead
+			ahead.end()
 		}
 	}()
 	checked := time.Now()
@@ -75,8 +75,9 @@ func (b *batcher) follow(ctx context.Context, target Position) error {
 		if ahead == nil {
 			ahead = b.fetch(ctx, poll, b.position)
 		}
-		next := <-ahead
+		look := ahead
 		ahead = nil
+		next := look.wait()
 		if next.err != nil {
 			return next.err
 		}
@@ -309,7 +310,7 @@ func (b *batcher) undo(ctx context.Context, tx *batchTx, done int, failure error
 func (b *batcher) finish(tx *batchTx, upTo Position) error {
 	state, err := b.consumer.encode()
 	if err != nil {
-		return fmt.Errorf("eventstore: state of projection %q: %w", b.name, err)
+		return b.ofState(err)
 	}
 	if err := b.commit(tx, checkpoint{position: upTo, state: state, judged: b.judged(upTo)}); err != nil {
 		return err
@@ -353,7 +354,11 @@ func (b *batcher) commit(tx *batchTx, c checkpoint) error {
 
 func (b *batcher) restore(state []byte) error {
 	if err := b.consumer.restore(state); err != nil {
-		return fmt.Errorf("eventstore: state of projection %q: %w", b.name, err)
+		return b.ofState(err)
 	}
 	return nil
+}
+
+func (b *batcher) ofState(err error) error {
+	return within(fmt.Sprintf("state of projection %q", b.name), err)
 }

@@ -47,21 +47,68 @@ func (r *runner) settled(row *projectionRow, rel relation) bool {
 	return false
 }
 
-// stillBarred reports whether nothing has changed since the runner gave back the lease because of an event
+// unbarred reports whether something has changed since the runner gave back the lease because of an event
 // that it must not pass over.
-func (r *runner) stillBarred(ctx context.Context, row *projectionRow) (bool, error) {
+func (r *runner) unbarred(ctx context.Context, row *projectionRow) (bool, error) {
 	e := r.barred
 	if e == nil || row.position != e.after || row.wants != e.wants {
-		return false, nil
+		return true, nil
 	}
 	at := e.event.position
 	rows, _, err := r.store.backend.readPage(ctx, &page{from: FromAll(), after: at - 1, before: at + 1, limit: 1})
 	if err != nil || len(rows) == 0 {
-		return false, err
+		return err == nil, err
 	}
 	verdicts, err := r.store.backend.verdicts(ctx, r.name)
 	_, lifted := verdicts[at]
-	return err == nil && !lifted, err
+	return err == nil && lifted, err
+}
+
+// refusedBefore returns ErrProjectionChanged if an earlier run of the same definition was refused for an event
+// that is still there and still out. It needs no lease: calls in a loop would take that from an older runner
+// again and again, and undo its batches.
+func (r *runner) refusedBefore(ctx context.Context, row *projectionRow) error {
+	kept, err := r.store.backend.definition(ctx, r.name)
+	if err != nil || kept.wanted == nil {
+		return err
+	}
+	look := r.lookFor(kept.wanted)
+	at := kept.checkedTo + 1
+	if kept.checked != look.key || at > row.position {
+		return nil
+	}
+	q := &look.page
+	q.after, q.before, q.limit = at-1, at+1, 1
+	rows, _, err := r.store.backend.readPage(ctx, q)
+	if err != nil {
+		return err
+	}
+	found, err := r.firstOut(rows, kept)
+	if err == nil && found != nil {
+		err = r.refusal(row, found)
+	}
+	return err
+}
+
+// firstOut returns the first of rows that the definition wants and no earlier one has taken in.
+func (r *runner) firstOut(rows []record, kept *definition) (*record, error) {
+	picker := r.from.picker()
+	for i := range rows {
+		row := &rows[i]
+		if !r.wanted.holds(row.stream, row.name) || kept.takenIn(row.position, row.stream, row.name) {
+			continue
+		}
+		if picked, err := picker.picks(row); picked || err != nil {
+			return row, err
+		}
+	}
+	return nil, nil
+}
+
+// refusal returns the error of a definition that wants an event which was passed over.
+func (r *runner) refusal(row *projectionRow, found *record) error {
+	return &changedError{fmt.Sprintf("projection %q stands at %d, and event %d, %q of stream %q, which the definition wants, was passed over by an earlier one: %s",
+		r.name, row.position, found.position, found.name, found.stream, whatToDo)}
 }
 
 // adopt makes the definition the one that the row keeps, or finds that it must not. It runs under the
@@ -90,8 +137,7 @@ func (r *runner) adopt(ctx context.Context, row *projectionRow) error {
 		case err != nil:
 			return err
 		case found != nil && r.onChange == RefuseChange:
-			return &changedError{fmt.Sprintf("projection %q stands at %d, and event %d, %q of stream %q, which the definition wants, was passed over by an earlier one: %s",
-				r.name, row.position, found.position, found.name, found.stream, whatToDo)}
+			return r.refusal(row, found)
 		case found != nil && r.onChange == RebuildOnChange:
 			r.store.opts.Logger.WarnContext(ctx, "projection is rebuilt, as its definition has changed", "projection", r.name, "owner", r.owner, "position", found.position, "event", found.name)
 			return r.rebuild(ctx, row)
@@ -140,8 +186,12 @@ func (r *runner) passedOver(ctx context.Context, row *projectionRow, kept *defin
 	if kept.checked == look.key {
 		after = max(after, kept.checkedTo)
 	}
-	note := func() error { return r.store.backend.noteChecked(ctx, r.name, row.epoch, look.key, after) }
-	picker := r.from.picker()
+	note := func() error {
+		// Also of a look that ends with its context, but not at any price.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
+		defer cancel()
+		return r.store.backend.noteChecked(ctx, r.name, row.epoch, look.key, after)
+	}
 	window, noted := Position(minWindow), time.Now()
 	for after < row.position {
 		began := time.Now()
@@ -150,19 +200,16 @@ func (r *runner) passedOver(ctx context.Context, row *projectionRow, kept *defin
 		to := q.before - 1
 		rows, more, err := r.store.backend.readPage(ctx, q)
 		if err != nil {
+			_ = note() // the error that matters is the page's
 			return nil, err
 		}
-		for i := range rows {
-			row := &rows[i]
-			if !r.wanted.holds(row.stream, row.name) || kept.takenIn(row.position, row.stream, row.name) {
-				continue
-			}
-			if picked, err := picker.picks(row); err != nil {
-				return nil, err
-			} else if picked {
-				after = row.position - 1
-				return row, note()
-			}
+		found, err := r.firstOut(rows, kept)
+		if err != nil {
+			return nil, err
+		}
+		if found != nil {
+			after = found.position - 1
+			return found, note()
 		}
 		if after = to; more {
 			after = q.after
@@ -170,7 +217,11 @@ func (r *runner) passedOver(ctx context.Context, row *projectionRow, kept *defin
 			window = nextWindowSize(window, time.Since(began))
 		}
 		if time.Since(noted) >= noteChecks {
-			if err := note(); err != nil {
+			err := note()
+			if err == nil {
+				err = r.batches.check(ctx) // another may have the lease by now
+			}
+			if err != nil {
 				return nil, err
 			}
 			noted = time.Now()

@@ -65,7 +65,7 @@ func (r *runner) changeReadModel(ctx context.Context, tx backendTx, row *project
 	}
 	sqlTx, err := tx.sqlTx()
 	if err == nil {
-		err = change(tx.handlerContext(ctx), sqlTx)
+		err = survive(func() error { return change(tx.handlerContext(ctx), sqlTx) })
 	}
 	if err != nil {
 		return r.readModelFailed(tx, op, err)
@@ -80,7 +80,7 @@ func (r *runner) readModelFailed(tx backendTx, op string, err error) error {
 	if fault := tx.databaseFault(err); fault != nil {
 		return fault
 	}
-	return fmt.Errorf("eventstore: projection %q: %s read model: %w", r.name, op, err)
+	return &locatedError{fmt.Sprintf("projection %q: %s read model", r.name, op), err}
 }
 
 // finishReset empties what the projection has written, and begins at the beginning.

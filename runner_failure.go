@@ -26,8 +26,9 @@ func (b *batcher) lost(ctx context.Context, rows []record, err error) error {
 func (b *batcher) handleFailure(ctx context.Context, one []record, failure error, attempt int) error {
 	ev := &one[0]
 	for ; ; attempt++ {
-		action := b.consumer.decide(ctx, ev, failure, attempt)
-		b.store.opts.Logger.WarnContext(ctx, "projection failed on an event", "projection", b.name, "position", ev.position, "attempt", attempt, "action", action, "error", failure)
+		var action ErrorAction
+		action, failure = b.decide(ctx, ev, failure, attempt)
+		b.logFailure(ctx, ev, failure, attempt, action)
 		switch action {
 		case Retry:
 			b.noteFailure(ctx, failure)
@@ -61,6 +62,35 @@ func (b *batcher) handleFailure(ctx context.Context, one []record, failure error
 			return b.consumer.fatal(ev, failure)
 		}
 	}
+}
+
+// decide asks the definition what becomes of an event. If it panics, the answer is Fail and the failure is both.
+func (b *batcher) decide(ctx context.Context, ev *record, failure error, attempt int) (action ErrorAction, _ error) {
+	err := survive(func() error {
+		action = b.consumer.decide(ctx, ev, failure, attempt)
+		return nil
+	})
+	if err != nil {
+		return Fail, &undecidedError{failure, err}
+	}
+	return action, failure
+}
+
+// undecidedError is a failure about which OnError has panicked.
+type undecidedError struct{ failure, panicked error }
+
+func (e *undecidedError) Error() string {
+	return e.failure.Error() + "; OnError: " + unprefixed{e.panicked}.Error()
+}
+
+func (e *undecidedError) Unwrap() []error { return []error{e.failure, e.panicked} }
+
+func (b *batcher) logFailure(ctx context.Context, ev *record, failure error, attempt int, action ErrorAction) {
+	args := []any{"projection", b.name, "position", ev.position, "attempt", attempt, "action", action, "error", failure}
+	if p := (*PanicError)(nil); errors.As(failure, &p) {
+		args = append(args, "stack", string(p.Stack))
+	}
+	b.store.opts.Logger.WarnContext(ctx, "projection failed on an event", args...)
 }
 
 // noteFailure shows in ProjectionInfo.Error why a runner does not get on, and reports whether it could:

@@ -47,14 +47,11 @@ type looker struct {
 }
 
 // fetch looks for sealed events after a position, beside the caller.
-func (l *looker) fetch(ctx context.Context, poll *poller, after Position) chan lookResult {
-	out := make(chan lookResult, 1)
-	go func() {
-		var next lookResult
+func (l *looker) fetch(ctx context.Context, poll *poller, after Position) *background[lookResult] {
+	return inBackground(func() (next lookResult) {
 		next.err = l.look(ctx, poll, after, &next)
-		out <- next
-	}()
-	return out
+		return next
+	})
 }
 
 func (l *looker) look(ctx context.Context, poll *poller, after Position, next *lookResult) error {

@@ -60,7 +60,7 @@ func (a *Aggregate[S]) snapshotIfDue(ctx context.Context, s *Store, r *Root[S]) 
 	if a.Snapshot.Every == 0 || s.inTx || r.version-r.snapshot < int64(a.Snapshot.Every) {
 		return
 	}
-	if err := a.SaveSnapshot(ctx, s, r.id); err != nil {
+	if err := survive(func() error { return a.SaveSnapshot(ctx, s, r.id) }); err != nil {
 		s.opts.Logger.WarnContext(ctx, "snapshot not stored", "stream", a.Stream, "aggregate", r.id, "version", r.version, "error", err)
 		return
 	}
@@ -74,7 +74,7 @@ func (a *Aggregate[S]) restore(ctx context.Context, s *Store, r *Root[S], rows [
 		return rows, true
 	}
 	var state S
-	if err := s.codec.Unmarshal(rows[0].data, &state); err != nil {
+	if err := survive(func() error { return s.codec.Unmarshal(rows[0].data, &state) }); err != nil {
 		s.opts.Logger.WarnContext(ctx, "snapshot not used", "stream", a.Stream, "aggregate", r.id, "version", rows[0].version, "error", err)
 		return nil, false
 	}

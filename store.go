@@ -62,7 +62,7 @@ type Options struct {
 	// Postgres this names the transactions that it waits for as pg_locks does. It is noticed by
 	// whoever seals, so that a store of which nobody reads sealed events is silent. Texts of errors are
 	// logged too: those of this package tell nothing of payloads and metadata, those of handlers and
-	// codecs are the application's. Default: silent.
+	// codecs are the application's. A record on which the logger's handler panics is dropped. Default: silent.
 	Logger *slog.Logger
 
 	// Now is the clock for [Event].RecordedAt and [StreamInfo].CreatedAt; it must be safe for
@@ -147,6 +147,8 @@ func newStore(opts *Options) (*Store, error) {
 	}
 	if s.opts.Logger == nil {
 		s.opts.Logger = slog.New(slog.DiscardHandler)
+	} else {
+		s.opts.Logger = survivingLogger(s.opts.Logger)
 	}
 	s.opts.Middleware = append([]Middleware(nil), s.opts.Middleware...)
 	s.hasLoadMiddleware = slices.ContainsFunc(s.opts.Middleware, func(m Middleware) bool { return m.Load != nil })
@@ -179,19 +181,24 @@ func (s *Store) WriteSchema(w io.Writer) error { return s.backend.writeSchema(w)
 // the part that is already stored. Nothing of it is repeated: [Aggregate.Execute] and [Aggregate.Handle]
 // try once, and a deadlock, a serialisation failure or a lost position is [ErrRetryTx]: roll back
 // and run the transaction again, as [Store.Transact] does by itself. After [*ConflictError] roll back
-// too, and at once: on MySQL a failed append can leave, at repeatable read, the end of the log locked until
-// then. Like tx, it is not safe for concurrent use while a sequence is being read. On a memory store, which knows no *sql.Tx, every call of
-// the result returns [errors.ErrUnsupported]: use Transact.
+// too. Like tx, it is not safe for concurrent use while a sequence is being read. On a memory store, which
+// knows no *sql.Tx, every call of the result returns [errors.ErrUnsupported]: use Transact.
 //
 // A transaction that stays open holds up no append to another aggregate. MySQL and MariaDB lock gaps
 // between rows: there it holds up appends that begin an aggregate next to one of its own, by ID, and
 // appends to the aggregate before that one,
 //
-//   - if it has had to wait for that aggregate,
+//   - if it has had to wait for that aggregate, on MySQL only for one that was new,
+//   - if it has appended to that aggregate after another had deleted it,
 //   - if it has deleted that aggregate and begun it anew,
 //   - if it is serializable: then it locks all that it reads.
 //
 // There it also holds up appends to a stream whose metadata it has set.
+//
+// On MySQL at repeatable read an INSERT that a row refuses locks the end of the log until the transaction ends.
+// So an append in tx first looks, on another connection of the pool, for what is in its way. Every append to
+// the store waits for tx if that was not possible, because the pool had none free, or if another append took
+// the same new aggregate or the same event ID after the look, and tx stays open after the error.
 func (s *Store) WithTx(tx *sql.Tx) *Store {
 	t := *s
 	t.inTx = true

@@ -368,3 +368,47 @@ func wantCancelled(t testing.TB, what string, err error) {
 		t.Errorf("%s: error is %v, want %v", what, err, context.Canceled)
 	}
 }
+
+// TestRebuildEmptiesAll has a definition rebuilt that has written rows and events and parked one.
+func TestRebuildEmptiesAll(t *testing.T) {
+	storetest.ForEachDatabase(t, func(t *testing.T, l storetest.Lane) {
+		s := l.Open(t, nil)
+		storetest.CreateStream(t, s, "accounts")
+		rows := storetest.NewRows(t, l)
+		storetest.MustAppend(t, s, "accounts", "a", es.MustNotExist, storetest.Deposits(3, 1)...)
+		storetest.MustAppend(t, s, "accounts", "b", es.MustNotExist, es.NewEvent{Payload: storetest.Opened{Owner: "ann"}})
+		emit := es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], e storetest.Deposited) error {
+			if step.Event.Version == 3 {
+				return errors.New("refused")
+			}
+			return step.Emit(ctx, es.NewEvent{Payload: e})
+		})
+		p := storetest.TotalsOf("p", rows.Insert(), emit)
+		p.ReadModel = rows.Table()
+		p.OnError = func(context.Context, es.Event, error, int) es.ErrorAction { return es.Park }
+		wantAll := func(what string, events int) {
+			t.Helper()
+			cp := storetest.CatchUp(t, p, s)
+			emitted := len(storetest.Collect(t, s.Read(t.Context(), es.FromStream("p"), es.ReadOptions{})))
+			parked, err := s.ParkedEvents(t.Context(), "p")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if cp.State.Events != 2 || len(rows.Positions(t)) != 2 || emitted != 2 || len(parked) != 1 {
+				t.Errorf("%s: state %+v, rows %v, %d emitted, parked %v", what, cp.State, rows.Positions(t), emitted, parked)
+			}
+			if got := len(cp.State.Names); got != events {
+				t.Errorf("%s: %d names, want %d", what, got, events)
+			}
+		}
+		wantAll("at first", 0)
+		p.When = append(p.When, es.On(func(s *storetest.Totals, e storetest.Opened) { s.Names = append(s.Names, e.Owner) }))
+		storetest.WantErr(t, "refused", storetest.Second(p.CatchUp(t.Context(), s)), es.ErrProjectionChanged)
+		wantRows := rows.Positions(t)
+		if len(wantRows) != 2 {
+			t.Errorf("a refused definition has left rows %v", wantRows)
+		}
+		p.OnChange = es.RebuildOnChange
+		wantAll("rebuilt", 1)
+	})
+}

@@ -3,6 +3,7 @@ package roundtrips_test
 import (
 	"database/sql"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -109,6 +110,43 @@ func TestTrips(t *testing.T) {
 			if got != op.want {
 				t.Errorf("%s: %d trips, want %d", op.name, got, op.want)
 			}
+		}
+	})
+}
+
+// TestTripsOfAppendsInTransactions counts the round trips of appends in a transaction, with another connection
+// free, on MySQL and MariaDB with interpolateParams, so that each statement takes one. On MySQL they look ahead,
+// because an INSERT that fails there locks the end of the log.
+func TestTripsOfAppendsInTransactions(t *testing.T) {
+	storetest.ForEachKind(t, func(t *testing.T, l storetest.Lane) {
+		if l.Dialect == es.MySQL {
+			l = l.Pool(t, storetest.WithParams(l.DSN, "interpolateParams=true"), 2)
+		}
+		l, proxy := l.Proxied(t, 2)
+		s, ctx := l.Open(t, nil), t.Context()
+		storetest.CreateStream(t, s, "accounts")
+		want := []int{1, 1, 1}
+		switch {
+		case strings.HasPrefix(l.Name, "mysql"):
+			want = []int{3, 4, 4}
+		case l.Dialect == es.MySQL:
+			want = []int{2, 2, 2}
+		}
+		var got []int
+		for n := 0; n < 10 && !slices.Equal(got, want); n++ {
+			got = nil
+			l.InTx(t, s, true, nil, func(_ *sql.Tx, in *es.Store) {
+				for _, expected := range []es.ExpectedVersion{es.MustNotExist, 2, es.AnyVersion} {
+					proxy.ResetTrips()
+					if _, err := in.Append(ctx, "accounts", fmt.Sprint("a", n), expected, storetest.Deposits(2, 1)...); err != nil {
+						t.Fatal(err)
+					}
+					got = append(got, proxy.Trips())
+				}
+			})
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("to a new aggregate, at a version and at any: %d trips, want %d", got, want)
 		}
 	})
 }
