@@ -213,8 +213,10 @@ func TestTransactCommitRace(t *testing.T) {
 			_, err := s.Append(ctx, "accounts", "a", es.AnyVersion, storetest.Deposits(1, 1)...)
 			return err
 		},
-		"a delete":           func() error { return s.DeleteAggregate(ctx, "accounts", "a") },
-		"a delete of stream": func() error { return errors.Join(s.DeleteStream(ctx, "accounts"), s.CreateStream(ctx, "accounts", nil)) },
+		"a delete": func() error { return s.DeleteAggregate(ctx, "accounts", "a") },
+		"a delete of stream": func() error {
+			return errors.Join(s.DeleteStream(ctx, "accounts"), s.CreateStream(ctx, "accounts", nil))
+		},
 	}
 	for _, what := range []string{"an append", "a delete", "a delete of stream"} {
 		runs := 0
