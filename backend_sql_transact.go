@@ -58,7 +58,7 @@ func (u *sqlCallerTx) commit() (again bool, err error) {
 	if err := u.canCommit(); err != nil {
 		return u.raced(err), u.end(err)
 	}
-	err = u.tx.Commit()
+	err, u.over = u.tx.Commit(), true
 	u.release()
 	switch fault := u.b.dialect.classify(err); {
 	case err == nil:
@@ -66,8 +66,9 @@ func (u *sqlCallerTx) commit() (again bool, err error) {
 	case fault == faultRetry, fault == faultAborted:
 		again = true
 	case fault == faultLost:
-		var early interface{ SafeToRetry() bool } // pgx: nothing was sent
-		again = errors.Is(err, driver.ErrBadConn) || errors.As(err, &early) && early.SafeToRetry()
+		// By this error a driver says that it has sent nothing. What pgx says beyond that does not count: of an
+		// answer that was lost its error claims to be safe to retry.
+		again = errors.Is(err, driver.ErrBadConn)
 	}
 	return again, u.end(err)
 }

@@ -7,8 +7,8 @@ import (
 	"example.com/eventstore"
 )
 
-// memoryEmails are addresses beside a memory store, which has no transactions: a lock, and nothing
-// noted unless the events are stored, do for one process.
+// memoryEmails are addresses beside a memory store, which has no tables: a lock, and nothing noted unless
+// the events are stored, do for one process.
 type memoryEmails struct {
 	store *eventstore.Store
 	mu    sync.Mutex

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 
 	"example.com/eventstore"
 )
@@ -30,36 +29,28 @@ func newSQLEmails(db *sql.DB, dialect *eventstore.Dialect, store *eventstore.Sto
 }
 
 func (e *sqlEmails) install(ctx context.Context) error {
-	return e.transact(ctx, func(tx *sql.Tx) error { return e.table.Init(ctx, tx) })
+	tx, err := e.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := e.table.Init(ctx, tx); err != nil {
+		return errors.Join(err, tx.Rollback())
+	}
+	return tx.Commit()
 }
-
-// claimAttempts is how often a transaction is tried that others get in the way of.
-const claimAttempts = 10
 
 func (e *sqlEmails) claim(ctx context.Context, email, account string, record func(*eventstore.Store) error) error {
-	for attempt := 1; ; attempt++ {
-		err := e.try(ctx, email, account, record)
-		again := errors.Is(err, eventstore.ErrRetryTx) || errors.Is(err, eventstore.ErrConflict) || errors.Is(err, errRaced)
-		if !again || attempt == claimAttempts {
-			return err
-		}
-	}
-}
-
-// errRaced says that an insert has failed, and not because the address is another account's.
-var errRaced = errors.New("the address could not be claimed")
-
-func (e *sqlEmails) try(ctx context.Context, email, account string, record func(*eventstore.Store) error) error {
 	row := eventstore.Row{"email": email, "account": account}
 	var failed error // the insert
-	err := e.transact(ctx, func(tx *sql.Tx) error {
-		if err := record(e.store.WithTx(tx)); err != nil {
+	err := e.store.Transact(ctx, func(tx *eventstore.Store) error {
+		failed = nil
+		if err := record(tx); err != nil {
 			return err
 		}
-		if mine, err := e.table.Exists(ctx, inTx{tx}, row); mine || err != nil {
+		if mine, err := e.table.Exists(ctx, tx, row); mine || err != nil {
 			return err // a request that comes again
 		}
-		failed = e.table.Insert(ctx, inTx{tx}, row)
+		failed = e.table.Insert(ctx, tx, row)
 		return failed
 	})
 	if failed == nil {
@@ -68,26 +59,8 @@ func (e *sqlEmails) try(ctx context.Context, email, account string, record func(
 	// A key that is taken is reported by each database in its own way; asking who has it says it in
 	// all of them. The transaction is over.
 	var owner string
-	err = e.db.QueryRowContext(ctx, e.owner, email).Scan(&owner)
-	if err == nil && owner != account {
+	if e.db.QueryRowContext(ctx, e.owner, email).Scan(&owner) == nil && owner != account {
 		return ErrEmailTaken
 	}
-	return fmt.Errorf("%w: %w", errRaced, failed)
+	return err
 }
-
-// transact runs fn in a transaction.
-func (e *sqlEmails) transact(ctx context.Context, fn func(*sql.Tx) error) error {
-	tx, err := e.db.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	if err := fn(tx); err != nil {
-		return errors.Join(err, tx.Rollback())
-	}
-	return tx.Commit()
-}
-
-// inTx lets an [eventstore.Table] work in a transaction of the service's own.
-type inTx struct{ tx *sql.Tx }
-
-func (t inTx) Tx() (*sql.Tx, error) { return t.tx, nil }

@@ -18,20 +18,31 @@ import (
 	"example.com/eventstore/internal/testserver"
 )
 
-// ordeal runs writers, a projection with a table, emitted events and a state, a subscription and a
+// handled are the aggregates that the ordeal's projection sends commands to.
+var handled = es.Aggregate[storetest.Account]{Stream: "handled", When: storetest.Accounts.When}
+
+// ordeal runs writers, a projection with a table, emitted events, commands and a state, a subscription and a
 // relay, while something disturbs them, and then compares all they have with what was stored.
 // disturb returns once it has disturbed enough.
 func ordeal(t *testing.T, l storetest.Lane, disturb func()) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	s := l.Open(t, nil)
-	storetest.CreateStream(t, s, "accounts")
+	storetest.CreateStream(t, s, "accounts", "handled")
 	table := storetest.NewRows(t, l)
 	p := storetest.TotalsOf("ordeal", table.Insert(), es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], e storetest.Deposited) error {
 		if e.Cents%5 == 0 {
 			return step.Emit(ctx, es.NewEvent{Payload: e})
 		}
-		return nil
+		in, err := step.Store()
+		if err != nil {
+			return err
+		}
+		_, err = handled.Execute(ctx, in, step.Event.AggregateID, func(r *es.Root[storetest.Account]) error {
+			r.Record(e)
+			return nil
+		})
+		return err
 	}))
 	p.ReadModel, p.BatchSize = table.Table(), 20
 	// The database's faults are not the handlers': nobody is ever asked.
@@ -175,6 +186,9 @@ func ordeal(t *testing.T, l storetest.Lane, disturb func()) {
 	}
 	if got := storetest.Collect(t, s.Read(ctx, es.FromStream("ordeal"), es.ReadOptions{})); len(got) != fives {
 		t.Errorf("%d events emitted, want %d", len(got), fives)
+	}
+	if got := storetest.Collect(t, s.Read(ctx, es.FromStream("handled"), es.ReadOptions{})); len(got) != len(stored)-fives {
+		t.Errorf("%d commands carried out, want %d, each once", len(got), len(stored)-fives)
 	}
 	t.Logf("%d events", len(stored))
 }
