@@ -1,6 +1,6 @@
 # One verb each. Everything here is also a plain command: see CONTRIBUTING.md.
 
-.PHONY: help test memory lint api matrix bench scale fuzz models
+.PHONY: help test memory lint api matrix bench scale fuzz models deploys
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -29,6 +29,9 @@ scale: ## what an operation costs in logs of 100,000, 1 and 10 million events
 
 models: ## the models of sealing and of projections, with spin: whole, and with each step left out
 	docs/models/check
+
+deploys: ## 200 random rolling deploys on each store, as a table
+	go test -count 1 -timeout 30m -v -run TestRollingDeploys ./tests/deploys -deploys 200
 
 fuzz: ## a short turn of each fuzz target
 	for target in $$(grep -ohE '^func Fuzz[A-Za-z]+' *_test.go | sed 's/func //'); do \
