@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"example.com/eventstore"
+)
+
+// maxLoans is how many copies a member may have at a time.
+const maxLoans = 3
+
+// Member is the state of one member. Everything that concerns a member is an event of the member too, so
+// that of two that race one sees the other: the member's version has one winner.
+type Member struct {
+	Active bool // registered, and not erased
+	Loans  []string
+	Holds  []string
+}
+
+// Commands of a member.
+type (
+	Register  struct{ Name string }
+	BeginLoan struct{ Copy string }
+	EndLoan   struct{ Copy string }
+	PlaceHold struct{ Copy string }
+	Leave     struct{}
+)
+
+// What a member refuses.
+var (
+	ErrNoMember     = errors.New("there is no such member")
+	ErrMemberExists = errors.New("the member's ID is or was in use")
+	ErrTooManyLoans = errors.New("the member has three loans")
+	ErrHasLoans     = errors.New("the member has loans")
+)
+
+var members = eventstore.Aggregate[Member]{
+	Stream: "members",
+	When: []eventstore.Fold[Member]{
+		eventstore.On(func(m *Member, _ MemberRegistered) { m.Active = true }),
+		eventstore.On(func(m *Member, e LoanBegun) {
+			m.Loans, m.Holds = with(m.Loans, e.Copy), without(m.Holds, e.Copy)
+		}),
+		eventstore.On(func(m *Member, e LoanEnded) { m.Loans = without(m.Loans, e.Copy) }),
+		eventstore.On(func(m *Member, e HoldPlaced) { m.Holds = with(m.Holds, e.Copy) }),
+		eventstore.On(func(m *Member, _ MemberLeft) { m.Active = false }),
+		eventstore.On(func(m *Member, _ MemberErased) { m.Active = false }),
+	},
+	Commands: []eventstore.Command[Member]{
+		eventstore.OnCommand(func(_ context.Context, r *eventstore.Root[Member], c Register) error {
+			if r.Version() > 0 {
+				return ErrMemberExists
+			}
+			r.Record(MemberRegistered(c))
+			return nil
+		}),
+		eventstore.OnCommand(func(_ context.Context, r *eventstore.Root[Member], c BeginLoan) error {
+			if !r.State().Active {
+				return ErrNoMember
+			}
+			if len(r.State().Loans) == maxLoans {
+				return ErrTooManyLoans
+			}
+			r.Record(LoanBegun(c))
+			return nil
+		}),
+		eventstore.OnCommand(func(_ context.Context, r *eventstore.Root[Member], c EndLoan) error {
+			r.Record(LoanEnded(c))
+			return nil
+		}),
+		eventstore.OnCommand(func(_ context.Context, r *eventstore.Root[Member], c PlaceHold) error {
+			if !r.State().Active {
+				return ErrNoMember
+			}
+			r.Record(HoldPlaced(c))
+			return nil
+		}),
+		eventstore.OnCommand(func(_ context.Context, r *eventstore.Root[Member], _ Leave) error {
+			if !r.State().Active {
+				return ErrNoMember
+			}
+			if len(r.State().Loans) > 0 {
+				return ErrHasLoans
+			}
+			r.Record(MemberLeft{})
+			return nil
+		}),
+	},
+}
+
+// with and without return a list of their own: a state that was handed out does not change.
+func with(list []string, s string) []string { return append(slices.Clone(list), s) }
+
+func without(list []string, s string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(have string) bool { return have == s })
+}
