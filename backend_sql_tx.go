@@ -26,6 +26,7 @@ type sqlBatchTx struct {
 	lock    string    // the name of a lock that it has, or ""
 	guarded bool
 	held    *heldConn // by tx, as handlers' contexts know it; nil: there is none yet
+	unsure  bool      // tx did not end here: database/sql may still be about to roll it back
 }
 
 func (u *sqlBatchTx) handlerContext(ctx context.Context) context.Context {
@@ -282,6 +283,7 @@ func (u *sqlBatchTx) commit(c checkpoint) (bool, error) {
 	held, err := conn{b: u.b, tx: u.tx}.changes(u.ctx, text, append(args, c.name, c.epoch)...)
 	if err == nil && held && u.tx != nil {
 		err, u.over = u.tx.Commit(), true
+		u.unsure = err != nil
 		u.release()
 	}
 	return held && err == nil, u.b.failed("checkpoint", err)
@@ -308,6 +310,7 @@ func (u *sqlBatchTx) rollback() {
 	defer t.Stop()
 	select {
 	case <-undo.ended:
+		u.unsure = undo.wait() != nil
 		u.release()
 	case <-t.C:
 		u.b.log.WarnContext(u.ctx, "a rollback does not end: the connection is closed")
@@ -328,6 +331,7 @@ func (u *sqlBatchTx) abandon(undo *background[error]) {
 		return nil
 	})
 	undo.end()
+	u.unsure = true
 	u.release()
 }
 
@@ -348,12 +352,20 @@ func (u *sqlBatchTx) release() {
 	u.one = nil
 }
 
-// tidy undoes what the transaction has left on its connection, and reports whether it could.
+// tidy undoes what the transaction has left on its connection, and reports whether it could. It must not
+// where the transaction may still be open: switching on that statements commit would commit it.
 func (u *sqlBatchTx) tidy() bool {
+	guarded := u.guarded && u.b.text.projections.endGuard != ""
+	switch {
+	case !guarded && u.lock == "":
+		return true
+	case u.unsure:
+		return false
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.ctx), tidyTime)
 	defer cancel()
 	c := conn{b: u.b, one: u.one, checked: true}
-	if u.guarded && u.b.text.projections.endGuard != "" {
+	if guarded {
 		if _, err := c.exec(ctx, u.b.text.projections.endGuard); err != nil {
 			return false
 		}
