@@ -39,7 +39,7 @@ func (b *sqlBackend) projectionOn(ctx context.Context, c conn, name string) (row
 	found, err = c.row(ctx, []any{
 		&row.position, &row.state, &row.status, &row.owner, &row.epoch, &row.generation, &row.held,
 		&row.readModel, &row.retry, &row.errText, &row.kind, &row.emitted,
-		&row.began, &row.replayTo, &row.wants, &row.paused, &row.changing,
+		&row.began, &row.replayTo, &row.wants, &row.paused, &row.changing, &row.judged,
 	}, b.text.projections.get, name)
 	return row, found, err
 }

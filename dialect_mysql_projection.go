@@ -9,7 +9,8 @@ VALUES (?, ?, ?, ?, 'idle', '', ?, ?, UTC_TIMESTAMP(6), FALSE, FALSE, '')
 ON DUPLICATE KEY UPDATE name = {projections}.name`,
 	get: `
 SELECT position, state, status, owner, epoch, generation, lease_until > UTC_TIMESTAMP(6), read_model, retry, error, kind, delete_emitted,
-       began, replay_to, wants, paused, changing = epoch
+       began, replay_to, wants, paused, changing = epoch,
+       EXISTS (SELECT 1 FROM {verdicts} WHERE projection = name)
 FROM {projections} WHERE name = ?`,
 	definition: `SELECT wanted, taken, checked, checked_to FROM {projections} WHERE name = ?`,
 	define: `

@@ -9,7 +9,8 @@ VALUES (?::text, ?::bigint, ?::bigint, ?::bigint, 'idle', '', ?::bigint, ?::bigi
 ON CONFLICT (name) DO NOTHING`,
 	get: `
 SELECT position, state, status, owner, epoch, generation, lease_until > clock_timestamp(), read_model, retry, error, kind, delete_emitted,
-       began, replay_to, wants, paused, changing = epoch
+       began, replay_to, wants, paused, changing = epoch,
+       EXISTS (SELECT 1 FROM {verdicts} WHERE projection = name)
 FROM {projections} WHERE name = ?::text`,
 	definition: `SELECT wanted, taken, checked, checked_to FROM {projections} WHERE name = ?::text`,
 	define: `

@@ -49,7 +49,7 @@ type memProjection struct {
 	projectionRow
 	leaseUntil time.Time
 	parked     map[Position]parkedRow
-	judged     map[Position]controlKind
+	verdicts   map[Position]controlKind
 	kept       definition
 	changingAt int64 // the epoch whose holder is changing it
 	last       ProjectionControl
@@ -59,7 +59,7 @@ type memProjection struct {
 func (p *memProjection) current() projectionRow {
 	row := p.projectionRow
 	row.held = time.Now().Before(p.leaseUntil)
-	row.changing = p.changingAt == p.epoch
+	row.changing, row.judged = p.changingAt == p.epoch, len(p.verdicts) > 0
 	return row
 }
 

@@ -35,7 +35,7 @@ func (m *memBackend) createProjection(ctx context.Context, name string, after, r
 	m.generation++
 	first := m.generation << 32 // which no earlier row of this name can have come to
 	row := projectionRow{status: StatusIdle, epoch: first, generation: first, position: after, began: after, replayTo: replayTo}
-	m.projected[name] = &memProjection{projectionRow: row, parked: map[Position]parkedRow{}, judged: map[Position]controlKind{}}
+	m.projected[name] = &memProjection{projectionRow: row, parked: map[Position]parkedRow{}, verdicts: map[Position]controlKind{}}
 	return nil
 }
 
@@ -57,7 +57,7 @@ func (m *memBackend) projections(ctx context.Context) ([]ProjectionInfo, error) 
 func (m *memBackend) list() []ProjectionInfo {
 	var out []ProjectionInfo
 	for name, p := range m.projected {
-		info := ProjectionInfo{Name: name, Status: p.status, Position: p.position, Owner: p.owner, Parked: len(p.parked), Error: p.errText, LeaseUntil: p.leaseUntil.UTC(), Verdicts: len(p.judged), LastControl: p.last}
+		info := ProjectionInfo{Name: name, Status: p.status, Position: p.position, Owner: p.owner, Parked: len(p.parked), Error: p.errText, LeaseUntil: p.leaseUntil.UTC(), Verdicts: len(p.verdicts), LastControl: p.last}
 		out = append(out, info.seen(p.current().held, p.paused))
 	}
 	slices.SortFunc(out, func(x, y ProjectionInfo) int { return strings.Compare(x.Name, y.Name) })
@@ -207,7 +207,7 @@ func (p *memProjection) control(name string, c control) error {
 	case controlReset:
 		p.restart(c.sealed)
 		p.leaseUntil = time.Time{}
-		clear(p.judged)
+		clear(p.verdicts)
 	case controlDelete:
 		p.generation++
 		p.status, p.emitted, p.paused, p.leaseUntil = StatusDeleting, p.emitted || c.emitted, false, time.Time{}
@@ -222,7 +222,7 @@ func (p *memProjection) control(name string, c control) error {
 		if c.position <= p.position {
 			return errTakenIn(name, c.position, p.position)
 		}
-		p.judged[c.position] = c.kind
+		p.verdicts[c.position] = c.kind
 	case controlRetry:
 		return p.askRetry(c.position)
 	case controlDropParked:
@@ -273,7 +273,7 @@ func (m *memBackend) verdicts(ctx context.Context, name string) (map[Position]co
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if p := m.projected[name]; p != nil {
-		return maps.Clone(p.judged), ctx.Err()
+		return maps.Clone(p.verdicts), ctx.Err()
 	}
 	return nil, ctx.Err()
 }

@@ -119,7 +119,7 @@ func (u memBatchTx) commit(c checkpoint) (held bool, err error) {
 			}
 		}
 		if c.judged {
-			maps.DeleteFunc(p.judged, func(at Position, _ controlKind) bool { return at <= c.position })
+			maps.DeleteFunc(p.verdicts, func(at Position, _ controlKind) bool { return at <= c.position })
 		}
 		if c.emptied {
 			p.emitted = false

@@ -47,6 +47,7 @@ type projectionRow struct {
 	replayTo   Position // up to which events were sealed when it began or was last reset
 	wants      string   // the hash of the stored wanted set; "": there is none
 	paused     bool
+	judged     bool // there are verdicts on events to come
 	changing   bool // the holder's definition is to become the stored one
 }
 

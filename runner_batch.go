@@ -38,7 +38,8 @@ func (b *batcher) resume(ctx context.Context, row *projectionRow) error {
 		return err
 	}
 	waiting, err := b.store.backend.parked(ctx, b.name)
-	if err == nil {
+	b.verdicts = nil
+	if err == nil && row.judged {
 		b.verdicts, err = b.store.backend.verdicts(ctx, b.name)
 	}
 	if err != nil {

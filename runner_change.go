@@ -114,6 +114,10 @@ func (r *runner) refusal(row *projectionRow, found *record) error {
 // adopt makes the definition the one that the row keeps, or finds that it must not. It runs under the
 // lease, before anything is taken in.
 func (r *runner) adopt(ctx context.Context, row *projectionRow) error {
+	r.batches.bar = nil
+	if row.wants == r.wants {
+		return nil
+	}
 	kept, err := r.store.backend.definition(ctx, r.name)
 	if err != nil {
 		return err
@@ -122,7 +126,6 @@ func (r *runner) adopt(ctx context.Context, row *projectionRow) error {
 	if kept.wanted != nil {
 		rel = r.wanted.relationTo(kept.wanted)
 	}
-	r.batches.bar = nil
 	switch {
 	case rel == relationSame:
 		return nil

@@ -68,7 +68,7 @@ func (t *batchTx) ensureHeld() error {
 	if !t.lease.lost() && t.lease.ctx.Err() == nil && t.lease.stale() {
 		held, err := t.inner.holds(t.name, t.lease.epoch)
 		switch {
-		case err != nil:
+		case err != nil && !t.lease.lost(): // else it was lost meanwhile, which has ended the call
 			t.noteFault(err)
 			return err
 		case held:

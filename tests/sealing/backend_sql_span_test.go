@@ -311,7 +311,7 @@ func TestJumpsUnderStorm(t *testing.T) {
 				text := fmt.Sprintf("SELECT setval(s, nextval(s) + %d) FROM pg_get_serial_sequence('%sevents', 'position') s", by, prefix)
 				if l.Dialect == es.MySQL {
 					var to int64
-					if err := l.DB.QueryRow("SELECT MAX(position) FROM " + prefix + "events").Scan(&to); err != nil {
+					if err := l.DB.QueryRow("SELECT COALESCE(MAX(position), 0) FROM " + prefix + "events").Scan(&to); err != nil {
 						return err
 					}
 					text = gapAt(prefix, to+by)
