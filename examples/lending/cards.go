@@ -17,33 +17,32 @@ type Card struct {
 // newCards returns the read model: the members' cards, by ID. It is a state, which a store reads and
 // writes as a whole: for thousands of members take a table, as examples/bank has it.
 //
-// It has no effects elsewhere, so that a definition which takes in more than before can rebuild it.
+// It has no effects elsewhere, so that a definition which takes in more than before can rebuild it. MemberLeft
+// deletes the card, and with it the name. After an erasure a rebuild does not see the name at all.
 func newCards() *eventstore.Projection[map[string]*Card] {
 	type cards = map[string]*Card
 	return &eventstore.Projection[cards]{
 		Name:     "cards",
-		From:     eventstore.FromStream(members.Stream),
+		From:     eventstore.FromStreams(members.Stream, personStream),
 		OnChange: eventstore.RebuildOnChange,
 		Init:     func() cards { return cards{} },
 		When: []eventstore.Handler[cards]{
-			eventstore.OnEvent(func(all *cards, e MemberRegistered, ev eventstore.Event) {
-				(*all)[ev.AggregateID] = &Card{Name: e.Name, Loans: []string{}, Holds: []string{}}
+			eventstore.OnEvent(func(all *cards, _ MemberRegistered, ev eventstore.Event) {
+				(*all)[ev.AggregateID] = &Card{Loans: []string{}, Holds: []string{}}
 			}),
+			onCard(func(c *Card, e PersonNamed) { c.Name = e.Name }),
 			onCard(func(c *Card, e LoanBegun) { c.Loans, c.Holds = with(c.Loans, e.Copy), without(c.Holds, e.Copy) }),
 			onCard(func(c *Card, e LoanEnded) { c.Loans = without(c.Loans, e.Copy) }),
 			onCard(func(c *Card, e HoldPlaced) { c.Holds = with(c.Holds, e.Copy) }),
-			eventstore.OnEvent(func(all *cards, _ MemberErased, ev eventstore.Event) { delete(*all, ev.AggregateID) }),
+			eventstore.OnEvent(func(all *cards, _ MemberLeft, ev eventstore.Event) { delete(*all, ev.AggregateID) }),
 		},
 	}
 }
 
-// onCard is a fold of one card. There may be none: of an erased member the events before the erasure are
-// gone, some of which the read model may not have seen.
+// onCard is a fold of one card, which MemberRegistered has made.
 func onCard[E eventstore.Payload](apply func(c *Card, e E)) eventstore.Fold[map[string]*Card] {
 	return eventstore.OnEvent(func(all *map[string]*Card, e E, ev eventstore.Event) {
-		if c := (*all)[ev.AggregateID]; c != nil {
-			apply(c, e)
-		}
+		apply((*all)[ev.AggregateID], e)
 	})
 }
 

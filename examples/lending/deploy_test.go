@@ -11,7 +11,7 @@ import (
 // TestNewProcessManager adds the process manager to a library that has been lending for years.
 func TestNewProcessManager(t *testing.T) {
 	forEachStore(t, func(t *testing.T, s, _ *eventstore.Store) {
-		storetest.CreateStream(t, s, copies.Stream, members.Stream, queues.Stream)
+		storetest.CreateStream(t, s, copies.Stream, members.Stream, queues.Stream, personStream)
 		years := newLibrary(s) // not followed
 		stock(t, years)
 		at, err := years.reserve(t.Context(), "title-0", "m-1")
@@ -38,7 +38,7 @@ func TestNewProcessManager(t *testing.T) {
 func olderLibrary(s *eventstore.Store) *library {
 	l := newLibrary(s)
 	l.holds.When = l.holds.When[:3]
-	l.cards.When = l.cards.When[:3]
+	l.cards.When = l.cards.When[:4]
 	return l
 }
 

@@ -1,7 +1,7 @@
 package main
 
-// The events as they are stored: their names and their fields must stay. Only MemberRegistered has
-// personal data; everything else knows a member by ID.
+// The events as they are stored: their names and their fields must stay. Only PersonNamed has personal
+// data, in a stream of its own that can be erased; all others know a member by ID.
 
 // Of a copy.
 type (
@@ -14,13 +14,15 @@ type (
 
 // Of a member.
 type (
-	MemberRegistered struct{ Name string }
+	MemberRegistered struct{}
 	LoanBegun        struct{ Copy string }
 	LoanEnded        struct{ Copy string }
 	HoldPlaced       struct{ Copy string }
 	MemberLeft       struct{}
-	MemberErased     struct{} // all that is left of one
 )
+
+// PersonNamed is of the person that a member is.
+type PersonNamed struct{ Name string }
 
 // Of the members who wait for a title.
 type (
@@ -38,6 +40,6 @@ func (LoanBegun) EventName() string        { return "member.loan-begun" }
 func (LoanEnded) EventName() string        { return "member.loan-ended" }
 func (HoldPlaced) EventName() string       { return "member.hold-placed" }
 func (MemberLeft) EventName() string       { return "member.left" }
-func (MemberErased) EventName() string     { return "member.erased" }
+func (PersonNamed) EventName() string      { return "person.named" }
 func (TitleReserved) EventName() string    { return "title.reserved" }
 func (QueueLeft) EventName() string        { return "title.queue-left" }

@@ -21,6 +21,9 @@ func newHolds() *eventstore.Projection[Shelf] {
 	return &eventstore.Projection[Shelf]{
 		Name: "holds",
 		From: eventstore.FromStreams(copies.Stream, queues.Stream),
+		// Each event commits by itself: loans do not wait for the commands of a whole batch, and every
+		// transaction stores members' events before copies'.
+		BatchSize: 1,
 		// On an old log: returns of years ago make no holds. What the process manager decides on, the
 		// copies and the queues, is whole all the same.
 		After: eventstore.Latest,

@@ -67,8 +67,8 @@ func TestRefused(t *testing.T) {
 		} {
 			p.want(r.status, r.method, r.path, r.body)
 		}
-		if n := len(storetest.Everything(t, s)); n != 2 {
-			t.Errorf("%d events are stored, want 2", n)
+		if n := len(storetest.Everything(t, s)); n != 3 {
+			t.Errorf("%d events are stored, want 3", n)
 		}
 	})
 }

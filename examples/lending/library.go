@@ -20,6 +20,9 @@ func newLibrary(store *eventstore.Store) *library {
 	return &library{store, newHolds(), newCards()}
 }
 
+// personStream has the members' personal data. No command decides on it, so none misses what is erased.
+const personStream = "persons"
+
 // catchUpTimeout is how long open waits for the projections.
 const catchUpTimeout = 30 * time.Second
 
@@ -33,7 +36,7 @@ func (l *library) open(ctx context.Context) error {
 	if err := l.store.Install(ctx); err != nil {
 		return err
 	}
-	for _, stream := range []string{copies.Stream, members.Stream, queues.Stream} {
+	for _, stream := range []string{copies.Stream, members.Stream, queues.Stream, personStream} {
 		if err := l.store.CreateStream(ctx, stream, nil); err != nil && !errors.Is(err, eventstore.ErrStreamExists) {
 			return err
 		}
@@ -68,8 +71,20 @@ func (l *library) add(ctx context.Context, id, title string) (eventstore.Positio
 	return position(copies.Handle(ctx, l.store, id, Add{Title: title}))
 }
 
-func (l *library) register(ctx context.Context, member, name string) (eventstore.Position, error) {
-	return position(members.Handle(ctx, l.store, member, Register{Name: name}))
+// register makes a person a member. The name is an event in a stream of its own, under the same ID.
+func (l *library) register(ctx context.Context, member, name string) (at eventstore.Position, err error) {
+	err = l.store.Transact(ctx, func(tx *eventstore.Store) error {
+		if _, err := members.Handle(ctx, tx, member, Register{}); err != nil {
+			return err
+		}
+		evs, err := tx.Append(ctx, personStream, member, eventstore.MustNotExist, eventstore.NewEvent{Payload: PersonNamed{Name: name}})
+		if err != nil {
+			return err
+		}
+		at = evs[0].Position
+		return nil
+	})
+	return at, err
 }
 
 func (l *library) copy(ctx context.Context, id string) (Copy, error) {
@@ -130,29 +145,32 @@ func (l *library) takeBack(ctx context.Context, id, _ string) (at eventstore.Pos
 	return at, err
 }
 
-// erase removes a member's events, and with them the name, for good. A delete is not an event and checks no
-// version. So the transaction begins with one that does, MemberLeft: a loan that races with it is refused,
-// or it refuses this. It ends with MemberErased, which tells read models, and keeps the ID from being used again.
+// erase ends a membership and deletes the person's events, and with them the name, for good. A delete is no
+// event: it checks no version and tells no read model. MemberLeft does both. A loan that races with it is
+// refused, or refuses it. It also keeps the ID from being used again.
 func (l *library) erase(ctx context.Context, member, _ string) (at eventstore.Position, err error) {
 	err = l.store.Transact(ctx, func(tx *eventstore.Store) error {
-		m, err := members.Handle(ctx, tx, member, Leave{})
-		if err != nil {
+		var held []string
+		m, err := members.Execute(ctx, tx, member, func(m *eventstore.Root[Member]) error {
+			switch held = m.State().Holds; {
+			case !m.State().Active:
+				return ErrNoMember
+			case len(m.State().Loans) > 0:
+				return ErrHasLoans
+			}
+			m.Record(MemberLeft{})
+			return nil
+		})
+		if at, err = position(m, err); err != nil {
 			return err
 		}
-		for _, id := range m.State().Holds {
-			if _, err := copies.Handle(ctx, tx, id, Release{Member: member}); err != nil {
+		for _, id := range held {
+			c, err := copies.Handle(ctx, tx, id, Release{Member: member})
+			if at, err = position(c, err); err != nil {
 				return err
 			}
 		}
-		if err := tx.DeleteAggregate(ctx, members.Stream, member); err != nil {
-			return err
-		}
-		evs, err := tx.Append(ctx, members.Stream, member, eventstore.MustNotExist, eventstore.NewEvent{Payload: MemberErased{}})
-		if err != nil {
-			return err
-		}
-		at = evs[0].Position
-		return nil
+		return tx.DeleteAggregate(ctx, personStream, member)
 	})
 	return at, err
 }

@@ -14,18 +14,17 @@ const maxLoans = 3
 // Member is the state of one member. Everything that concerns a member is an event of the member too, so
 // that of two that race one sees the other: the member's version has one winner.
 type Member struct {
-	Active bool // registered, and not erased
+	Active bool // registered, and not gone
 	Loans  []string
 	Holds  []string
 }
 
 // Commands of a member.
 type (
-	Register  struct{ Name string }
+	Register  struct{}
 	BeginLoan struct{ Copy string }
 	EndLoan   struct{ Copy string }
 	PlaceHold struct{ Copy string }
-	Leave     struct{}
 )
 
 // What a member refuses.
@@ -45,8 +44,7 @@ var members = eventstore.Aggregate[Member]{
 		}),
 		eventstore.On(func(m *Member, e LoanEnded) { m.Loans = without(m.Loans, e.Copy) }),
 		eventstore.On(func(m *Member, e HoldPlaced) { m.Holds = with(m.Holds, e.Copy) }),
-		eventstore.On(func(m *Member, _ MemberLeft) { m.Active = false }),
-		eventstore.On(func(m *Member, _ MemberErased) { m.Active = false }),
+		eventstore.On(func(m *Member, _ MemberLeft) { *m = Member{} }),
 	},
 	Commands: []eventstore.Command[Member]{
 		eventstore.OnCommand(func(_ context.Context, r *eventstore.Root[Member], c Register) error {
@@ -75,16 +73,6 @@ var members = eventstore.Aggregate[Member]{
 				return ErrNoMember
 			}
 			r.Record(HoldPlaced(c))
-			return nil
-		}),
-		eventstore.OnCommand(func(_ context.Context, r *eventstore.Root[Member], _ Leave) error {
-			if !r.State().Active {
-				return ErrNoMember
-			}
-			if len(r.State().Loans) > 0 {
-				return ErrHasLoans
-			}
-			r.Record(MemberLeft{})
 			return nil
 		}),
 	},
