@@ -67,7 +67,7 @@ type ProjectionInfo struct {
 	Status   ProjectionStatus
 	Position Position // the last that it has taken in or passed over
 	Lag      int64    // sealed position minus Position: an upper bound of the events to come, without counting
-	Owner    string   // who holds the lease, as host/process/run; empty: nobody runs it
+	Owner    string   // of the lease, as host/process/run; empty: the lease is free
 	Parked   int      // events set aside
 
 	// Error is why it has failed; while it runs, why its last attempt has, be it an event's failure or the
@@ -97,8 +97,8 @@ type ProjectionControl struct {
 type ProjectionStatus string
 
 const (
-	StatusIdle      ProjectionStatus = "idle"      // nobody runs it
-	StatusRunning   ProjectionStatus = "running"   // somebody holds the lease
+	StatusIdle      ProjectionStatus = "idle"      // the lease is free
+	StatusRunning   ProjectionStatus = "running"   // a runner holds the lease
 	StatusStopping  ProjectionStatus = "stopping"  // its runner can't write any more, and has not noticed yet
 	StatusResetting ProjectionStatus = "resetting" // its next runner empties its read model
 	StatusDeleting  ProjectionStatus = "deleting"  // its next runner drops its read model

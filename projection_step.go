@@ -112,6 +112,9 @@ func (st *Step[S]) Tx() (*sql.Tx, error) { return st.tx.sqlTx() }
 // whether or not the handler returns that error, and OnError is not asked. An event that loses ten times
 // running, alone in its batch, has failed: then it is no race, but [MustNotExist] on something that is there, say.
 //
+// What the commands of a batch have locked stays locked until the batch commits. Give a process manager a
+// small BatchSize, and have it change aggregates in the order in which others do.
+//
 // The result is the handler's until that returns, in one goroutine at a time. If another runner has taken over:
 // [ErrLeaseLost], as from [Step.Tx].
 func (st *Step[S]) Store() (*Store, error) { return st.tx.commands() }

@@ -197,8 +197,9 @@ func (s *Store) WriteSchema(w io.Writer) error { return s.backend.writeSchema(w)
 //
 // On MySQL at repeatable read an INSERT that a row refuses locks the end of the log until the transaction ends.
 // So an append in tx first looks, on another connection of the pool, for what is in its way. Every append to
-// the store waits for tx if that was not possible, because the pool had none free, or if another append took
-// the same new aggregate or the same event ID after the look, and tx stays open after the error.
+// the store waits for tx if that was not possible, because the pool had none free, if another append took
+// the same new aggregate or the same event ID after the look, or if tx has itself stored the ID in another
+// aggregate, and tx stays open after the error.
 func (s *Store) WithTx(tx *sql.Tx) *Store {
 	t := *s
 	t.inTx = true
@@ -258,7 +259,9 @@ func (s *Store) DeleteStream(ctx context.Context, name string) error {
 // in other streams, and what relays have published, stay.
 //
 // Its events are erased in one transaction. In a caller's transaction whose snapshot does not show the
-// aggregate's last event it is [ErrRetryTx]. Sealing does not wait for a transaction that has only deleted.
+// aggregate's last event it is [ErrRetryTx]. It checks no version: to delete only what was seen, append an event
+// to the aggregate first, in the same transaction. On Postgres that can deadlock with an append in flight, which
+// [Store.Transact] retries. Sealing does not wait for a transaction that has only deleted.
 func (s *Store) DeleteAggregate(ctx context.Context, stream, aggregateID string) error {
 	if err := checkAggregate(stream, aggregateID); err != nil {
 		return err
