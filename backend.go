@@ -289,8 +289,8 @@ type projectionBackend interface {
 	// is still this.
 	noteError(ctx context.Context, name string, epoch int64, errText string) error
 
-	// control changes a projection by its name.
-	control(ctx context.Context, name string, c control) (found bool, err error)
+	// control changes a projection by its name, if there is something to change, and begins an epoch then.
+	control(ctx context.Context, name string, c control) (found, changed bool, err error)
 	parked(ctx context.Context, name string) ([]parkedRow, error)
 	// verdicts returns what operators have said of events that the projection has not come to: controlSkip
 	// or controlPark.
@@ -346,6 +346,9 @@ type callerTx interface {
 	// raced reports whether err, which the caller's function has returned, says that the transaction can be
 	// run again.
 	raced(err error) bool
+	// endedInside returns an error if the caller's function, which has lost a race by err, has ended the transaction
+	// itself: part of it may be stored then.
+	endedInside(err error) error
 	// commit stores all of it. If it returns an error, again reports whether nothing is stored and the
 	// transaction can be run again.
 	commit() (again bool, err error)

@@ -115,7 +115,9 @@ func (b *brokenBackend) releaseLease(context.Context, string, string, Projection
 
 func (b *brokenBackend) noteError(context.Context, string, int64, string) error { return b.err }
 
-func (b *brokenBackend) control(context.Context, string, control) (bool, error) { return false, b.err }
+func (b *brokenBackend) control(context.Context, string, control) (found, changed bool, err error) {
+	return false, false, b.err
+}
 
 func (b *brokenBackend) parked(context.Context, string) ([]parkedRow, error) { return nil, b.err }
 

@@ -74,12 +74,19 @@ func nullable(text []byte) sql.NullString {
 	return sql.NullString{String: string(text), Valid: text != nil}
 }
 
-func (b *sqlBackend) rebuild(ctx context.Context, name string, epoch int64, w *wantedSet, sealed Position) (bool, error) {
+func (b *sqlBackend) rebuild(ctx context.Context, name string, epoch int64, w *wantedSet, sealed Position) (held bool, err error) {
 	wanted, _, err := (&definition{wanted: w}).encode()
 	if err != nil {
 		return false, err
 	}
-	return b.change(ctx, "rebuild projection", b.text.projections.rebuild, int64(sealed), w.hash(), string(wanted), name, epoch)
+	err = b.transact(ctx, "rebuild projection", func(t conn) (err error) {
+		if held, err = t.changes(ctx, b.text.projections.rebuild, int64(sealed), w.hash(), string(wanted), name, epoch); err != nil || !held {
+			return err
+		}
+		_, err = t.exec(ctx, b.text.projections.dropVerdicts, name, int64(math.MaxInt64))
+		return err
+	})
+	return held, err
 }
 
 func (b *sqlBackend) noteChecked(ctx context.Context, name string, epoch int64, checked string, to Position) error {
@@ -138,7 +145,15 @@ func (b *sqlBackend) noteError(ctx context.Context, name string, epoch int64, er
 	return err
 }
 
-func (b *sqlBackend) control(ctx context.Context, name string, c control) (found bool, err error) {
+func (b *sqlBackend) control(ctx context.Context, name string, c control) (found, changed bool, err error) {
+	err = b.transact(ctx, "control projection", func(t conn) (err error) {
+		found, changed, err = b.controlOn(ctx, t, name, c)
+		return err
+	})
+	return found, changed, err
+}
+
+func (b *sqlBackend) controlOn(ctx context.Context, t conn, name string, c control) (found, changed bool, err error) {
 	noted := func(before ...any) []any {
 		return append(before, string(c.kind), c.by, int64(c.position), name)
 	}
@@ -146,25 +161,34 @@ func (b *sqlBackend) control(ctx context.Context, name string, c control) (found
 	text, args := p.fence, noted()
 	switch c.kind {
 	case controlStop:
-		return b.change(ctx, "control projection", p.stop, args...)
+		text = p.stop
 	case controlDelete:
-		return b.change(ctx, "control projection", p.delete, noted(c.emitted)...)
+		text, args = p.delete, noted(c.emitted)
 	case controlPause, controlResume:
-		return b.change(ctx, "control projection", p.pause, noted(c.kind == controlPause)...)
+		paused := c.kind == controlPause
+		text, args = p.pause, append(noted(paused), paused)
 	case controlAccept:
-		return b.change(ctx, "control projection", p.accept, args...)
+		text = p.accept
 	case controlReset:
 		text, args = p.reset, noted(int64(c.sealed))
 	case controlRetry:
 		text = p.retryParked
 	}
-	err = b.transact(ctx, "control projection", func(t conn) (err error) {
-		if found, err = t.changes(ctx, text, args...); err != nil || !found {
-			return err
-		}
-		return b.controlEvents(ctx, t, name, c)
-	})
-	return found, err
+	changed = true
+	if c.kind == controlDropParked {
+		changed, err = t.changes(ctx, p.unpark, name, int64(c.position))
+	}
+	if changed && err == nil {
+		changed, err = t.changes(ctx, text, args...)
+	}
+	if changed && err == nil {
+		return true, true, b.controlEvents(ctx, t, name, c)
+	}
+	if err != nil {
+		return false, false, err
+	}
+	row, found, err := b.projectionOn(ctx, t, name)
+	return found && row.status != StatusDeleting, false, err
 }
 
 // controlEvents is the part of a control call that is about events.
@@ -173,8 +197,6 @@ func (b *sqlBackend) controlEvents(ctx context.Context, t conn, name string, c c
 	switch c.kind {
 	case controlReset:
 		_, err = t.exec(ctx, p.dropVerdicts, name, int64(math.MaxInt64))
-	case controlDropParked:
-		_, err = t.exec(ctx, p.unpark, name, int64(c.position))
 	case controlSkip, controlPark:
 		var row projectionRow
 		if row, _, err = b.projectionOn(ctx, t, name); err != nil {

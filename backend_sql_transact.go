@@ -59,6 +59,7 @@ func (u *sqlCallerTx) commit() (again bool, err error) {
 		return u.raced(err), u.end(err)
 	}
 	err, u.over = u.tx.Commit(), true
+	u.unsure = err != nil
 	u.release()
 	switch fault := u.b.dialect.classify(err); {
 	case err == nil:
@@ -80,6 +81,16 @@ func (u *sqlCallerTx) canCommit() error {
 	}
 	var one int
 	return u.tx.QueryRowContext(u.ctx, "SELECT 1").Scan(&one)
+}
+
+func (u *sqlCallerTx) endedInside(err error) error {
+	if !u.guarded || u.b.dialect.classify(err) == faultRetry {
+		return nil // the database has undone it
+	}
+	if gone := u.checkGuard(); errors.Is(gone, errEnded) {
+		return gone
+	}
+	return nil
 }
 
 // end returns the error of a transaction that could not be committed.

@@ -83,7 +83,7 @@ WHERE name = ?`,
 UPDATE {projections}
 SET epoch = epoch + 1, paused = ?, control = ?, control_by = ?, control_position = ?, control_at = UTC_TIMESTAMP(6), lease_until = UTC_TIMESTAMP(6),
     status = CASE WHEN status = 'running' THEN 'idle' ELSE status END
-WHERE name = ? AND status <> 'deleting'`,
+WHERE name = ? AND status <> 'deleting' AND paused <> ?`,
 	accept: `
 UPDATE {projections}
 SET epoch = epoch + 1, wants = '', wanted = NULL, taken = NULL, checked = '', checked_to = 0, control = ?, control_by = ?, control_position = ?, control_at = UTC_TIMESTAMP(6), lease_until = UTC_TIMESTAMP(6)

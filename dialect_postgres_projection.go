@@ -83,7 +83,7 @@ WHERE name = ?::text`,
 UPDATE {projections}
 SET epoch = epoch + 1, paused = ?::boolean, control = ?::text, control_by = ?::text, control_position = ?::bigint, control_at = clock_timestamp(), lease_until = clock_timestamp(),
     status = CASE WHEN status = 'running' THEN 'idle' ELSE status END
-WHERE name = ?::text AND status <> 'deleting'`,
+WHERE name = ?::text AND status <> 'deleting' AND paused <> ?::boolean`,
 	accept: `
 UPDATE {projections}
 SET epoch = epoch + 1, wants = '', wanted = NULL, taken = NULL, checked = '', checked_to = 0, control = ?::text, control_by = ?::text, control_position = ?::bigint, control_at = clock_timestamp(), lease_until = clock_timestamp()

@@ -22,7 +22,7 @@ type projectionStatements struct {
 	emptied         string // name, epoch; the stream that it has emitted has been deleted
 	remove          string // name, epoch; 0 rows: the lease is lost
 	park            string // projection, position, stream, aggregate id, error
-	unpark          string // projection, position
+	unpark          string // projection, position; 0 rows: it is not parked
 	retried         string // projection; takes back askRetry and askRetries
 	dropParked      string // projection
 	listParked      string // projection
@@ -35,7 +35,7 @@ type projectionStatements struct {
 	stop        string // noted, name; ends all of its runs
 	reset       string // sealed position, noted, name; the next to take the lease has to empty what it has written
 	delete      string // whether with the stream that it has emitted, noted, name; ends all of its runs
-	pause       string // whether or no longer, noted, name
+	pause       string // whether or no longer, noted, name, the same; 0 rows also: it is so already
 	accept      string // noted, name; forgets the definitions
 	retryParked string // noted, name; the next to take the lease has to try parked events again
 	fence       string // noted, name

@@ -100,6 +100,7 @@ func (p *memProjection) restart(sealed Position) {
 	p.replayTo, p.began = max(sealed, p.position), 0
 	p.kept = definition{wanted: p.kept.wanted}
 	p.status, p.position, p.state, p.retry, p.errText = StatusResetting, 0, nil, false, ""
+	clear(p.verdicts)
 }
 
 func (m *memBackend) noteChecked(ctx context.Context, name string, epoch int64, checked string, to Position) error {
@@ -180,18 +181,34 @@ func (m *memBackend) noteError(ctx context.Context, name string, epoch int64, er
 	return err
 }
 
-func (m *memBackend) control(ctx context.Context, name string, c control) (found bool, err error) {
+func (m *memBackend) control(ctx context.Context, name string, c control) (found, changed bool, err error) {
 	found, cerr := m.change(ctx, name, func(p *memProjection) bool {
 		if p.status == StatusDeleting && c.kind != controlStop && c.kind != controlDelete {
 			return false
 		}
+		if p.done(c) {
+			return true
+		}
 		if err = p.control(name, c); err == nil {
+			changed = true
 			p.epoch++
 			p.last = ProjectionControl{string(c.kind), c.position, c.by, m.clock(time.Time{})}
 		}
 		return true
 	})
-	return found, cmp.Or(cerr, err)
+	return found, changed, cmp.Or(cerr, err)
+}
+
+// done reports whether there is nothing to change.
+func (p *memProjection) done(c control) bool {
+	switch c.kind {
+	case controlPause, controlResume:
+		return p.paused == (c.kind == controlPause)
+	case controlDropParked:
+		_, parked := p.parked[c.position]
+		return !parked
+	}
+	return false
 }
 
 func (p *memProjection) control(name string, c control) error {
@@ -207,7 +224,6 @@ func (p *memProjection) control(name string, c control) error {
 	case controlReset:
 		p.restart(c.sealed)
 		p.leaseUntil = time.Time{}
-		clear(p.verdicts)
 	case controlDelete:
 		p.generation++
 		p.status, p.emitted, p.paused, p.leaseUntil = StatusDeleting, p.emitted || c.emitted, false, time.Time{}

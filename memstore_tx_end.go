@@ -27,6 +27,9 @@ func (memCallerTx) raced(error) bool { return false }
 
 func (memCallerTx) sqlTx() (*sql.Tx, error) { return nil, errNoSQL() }
 
+// endedInside has nothing to find out: memory has no statements that end a transaction.
+func (memCallerTx) endedInside(error) error { return nil }
+
 func (u memCallerTx) commit() (again bool, err error) {
 	err = u.end(func() error {
 		err := u.ctx.Err()
@@ -71,7 +74,10 @@ func (u memBatchTx) holds(name string, epoch int64) (bool, error) {
 }
 
 func (u memBatchTx) park(_ string, row parkedRow) error {
-	u.parks = append(u.parks, func(p *memProjection) { p.parked[row.position] = row })
+	u.parks = append(u.parks, func(p *memProjection) {
+		row.retry = p.parked[row.position].retry
+		p.parked[row.position] = row
+	})
 	return nil
 }
 

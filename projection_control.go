@@ -142,7 +142,7 @@ func (s *Store) ResumeProjection(ctx context.Context, name string) error {
 // comes to the event, or at once if the event is the one that it fails on. An event that the projection
 // has taken in already is [ErrInvalid]. A position at which it finds no event has no effect. A later
 // call of SkipEvent or [Store.ParkEvent] for the same position takes the place of an earlier one, and a
-// reset forgets both. If no projection of this name has ever run, or it has been deleted:
+// reset forgets both. The runner handles the batch that it has in hand again. If no projection of this name has ever run, or it has been deleted:
 // [ErrProjectionNotFound].
 func (s *Store) SkipEvent(ctx context.Context, name string, at Position) error {
 	return s.judge(ctx, name, control{kind: controlSkip, position: at})
@@ -188,7 +188,7 @@ func (s *Store) controlProjection(ctx context.Context, name string, c control) e
 		return err
 	}
 	c.by = newOwner()
-	found, err := s.backend.control(ctx, name, c)
+	found, changed, err := s.backend.control(ctx, name, c)
 	if err != nil {
 		return err
 	}
@@ -196,7 +196,9 @@ func (s *Store) controlProjection(ctx context.Context, name string, c control) e
 		return notFound(name)
 	}
 	s.opts.Logger.InfoContext(ctx, "projection controlled", "projection", name, "owner", c.by, "action", string(c.kind), "position", c.position)
-	s.leases.revoke(name)
+	if changed {
+		s.leases.revoke(name)
+	}
 	s.progress.publish()
 	return nil
 }

@@ -149,7 +149,7 @@ func (b *batcher) check(ctx context.Context) error {
 // process takes in a batch, whatever becomes of single events, and moves the checkpoint to upTo.
 func (b *batcher) process(ctx context.Context, rows []record, upTo Position) error {
 	for {
-		if attempt := b.losses.attempt(rows); attempt > 0 {
+		if attempt := b.losses.attempt(rows); attempt > 0 && b.verdict(&rows[0]) == "" {
 			if err := b.handleFailure(ctx, rows[:1], b.losses.err, attempt); err != nil {
 				return err
 			}

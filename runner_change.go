@@ -51,7 +51,7 @@ func (r *runner) settled(row *projectionRow, rel relation) bool {
 // that it must not pass over.
 func (r *runner) unbarred(ctx context.Context, row *projectionRow) (bool, error) {
 	e := r.barred
-	if e == nil || row.position != e.after || row.wants != e.wants {
+	if e == nil || row.position != e.after || row.wants != e.wants || row.retry || row.status == StatusResetting || row.errText == "" {
 		return true, nil
 	}
 	at := e.event.position

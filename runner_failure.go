@@ -47,7 +47,9 @@ func (b *batcher) handleFailure(ctx context.Context, one []record, failure error
 				return nil
 			}
 		case Skip:
-			return b.finish(b.begin(ctx), ev.position)
+			tx := b.begin(ctx)
+			defer tx.inner.rollback()
+			return b.finish(tx, ev.position)
 		case Park:
 			tx := b.begin(ctx)
 			defer tx.inner.rollback()
@@ -148,17 +150,13 @@ func (b *batcher) retryParked(ctx context.Context, waiting []parkedRow) error {
 	return b.commit(tx, checkpoint{position: b.position, resumed: true})
 }
 
-// toRetry returns those parked events that are asked for, with all others of their aggregates; all, if
-// none is named.
+// toRetry returns those parked events that are asked for, with all others of their aggregates.
 func toRetry(waiting []parkedRow) []parkedRow {
 	asked := map[aggregateKey]bool{}
 	for i := range waiting {
 		if waiting[i].retry {
 			asked[waiting[i].aggregate()] = true
 		}
-	}
-	if len(asked) == 0 {
-		return waiting
 	}
 	return slices.DeleteFunc(slices.Clone(waiting), func(p parkedRow) bool { return !asked[p.aggregate()] })
 }
@@ -168,11 +166,18 @@ func (b *batcher) retryOne(ctx context.Context, p *parkedRow) error {
 	if err != nil {
 		return err
 	}
+	if len(rows) > 0 && (b.bars(&rows[0]) || b.names != nil && !b.wanted.holds(rows[0].stream, rows[0].name)) {
+		// Another definition has parked it, and has the handler.
+		b.store.opts.Logger.WarnContext(ctx, "parked event not retried: the definition does not take it in", "projection", b.name, "owner", b.lease.owner, "position", p.position)
+		b.parked[p.aggregate()] = true
+		return nil
+	}
 	tx := b.begin(ctx)
 	defer func() { tx.inner.rollback() }()
 	var failure error
 	if b.losses.attempt(rows) > 0 {
 		failure = b.losses.err
+		b.losses.size = 0 // the next retry is another turn
 	} else if stopped, f, err := b.retryEvent(ctx, tx, rows, p.position); err != nil {
 		return b.lost(ctx, rows, err)
 	} else if f == nil && stopped {

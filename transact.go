@@ -27,7 +27,8 @@ const transactRuns = 10
 //   - a connection that is lost before the COMMIT is sent.
 //
 // So fn decides on what it reads through tx, and has no effects elsewhere. After the last run Transact
-// returns the error of that. Every other error of fn comes back as it is, at once. If the answer to the
+// returns the error of that. Every other error of fn comes back as it is, at once, unless a call through tx
+// has lost a race before: then fn has decided on what was out of date, and runs again. If the answer to the
 // COMMIT is lost, the transaction may or may not be stored: Transact returns the connection's error, and
 // does not run fn again. If ctx ends, the transaction is rolled back.
 //
@@ -83,17 +84,28 @@ func (s *Store) transactOnce(ctx context.Context, fn func(tx *Store) error) (aga
 	var lost lostNote
 	err = fn(s.inside(inner.backend(lost.note), inner.sqlTx))
 	switch hidden := lost.first(); {
-	case err == nil && hidden != nil:
-		return true, retryTx(hidden)
 	case hidden != nil:
-		return true, err
+		if err == nil {
+			err = retryTx(hidden)
+		}
+		return runAgain(inner, hidden, err)
+	case err != nil && (errors.Is(err, ErrConflict) || errors.Is(err, ErrRetryTx) || inner.raced(err)):
+		return runAgain(inner, err, err)
 	case err != nil:
-		return errors.Is(err, ErrConflict) || errors.Is(err, ErrRetryTx) || inner.raced(err), err
+		return false, err
 	}
 	if again, err = inner.commit(); err == nil {
 		s.appended.publish()
 	}
 	return again, err
+}
+
+// runAgain reports that fn can run again, as a race is lost, unless it has ended the transaction itself.
+func runAgain(inner callerTx, race, err error) (bool, error) {
+	if gone := inner.endedInside(race); gone != nil {
+		return false, fmt.Errorf("eventstore: transaction: %w: %w", gone, err)
+	}
+	return true, err
 }
 
 // lostNote remembers why a transaction can't be committed any more, also where fn does not pass it on.

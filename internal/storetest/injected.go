@@ -16,6 +16,12 @@ import (
 // COMMIT, under that text. An error that it returns is the statement's, which does not reach the server then.
 func (l Lane) Injected(t testing.TB, conns int, fail func(text string) error) Lane {
 	t.Helper()
+	return l.InjectedAfter(t, conns, fail, func(string) {})
+}
+
+// InjectedAfter is Injected with a function that is told of each statement without rows that the server has run.
+func (l Lane) InjectedAfter(t testing.TB, conns int, fail func(text string) error, after func(text string)) Lane {
+	t.Helper()
 	base, err := sql.Open(l.Driver, l.DSN)
 	if err != nil {
 		t.Fatal(err)
@@ -27,7 +33,7 @@ func (l Lane) Injected(t testing.TB, conns int, fail func(text string) error) La
 			t.Fatal(err)
 		}
 	}
-	db := sql.OpenDB(&injectedConnector{connector, fail})
+	db := sql.OpenDB(&injectedConnector{connector, fail, after})
 	db.SetMaxOpenConns(conns)
 	db.SetMaxIdleConns(conns)
 	t.Cleanup(func() { _ = db.Close() })
@@ -54,7 +60,8 @@ func (c dsnConnector) Driver() driver.Driver                        { return c.d
 
 type injectedConnector struct {
 	driver.Connector
-	fail func(text string) error
+	fail  func(text string) error
+	after func(text string)
 }
 
 func (c *injectedConnector) Connect(ctx context.Context) (driver.Conn, error) {
@@ -62,19 +69,21 @@ func (c *injectedConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &injectedConn{inner, c.fail}, nil
+	return &injectedConn{inner, c.fail, c.after}, nil
 }
 
 // injectedConn forwards what database/sql asks of a connection. Both drivers have all of it.
 type injectedConn struct {
 	driver.Conn
-	fail func(text string) error
+	fail  func(text string) error
+	after func(text string)
 }
 
 func (c *injectedConn) ExecContext(ctx context.Context, text string, args []driver.NamedValue) (driver.Result, error) {
 	if err := c.fail(text); err != nil {
 		return nil, err
 	}
+	defer c.after(text)
 	return c.Conn.(driver.ExecerContext).ExecContext(ctx, text, args)
 }
 
