@@ -34,14 +34,18 @@ const (
 //     the IDs of all the events.
 //
 // What is left: an aggregate that another append begins between the look and the INSERT, an event ID that
-// another append stores in that very moment, and a look for which there is no connection.
+// another append stores in that very moment, and a look for which there is no connection. A role that may not
+// update events can't lock the last one either: it looks as if the aggregate were new.
 func (b *sqlBackend) lookAhead(ctx context.Context, c conn, a *appendRequest, h *appendHint) error {
+	var claimed bool
 	if h.version > 0 {
-		if free, err := b.claimLast(ctx, c, a, h); err != nil || !free {
+		var free bool
+		var err error
+		if free, claimed, err = b.claimLast(ctx, c, a, h); err != nil || !free {
 			return orVersion(err)
 		}
 	}
-	refused, inFlight := b.inTheWay(ctx, a, h)
+	refused, inFlight := b.inTheWay(ctx, a, h, claimed)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -68,24 +72,36 @@ func orVersion(err error) error {
 	return err
 }
 
-// claimLast locks the aggregate's last event until the transaction ends. It is false if the event is gone,
-// or if the append is a repeated one of this very transaction, which any version would admit: the first of
-// its IDs is among the last of the aggregate.
-func (b *sqlBackend) claimLast(ctx context.Context, c conn, a *appendRequest, h *appendHint) (free bool, err error) {
+// claimLast locks the aggregate's last event until the transaction ends, if the role may. It is not free if the
+// event is gone, or if the append is a repeated one of this very transaction, which any version would admit: the
+// first of its IDs is among the last of the aggregate.
+func (b *sqlBackend) claimLast(ctx context.Context, c conn, a *appendRequest, h *appendHint) (free, claimed bool, err error) {
 	after := h.version
 	if a.expected < 0 {
 		const atLeast = 100
 		after = max(h.version-max(int64(len(a.rows)), atLeast), 0)
 	}
-	var recent int
-	found, err := c.row(ctx, []any{&recent}, b.text.numbered.claim,
-		h.stream, a.aggregateID, after, b.dialect.eventID(a.rows[0].id), h.stream, a.aggregateID, h.version)
-	return found && recent == 0, err
+	look := func(text string) error {
+		var recent int
+		found, err := c.row(ctx, []any{&recent}, text,
+			h.stream, a.aggregateID, after, b.dialect.eventID(a.rows[0].id), h.stream, a.aggregateID, h.version)
+		free = found && recent == 0
+		return err
+	}
+	text := b.text.numbered
+	if now := int64(time.Since(b.ahead.began)); now >= b.ahead.claim.Load() {
+		if err = look(text.claim + text.claimLock); b.dialect.classify(err) != faultDenied {
+			return free, err == nil, err
+		}
+		b.ahead.claim.Store(now + int64(aheadPause))
+	}
+	err = look(text.claim)
+	return free, false, err
 }
 
 // inTheWay looks outside of the transaction which of an append's keys is taken, or whether an append in flight
-// begins the same aggregate. If it can't, the INSERT finds out.
-func (b *sqlBackend) inTheWay(ctx context.Context, a *appendRequest, h *appendHint) (refused uniqueKey, inFlight bool) {
+// makes the aggregate's next version, which a claimed aggregate has none of. If it can't, the INSERT finds out.
+func (b *sqlBackend) inTheWay(ctx context.Context, a *appendRequest, h *appendHint, claimed bool) (refused uniqueKey, inFlight bool) {
 	now := int64(time.Since(b.ahead.began))
 	if now < b.ahead.due.Load() {
 		return keyUnknown, false
@@ -97,7 +113,7 @@ func (b *sqlBackend) inTheWay(ctx context.Context, a *appendRequest, h *appendHi
 	defer cancel()
 	outside := conn{b: &sqlBackend{sqlShared: b.sqlShared}}
 	text := b.text.numbered.ahead
-	if h.version == 0 {
+	if !claimed {
 		text += b.text.numbered.aheadNoWait
 	}
 	text += b.text.numbered.aheadIDs

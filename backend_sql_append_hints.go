@@ -124,8 +124,10 @@ func (h *appendHints) forget(stream, id string) {
 	delete(h.versions, aggregateKey{stream, id})
 }
 
-// looksAhead remembers when appends in transactions may look ahead again, after a look has not been possible.
+// looksAhead remembers what was not possible when an append in a transaction looked ahead, and when it may be tried
+// again. Times are in nanoseconds since began.
 type looksAhead struct {
 	began time.Time
-	due   atomic.Int64 // in nanoseconds since began
+	due   atomic.Int64 // of a look on another connection
+	claim atomic.Int64 // of a lock on an event, for which MySQL wants the right to update it
 }

@@ -189,9 +189,10 @@ type numberedStatements struct {
 	await     string // stream id, aggregate id, version; waits for such a one, at read committed
 	positions string // behind a statement, which then returns positions; only on MariaDB
 
-	// For appends in a caller's transaction, only on MySQL. claim locks an event: stream id, aggregate id, version,
-	// event ID, stream id, aggregate id, version; none or how many events after the first version have that ID.
-	claim string
+	// For appends in a caller's transaction, only on MySQL. claim looks at an event, and locks it with claimLock behind
+	// it: stream id, aggregate id, version, event ID, stream id, aggregate id, version; none or how many events after
+	// the first version have that ID.
+	claim, claimLock string
 	// ahead, with or without aheadNoWait, aheadIDs, a list of event IDs, aheadTail: stream id, aggregate id, version;
 	// as uniqueKeys, what of these is taken. With aheadNoWait it fails where that version is not committed.
 	ahead, aheadNoWait, aheadIDs, aheadTail string

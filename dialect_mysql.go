@@ -188,13 +188,14 @@ VALUES `,
 			noWait: `SET STATEMENT innodb_lock_wait_timeout = 0 FOR`,
 			positions: `
 RETURNING position`,
-			// By the key that an append's guard may go by, which covers it: both rows, the key's and the event's,
-			// are locked.
+			// By the key that an append's guard may go by, which covers it: claimLock locks both rows, the key's and
+			// the event's.
 			claim: `
 SELECT (SELECT COUNT(*) FROM {events} recent FORCE INDEX (stream_id)
         WHERE recent.stream_id = ? AND recent.aggregate_id = ? AND recent.version > ? AND recent.event_id = ?)
 FROM {events} FORCE INDEX (stream_id)
-WHERE stream_id = ? AND aggregate_id = ? AND version = ? FOR UPDATE`,
+WHERE stream_id = ? AND aggregate_id = ? AND version = ?`,
+			claimLock: ` FOR UPDATE`,
 			ahead: `
 (SELECT 1 FROM {events} FORCE INDEX (stream_id) WHERE stream_id = ? AND aggregate_id = ? AND version = ?`,
 			aheadNoWait: ` FOR SHARE NOWAIT`,
