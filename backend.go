@@ -78,6 +78,7 @@ type backend interface {
 	deleteAggregate(ctx context.Context, stream, aggregateID string) (found bool, n int64, err error)
 
 	projectionBackend
+	documentBackend
 }
 
 var (
@@ -319,6 +320,11 @@ type backendTx interface {
 	park(name string, row parkedRow) error
 	unpark(name string, p Position) error
 	dropParked(name string) error
+	// documents returns those documents of a list of keys that there are, in any order. It is false if they have
+	// more bytes than most, and then returns none.
+	documents(name string, keys []string, most int) (rows []documentRow, all bool, err error)
+	changeDocuments(c *documentChanges) error
+	dropDocuments(name string) error
 	// keepLease renews the lease as part of the transaction, which keeps others from it until the end. It
 	// reports whether the epoch is still this.
 	keepLease(name string, epoch int64, term time.Duration) (held bool, err error)

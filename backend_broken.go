@@ -121,4 +121,12 @@ func (b *brokenBackend) control(context.Context, string, control) (found, change
 
 func (b *brokenBackend) parked(context.Context, string) ([]parkedRow, error) { return nil, b.err }
 
+func (b *brokenBackend) document(context.Context, string, string) (documentRow, bool, runnerKind, error) {
+	return documentRow{}, false, "", b.err
+}
+
+func (b *brokenBackend) documents(context.Context, *documentPage) ([]documentRow, bool, error) {
+	return nil, false, b.err
+}
+
 func (b *brokenBackend) begin(context.Context) backendTx { return nil }

@@ -51,6 +51,8 @@ type Dialect struct {
 	timeLayout string
 	// brackets enclose a list of numbers that is one parameter.
 	brackets string
+	// lists returns lists of texts of the same length as parameters: each as one, or all together as one.
+	lists func(columns ...[]string) []any
 	// eventID returns an event ID as a parameter.
 	eventID func(id [16]byte) any
 	// classify says what an error of the driver means.
@@ -78,6 +80,7 @@ type statements struct {
 	numbered    numberedStatements  // only where not
 	seal        sealStatements
 	projections projectionStatements
+	documents   documentStatements
 	read        readStatements
 	readModel   readModelStatements
 }
@@ -350,7 +353,7 @@ func (noConnector) Connect(context.Context) (driver.Conn, error) { return nil, d
 func (noConnector) Driver() driver.Driver                        { return nil }
 
 // tables are the names that a statement can hold in braces.
-var tables = []string{"meta", "streams", "events", "snapshots", "projections", "parked", "verdicts"}
+var tables = []string{"meta", "streams", "events", "snapshots", "projections", "parked", "verdicts", "documents", "labels"}
 
 // bind puts a statement into the form in which the database takes it.
 func (d *Dialect) bind(prefix, text string) string {
@@ -377,36 +380,4 @@ func (d *Dialect) bind(prefix, text string) string {
 		b.WriteString(strconv.Itoa(n))
 		text = after
 	}
-}
-
-// placeholders returns n parameters for a list.
-func placeholders(n int) string { return strings.TrimSuffix(strings.Repeat("?, ", n), ", ") }
-
-// arrayLiteral returns an array of n elements as Postgres writes it. As text it passes through
-// every driver and protocol mode alike.
-func arrayLiteral(n int, element func(i int) string) string {
-	var b strings.Builder
-	for i := range n {
-		s := element(i)
-		if i == 0 { // the others may well be like it, if it is not large
-			b.Grow(min(n*(len(s)+len(s)/4+3)+2, 64<<10))
-		}
-		b.WriteByte("{,"[min(i, 1)])
-		b.WriteByte('"')
-		for from := 0; from < len(s); {
-			to := from
-			for to < len(s) && s[to] != '"' && s[to] != '\\' {
-				to++
-			}
-			b.WriteString(s[from:to])
-			if from = to; from < len(s) {
-				b.WriteByte('\\')
-				b.WriteByte(s[from])
-				from++
-			}
-		}
-		b.WriteByte('"')
-	}
-	b.WriteByte('}')
-	return b.String()
 }

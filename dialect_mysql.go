@@ -8,10 +8,6 @@ package eventstore
 // results short (sql_select_limit). Otherwise every call is [ErrInvalid] with the setting's name.
 var MySQL = &mysqlDialect
 
-// mysqlUnsafe lets MariaDB carry out a statement that goes by a list where sql_safe_updates is on: a list
-// is no key.
-const mysqlUnsafe = `/*M! SET STATEMENT sql_safe_updates = 0 FOR */ `
-
 // mysqlListed is the events of a list of positions. They are looked up one by one, so that exactly their
 // records are locked: for a condition with IN a server may go through the whole table, and lock all of
 // it.
@@ -29,6 +25,7 @@ var mysqlDialect = Dialect{
 	violated:      violatedMySQL,
 	eventID:       func(id [16]byte) any { return id[:] },
 	brackets:      "[]",
+	lists:         hexLists,
 	statements: statements{
 		install: installStatements{
 			lock:   `SELECT GET_LOCK(CONCAT(CRC32(DATABASE()), ':', ?), 3600)`,
@@ -302,6 +299,7 @@ VALUES `,
 ON DUPLICATE KEY UPDATE position = {events}.position`,
 		},
 		projections: mysqlProjections,
+		documents:   mysqlDocuments,
 		read:        mysqlRead,
 		readModel: readModelStatements{
 			upsert:      ` ON DUPLICATE KEY UPDATE `,

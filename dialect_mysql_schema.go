@@ -87,4 +87,20 @@ CREATE TABLE IF NOT EXISTS {verdicts} (
     PRIMARY KEY (projection, position)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`,
 	},
+	{`
+CREATE TABLE IF NOT EXISTS {documents} (
+    projection VARBINARY(255) NOT NULL,
+    doc_key    VARBINARY(255) NOT NULL,
+    position   BIGINT         NOT NULL,
+    state      LONGTEXT       NOT NULL,
+    labels     TEXT           NOT NULL,
+    PRIMARY KEY (projection, doc_key)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`, `
+CREATE TABLE IF NOT EXISTS {labels} (
+    projection VARBINARY(255) NOT NULL,
+    label      VARBINARY(255) NOT NULL,
+    doc_key    VARBINARY(255) NOT NULL,
+    PRIMARY KEY (projection, label, doc_key)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin`,
+	},
 }

@@ -86,4 +86,20 @@ CREATE TABLE IF NOT EXISTS {verdicts} (
     PRIMARY KEY (projection, position)
 )`,
 	},
+	{`
+CREATE TABLE IF NOT EXISTS {documents} (
+    projection text   COLLATE "C" NOT NULL,
+    doc_key    text   COLLATE "C" NOT NULL,
+    position   bigint NOT NULL,
+    state      json   NOT NULL,
+    labels     text   NOT NULL,
+    PRIMARY KEY (projection, doc_key)
+)`, `
+CREATE TABLE IF NOT EXISTS {labels} (
+    projection text COLLATE "C" NOT NULL,
+    label      text COLLATE "C" NOT NULL,
+    doc_key    text COLLATE "C" NOT NULL,
+    PRIMARY KEY (projection, label, doc_key)
+)`,
+	},
 }

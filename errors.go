@@ -42,6 +42,9 @@ var (
 	// ErrEventNotFound is returned when no event has the given ID, or is parked at the given position.
 	ErrEventNotFound = errors.New("eventstore: event not found")
 
+	// ErrDocumentNotFound is returned by [Documents.Get] when there is no document of that key.
+	ErrDocumentNotFound = errors.New("eventstore: document not found")
+
 	// ErrLeaseLost says that another runner has taken a projection over. [Step.Emit],
 	// [Step.LinkTo] and [Step.Tx] return it; the transaction they belong to can't commit.
 	ErrLeaseLost = errors.New("eventstore: lease lost")

@@ -44,7 +44,7 @@ type memStream struct {
 	snapshots  map[string]*snapshot // by aggregate ID
 }
 
-// memProjection is a projection's row and the events that it has set aside.
+// memProjection is a projection's row, the events that it has set aside, and its documents.
 type memProjection struct {
 	projectionRow
 	leaseUntil time.Time
@@ -53,6 +53,7 @@ type memProjection struct {
 	kept       definition
 	changingAt int64 // the epoch whose holder is changing it
 	last       ProjectionControl
+	documents  memDocuments
 }
 
 // current is the row as a reader sees it now.

@@ -43,6 +43,7 @@ type memTx struct {
 	events  map[uuid.UUID]*record   // the same
 	first   Position                // that it has reserved; zero: none
 	parks   []func(*memProjection)
+	written []*documentChanges
 }
 
 // memTxStream is what a transaction has done to a stream.

@@ -113,6 +113,9 @@ func (u memBatchTx) commit(c checkpoint) (held bool, err error) {
 		for _, park := range u.parks {
 			park(p)
 		}
+		for _, c := range u.written {
+			p.documents.apply(c)
+		}
 		p.position, p.errText, p.leaseUntil = c.position, "", time.Now().Add(c.term)
 		if c.state != nil {
 			p.state = c.state

@@ -128,16 +128,7 @@ func (p *Projection[S]) CatchUp(ctx context.Context, s *Store) (Checkpoint[S], e
 	if err != nil {
 		return cp, err
 	}
-	for failures := 1; ; failures++ {
-		r.target, err = s.backend.lastPosition(ctx)
-		if err == nil {
-			break
-		}
-		if !transient(err) || sleep(ctx, pauseAfter(failures)) != nil {
-			return cp, cmp.Or(ctx.Err(), err)
-		}
-	}
-	if err := r.run(ctx); err != nil {
+	if err := r.catchUp(ctx); err != nil {
 		return cp, err
 	}
 	return Checkpoint[S]{r.batches.position, f.state}, nil
@@ -158,7 +149,7 @@ func (p *Projection[S]) Load(ctx context.Context, s *Store) (Checkpoint[S], erro
 	case !found || row.status == StatusDeleting:
 		return cp, notFound(name)
 	}
-	if err := own(name, &row); err != nil {
+	if err := kindProjection.owns(name, &row); err != nil {
 		return cp, err
 	}
 	f := p.projector(s, name)
@@ -179,27 +170,7 @@ func (p *Projection[S]) Wait(ctx context.Context, s *Store, at Position) error {
 	if err != nil {
 		return err
 	}
-	longest := p.Poll
-	if longest == 0 {
-		longest = defaultPoll
-	}
-	poll := newPoller(s.progress, longest)
-	for {
-		poll.listen()
-		row, found, err := s.backend.projection(ctx, name)
-		if err == nil {
-			err = own(name, &row)
-		}
-		switch {
-		case err != nil && !transient(err):
-			return err
-		case err == nil && found && row.position >= at && row.status != StatusResetting && row.status != StatusDeleting:
-			return nil
-		}
-		if err := poll.wait(ctx, true); err != nil {
-			return err
-		}
-	}
+	return s.waitFor(ctx, name, kindProjection, p.Poll, at)
 }
 
 // Reset begins the projection at the first event again: its state, its read model's rows, its
@@ -225,53 +196,83 @@ func (p *Projection[S]) Delete(ctx context.Context, s *Store, emitted bool) erro
 	return s.deleteProjection(ctx, r, emitted)
 }
 
-// own returns an error if the row of a projection's name is a relay's.
-func own(name string, row *projectionRow) error {
-	c := runnerConfig{name: name, kind: kindProjection}
-	return c.mismatch(row)
-}
-
 // runner checks the definition and returns what runs it.
 func (p *Projection[S]) runner(s *Store) (*runner, *projector[S], error) {
 	name, err := checkDefined("Projection", p.Name, p.Version)
 	if err != nil {
 		return nil, nil, err
 	}
-	c := runnerConfig{name: name, kind: kindProjection, from: p.From, after: p.After, onChange: p.OnChange, batchSize: p.BatchSize, poll: p.Poll, term: p.Lease, readModel: p.ReadModel}
-	if err := c.check("Projection"); err != nil {
+	r, handlers, err := newProjectionRunner(s, "Projection", runnerConfig{
+		name: name, kind: kindProjection, from: p.From, after: p.After, onChange: p.OnChange,
+		batchSize: p.BatchSize, poll: p.Poll, term: p.Lease, readModel: p.ReadModel,
+	}, p.When)
+	if err != nil {
 		return nil, nil, err
 	}
-	if s.inTx {
-		return nil, nil, fmt.Errorf("eventstore: a projection inside a transaction: %w", errors.ErrUnsupported)
-	}
-	if _, memory := s.backend.(*memBackend); memory && p.ReadModel != nil {
-		return nil, nil, fmt.Errorf("eventstore: projection %q: a read model on a memory store: %w", name, errors.ErrUnsupported)
-	}
 	f := p.projector(s, name)
-	for i, h := range p.When {
-		if h == nil {
-			return nil, nil, invalid("Projection.When[%d] is nil", i)
-		}
-		e := h.handler()
-		if e.err != nil {
-			return nil, nil, within(fmt.Sprintf("Projection.When[%d]", i), e.err)
-		}
-		f.handlers.add(e.name, e)
-	}
-	names := f.handlers.names()
-	c.names, c.consumer = s.storedNames(names), f
-	if names != nil {
-		names = s.codec.stored(names)
-	}
-	c.wanted = newWantedSet(p.From, names)
-	return newRunner(s, c), f, nil
+	f.handlers = handlers
+	r.consumer = f
+	return r, f, nil
 }
 
 // projector returns what takes in the events, without its handlers.
 func (p *Projection[S]) projector(s *Store, name string) *projector[S] {
-	f := &projector[S]{name: name, store: s, init: p.Init, onError: p.OnError}
-	if f.onError == nil {
-		f.onError = defaultOnError
+	return &projector[S]{failurePolicy: failurePolicy{name, s, p.OnError}, init: p.Init}
+}
+
+// newProjectionRunner checks a definition and returns what runs it, still without a consumer, and its handlers.
+// what names the definition's type in errors.
+func newProjectionRunner[S any](s *Store, what string, c runnerConfig, when []Handler[S]) (*runner, byName[*entry[S]], error) {
+	var handlers byName[*entry[S]]
+	if err := c.check(what); err != nil {
+		return nil, handlers, err
 	}
-	return f
+	if s.inTx {
+		return nil, handlers, fmt.Errorf("eventstore: a projection inside a transaction: %w", errors.ErrUnsupported)
+	}
+	if _, memory := s.backend.(*memBackend); memory && c.readModel != nil {
+		return nil, handlers, fmt.Errorf("eventstore: projection %q: a read model on a memory store: %w", c.name, errors.ErrUnsupported)
+	}
+	for i, h := range when {
+		if h == nil {
+			return nil, handlers, invalid("%s.When[%d] is nil", what, i)
+		}
+		e := h.handler()
+		err := e.err
+		if err == nil && c.kind != kindDocuments && (e.keys != nil || e.drop) {
+			err = invalid("OnKey and Drop are handlers of Documents")
+		}
+		if err != nil {
+			return nil, handlers, within(fmt.Sprintf("%s.When[%d]", what, i), err)
+		}
+		handlers.add(e.name, e)
+	}
+	names := handlers.names()
+	c.names = s.storedNames(names)
+	if names != nil {
+		names = s.codec.stored(names)
+	}
+	c.wanted = newWantedSet(c.from, names)
+	return newRunner(s, c), handlers, nil
+}
+
+// waitFor returns when what runs under a name has taken in everything up to a position.
+func (s *Store) waitFor(ctx context.Context, name string, kind runnerKind, longest time.Duration, at Position) error {
+	poll := newPoller(s.progress, cmp.Or(longest, defaultPoll))
+	for {
+		poll.listen()
+		row, found, err := s.backend.projection(ctx, name)
+		if err == nil {
+			err = kind.owns(name, &row)
+		}
+		switch {
+		case err != nil && !transient(err):
+			return err
+		case err == nil && found && row.position >= at && row.status != StatusResetting && row.status != StatusDeleting:
+			return nil
+		}
+		if err := poll.wait(ctx, true); err != nil {
+			return err
+		}
+	}
 }

@@ -208,7 +208,7 @@ func (s *Store) controlDefined(ctx context.Context, r *runner, c control) error 
 	if r.kind != "" {
 		row, found, err := s.backend.projection(ctx, r.name)
 		if err == nil && found {
-			err = r.mismatch(&row)
+			err = r.kind.owns(r.name, &row)
 		}
 		if err != nil {
 			return err

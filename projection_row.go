@@ -27,7 +27,24 @@ type runnerKind string
 const (
 	kindProjection runnerKind = "projection"
 	kindRelay      runnerKind = "relay"
+	kindDocuments  runnerKind = "documents"
 )
+
+// owns returns an error if a name belongs to another kind than k, which may be "", whichever it is.
+func (k runnerKind) owns(name string, row *projectionRow) error {
+	if k == "" || row.kind == "" || k == row.kind {
+		return nil
+	}
+	return invalid("%s %q: the name belongs to %s", k, name, row.kind.indefinite())
+}
+
+// indefinite returns the kind with its article.
+func (k runnerKind) indefinite() string {
+	if k == kindDocuments {
+		return string(k)
+	}
+	return "a " + string(k)
+}
 
 // projectionRow is what is stored of a projection.
 type projectionRow struct {

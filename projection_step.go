@@ -17,6 +17,10 @@ type entry[S any] struct {
 	err    error
 	fold   func(*S, *delivery) error
 	effect func(ctx context.Context, step *Step[S], d *delivery) error
+
+	// Of Documents only, with fold or instead of it.
+	keys func(*delivery) ([]string, error) // of the documents that it changes, instead of the event's own
+	drop bool                              // it deletes the document
 }
 
 func (f Fold[S]) handler() *entry[S] {

@@ -11,11 +11,9 @@ import (
 
 // projector is a projection's consumer.
 type projector[S any] struct {
-	name     string
-	store    *Store
+	failurePolicy
 	init     func() S // nil: the zero S
 	handlers byName[*entry[S]]
-	onError  func(ctx context.Context, ev Event, err error, attempt int) ErrorAction
 
 	state   S
 	stored  []byte // the state, as stored
@@ -33,22 +31,18 @@ func (f *projector[S]) restore(state []byte) (err error) {
 		f.state = s
 		return nil
 	}
-	err = f.store.codec.Unmarshal(state, &s)
+	err = f.store.decodeState(state, &s)
 	f.state = s
 	return err
 }
 
-func (f *projector[S]) encode() (_ []byte, err error) {
-	defer recoverTo(&err)
+func (f *projector[S]) finish(*batchTx) ([]byte, error) {
 	if !f.touched {
 		return nil, nil
 	}
-	state, err := f.store.codec.Marshal(f.state)
+	state, err := f.store.encodeState(f.state)
 	if err != nil {
-		return nil, err
-	}
-	if err := checkData(f.store.codec.Codec, "state", state); err != nil {
-		return nil, err
+		return nil, ofState(f.name, err)
 	}
 	f.touched = false
 	if bytes.Equal(state, f.stored) {
@@ -58,20 +52,40 @@ func (f *projector[S]) encode() (_ []byte, err error) {
 	return state, nil
 }
 
+// encodeState encodes the state of a projection or a document.
+func (s *Store) encodeState(state any) (data []byte, err error) {
+	defer recoverTo(&err)
+	if data, err = s.codec.Marshal(state); err == nil {
+		err = checkData(s.codec.Codec, "state", data)
+	}
+	return data, err
+}
+
+// decodeState decodes into a pointer what encodeState has encoded.
+func (s *Store) decodeState(data []byte, state any) (err error) {
+	defer recoverTo(&err)
+	return s.codec.Unmarshal(data, state)
+}
+
 func (f *projector[S]) handle(ctx context.Context, tx *batchTx, rows []record) (done int, err error) {
 	dispatcher := f.store.dispatcher(func(d *delivery) error { return f.deliver(ctx, tx, d) })
+	return tx.each(ctx, rows, func(i int) error { return dispatcher.dispatch(ctx, &rows[i]) })
+}
+
+// each calls handle for one row after the other, as their turn in a projection, until the batch has to end.
+func (t *batchTx) each(ctx context.Context, rows []record, handle func(i int) error) (done int, err error) {
 	for i := range rows {
-		tx.current = &rows[i]
-		err := survive(func() error { return dispatcher.dispatch(ctx, &rows[i]) })
+		t.current = &rows[i]
+		err := survive(func() error { return handle(i) })
 		if err == nil {
 			// A handler may have hidden it. At once, because on MySQL a deadlock has ended the
 			// transaction, and what other handlers did behind it would be stored by itself.
-			err = cmp.Or(tx.fault, ctx.Err())
+			err = cmp.Or(t.fault, ctx.Err())
 		}
 		if err != nil {
 			return i, err
 		}
-		if tx.stopped || time.Now().After(tx.due) {
+		if t.stopped || time.Now().After(t.due) {
 			return i + 1, nil
 		}
 	}
@@ -104,11 +118,22 @@ func (f *projector[S]) deliver(ctx context.Context, tx *batchTx, d *delivery) er
 	return nil
 }
 
-func (f *projector[S]) decide(ctx context.Context, r *record, err error, attempt int) ErrorAction {
-	return f.onError(ctx, f.store.eventOf(r), err, attempt)
+// failurePolicy is what a definition says of failing events.
+type failurePolicy struct {
+	name    string // of the projection's row
+	store   *Store
+	onError func(ctx context.Context, ev Event, err error, attempt int) ErrorAction // nil: the default
 }
 
-func (f *projector[S]) fatal(r *record, err error) error {
+func (f *failurePolicy) decide(ctx context.Context, r *record, err error, attempt int) ErrorAction {
+	onError := f.onError
+	if onError == nil {
+		onError = defaultOnError
+	}
+	return onError(ctx, f.store.eventOf(r), err, attempt)
+}
+
+func (f *failurePolicy) fatal(r *record, err error) error {
 	return &ProjectionError{Name: f.name, Event: f.store.eventOf(r), Err: err}
 }
 

@@ -64,8 +64,8 @@ type publisher struct {
 	store *Store
 }
 
-func (*publisher) restore([]byte) error    { return nil }
-func (*publisher) encode() ([]byte, error) { return nil, nil }
+func (*publisher) restore([]byte) error            { return nil }
+func (*publisher) finish(*batchTx) ([]byte, error) { return nil, nil }
 
 func (f *publisher) handle(ctx context.Context, _ *batchTx, rows []record) (int, error) {
 	if err := survive(func() error { return f.publish(ctx, rows) }); err != nil {

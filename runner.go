@@ -83,6 +83,18 @@ func (r *runner) run(ctx context.Context) error {
 	}
 }
 
+// catchUp runs until every event that was committed before the call is in.
+func (r *runner) catchUp(ctx context.Context) (err error) {
+	for failures := 1; ; failures++ {
+		if r.target, err = r.store.backend.lastPosition(ctx); err == nil {
+			return r.run(ctx)
+		}
+		if !transient(err) || sleep(ctx, pauseAfter(failures)) != nil {
+			return cmp.Or(ctx.Err(), err)
+		}
+	}
+}
+
 // newOwner names a run: the host and the process for people who look for it, the rest so that no
 // other run has the name.
 func newOwner() string {
@@ -173,7 +185,7 @@ func (r *runner) acquire(ctx context.Context) (projectionRow, error) {
 		case !found && r.started:
 			return row, r.end(&row) // it has been deleted
 		case r.kind != row.kind && row.kind != "":
-			return row, r.mismatch(&row)
+			return row, r.kind.owns(r.name, &row)
 		case !found:
 			if err := r.create(ctx); err != nil {
 				return row, err

@@ -309,9 +309,9 @@ func (b *batcher) undo(ctx context.Context, tx *batchTx, done int, failure error
 
 // finish commits a transaction together with the checkpoint behind it.
 func (b *batcher) finish(tx *batchTx, upTo Position) error {
-	state, err := b.consumer.encode()
+	state, err := b.consumer.finish(tx)
 	if err != nil {
-		return b.ofState(err)
+		return err
 	}
 	if err := b.commit(tx, checkpoint{position: upTo, state: state, judged: b.judged(upTo)}); err != nil {
 		return err
@@ -355,11 +355,12 @@ func (b *batcher) commit(tx *batchTx, c checkpoint) error {
 
 func (b *batcher) restore(state []byte) error {
 	if err := b.consumer.restore(state); err != nil {
-		return b.ofState(err)
+		return ofState(b.name, err)
 	}
 	return nil
 }
 
-func (b *batcher) ofState(err error) error {
-	return within(fmt.Sprintf("state of projection %q", b.name), err)
+// ofState is an error of a projection's state.
+func ofState(name string, err error) error {
+	return within(fmt.Sprintf("state of projection %q", name), err)
 }

@@ -76,14 +76,6 @@ func (c *runnerConfig) check(kind string) error {
 	return nil
 }
 
-// mismatch returns an error if a name belongs to something else than the definition is.
-func (c *runnerConfig) mismatch(row *projectionRow) error {
-	if c.kind == "" || row.kind == "" || c.kind == row.kind {
-		return nil
-	}
-	return invalid("%s %q: the name belongs to a %s", c.kind, c.name, row.kind)
-}
-
 // errStopped ends a run that has been asked to end, or has reached its target.
 var errStopped = errors.New("eventstore: stopped")
 
@@ -93,8 +85,9 @@ type consumer interface {
 	restore(state []byte) error
 	// handle takes in events, as part of w, and returns how many of them went well.
 	handle(ctx context.Context, w *batchTx, rows []record) (done int, err error)
-	// encode returns the state as it is to be stored, or nil if there is none or it has not changed.
-	encode() ([]byte, error)
+	// finish writes into w what is left to be written, and returns the state as it is to be stored, or nil
+	// if there is none or it has not changed.
+	finish(w *batchTx) (state []byte, err error)
 	// decide says what becomes of an event on which handle has failed.
 	decide(ctx context.Context, r *record, err error, attempt int) ErrorAction
 	// fatal is the error that ends the run if that is Fail.

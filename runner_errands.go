@@ -100,6 +100,9 @@ func (r *runner) finishReset(ctx context.Context, row *projectionRow) error {
 	if err == nil {
 		err = tx.dropParked(r.name)
 	}
+	if err == nil && row.kind == kindDocuments {
+		err = tx.dropDocuments(r.name)
+	}
 	if err != nil {
 		return err
 	}
@@ -172,6 +175,11 @@ func (r *runner) finishDelete(ctx context.Context, row *projectionRow) error {
 	}
 	if row.emitted {
 		if err := r.deleteEmitted(ctx, tx, row); err != nil {
+			return err
+		}
+	}
+	if row.kind == kindDocuments {
+		if err := tx.dropDocuments(r.name); err != nil {
 			return err
 		}
 	}

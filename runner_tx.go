@@ -24,9 +24,10 @@ type batchTx struct {
 	due      time.Time             // when to commit, with however many events of the batch
 	current  *record               // in the hands of handlers, or the last that was
 	stopped  bool
-	wrote    bool  // events
-	emits    bool  // the projection's own stream is there, and can't be deleted
-	fault    error // what has ended the transaction, if it was not the handler
+	wrote    bool         // events
+	emits    bool         // the projection's own stream is there, and can't be deleted
+	flush    func() error // writes what the consumer holds; nil: it holds nothing
+	fault    error        // what has ended the transaction, if it was not the handler
 }
 
 // sqlTx returns the transaction for a handler's own statements.
@@ -155,7 +156,7 @@ func (t *batchTx) commands() (*Store, error) {
 		return nil, err
 	}
 	t.wrote = true // as far as is known
-	s.conflicted = t.noteConflict
+	s.conflicted, s.flush = t.noteConflict, t.flush
 	return s, nil
 }
 

@@ -29,6 +29,7 @@ type Store struct {
 	leases             *leases
 	inTx               bool
 	sqlTx              func() (*sql.Tx, error) // that the store works in; nil: it is in none
+	flush              func() error            // writes what a batch has done to documents; nil: there is no batch
 	conflicted         func(error)             // told of conflicts and lost races of appends; nil: of none
 	copiesData         bool                    // the backend keeps the bytes that it hands out
 	hasLoadMiddleware  bool                    // there is Middleware.Load

@@ -85,7 +85,7 @@ func FuzzPrefix(f *testing.F) {
 		if err := s.WriteSchema(&schema); err != nil {
 			t.Fatal(err)
 		}
-		if p := prefix; p != "" && strings.Count(schema.String(), "CREATE TABLE IF NOT EXISTS "+p) != 7 {
+		if p := prefix; p != "" && strings.Count(schema.String(), "CREATE TABLE IF NOT EXISTS "+p) != 9 {
 			t.Errorf("%q: the schema is\n%s", prefix, &schema)
 		}
 	})

@@ -1,262 +1,202 @@
 package documents_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
-	"go/ast"
-	"go/doc"
-	"go/format"
-	"go/parser"
-	"go/token"
-	"io/fs"
-	"net/url"
-	"os"
-	"path/filepath"
-	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
-	_ "example.com/eventstore/internal/storetest" // defines the flag -memory
+	es "example.com/eventstore"
+	"example.com/eventstore/internal/storetest"
 )
 
-// TestMain goes to the module's root, where the documents and the package's source are.
-func TestMain(m *testing.M) {
-	if err := os.Chdir(filepath.Join("..", "..")); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
+// Closed ends an account.
+type Closed struct{}
+
+// Transferred is money that went from one account to others.
+type Transferred struct {
+	From string
+	To   []string
+	Each int64
 }
 
-var (
-	goBlock = regexp.MustCompile("(?ms)^```go\n(.*?)^```")
-	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
-)
+// Noted is a text about an account.
+type Noted struct{ Text string }
 
-// unindented is a text without the indentation of its lines.
-func unindented(text string) string {
-	var b strings.Builder
-	for line := range strings.Lines(text) {
-		b.WriteString(strings.TrimSpace(line) + "\n")
-	}
-	return strings.TrimSpace(b.String())
+func (Closed) EventName() string      { return "account.closed" }
+func (Transferred) EventName() string { return "account.transferred" }
+func (Noted) EventName() string       { return "account.noted" }
+
+// balance is the state of a document.
+type balance struct {
+	Owner string   `json:",omitempty"`
+	Cents int64    `json:",omitempty"`
+	Notes []string `json:",omitempty"`
 }
 
-// TestReadmeCode finds every piece of Go in the README in an example that the tests run.
-func TestReadmeCode(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
+// balances returns documents of the accounts in stream "accounts", labelled by owner and by whether they are in debt.
+func balances(name string, more ...es.Handler[balance]) *es.Documents[balance] {
+	return &es.Documents[balance]{
+		Name: name,
+		From: es.FromStream("accounts"),
+		When: append([]es.Handler[balance]{
+			es.On(func(b *balance, e storetest.Opened) { b.Owner = e.Owner }),
+			es.On(func(b *balance, e storetest.Deposited) { b.Cents += e.Cents }),
+			es.OnEvent(func(b *balance, e Noted, ev es.Event) { b.Notes = append(b.Notes, fmt.Sprint(ev.Version, e.Text)) }),
+			es.OnKey(func(e Transferred) []string { return append([]string{e.From}, e.To...) },
+				func(b *balance, e Transferred) { b.Cents += e.Each }),
+			es.Drop[Closed, balance](),
+		}, more...),
+		Labels: func(_ string, b *balance) []string {
+			labels := []string{b.Owner}
+			if b.Cents < 0 {
+				labels = append(labels, "debt")
+			}
+			return labels
+		},
 	}
-	files, err := filepath.Glob("example*_test.go")
+}
+
+func catchUp(t testing.TB, ds *es.Documents[balance], s *es.Store) es.Position {
+	t.Helper()
+	p, err := ds.CatchUp(t.Context(), s)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("catch up: %v", err)
 	}
-	var examples string
-	for _, file := range files {
-		text, err := os.ReadFile(file)
+	return p
+}
+
+// all returns documents as "key=cents@position", in the order in which they come.
+func all(t testing.TB, ds *es.Documents[balance], s *es.Store, opts es.DocumentOptions) (out []string) {
+	t.Helper()
+	for d, err := range ds.All(t.Context(), s, opts) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		examples += unindented(string(text)) + "\n"
+		out = append(out, fmt.Sprintf("%s=%d", d.Key, d.State.Cents))
 	}
-	blocks := goBlock.FindAllStringSubmatch(string(readme), -1)
-	if len(blocks) == 0 {
-		t.Fatal("the README has no Go")
-	}
-	for _, block := range blocks {
-		if !strings.Contains(examples, unindented(block[1])) {
-			t.Errorf("this piece of the README is in none of %v:\n%s", files, block[1])
-		}
+	return out
+}
+
+func want(t testing.TB, what string, got []string, wanted ...string) {
+	t.Helper()
+	if !slices.Equal(got, wanted) {
+		t.Errorf("%s: got %q, want %q", what, got, wanted)
 	}
 }
 
-// TestLinks follows every relative link of the repository's Markdown files.
-func TestLinks(t *testing.T) {
-	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || filepath.Ext(path) != ".md" {
-			return err
+func event(p es.Payload) es.NewEvent { return es.NewEvent{Payload: p} }
+
+func TestDocuments(t *testing.T) {
+	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+		ds := balances("balances")
+		if _, err := ds.Get(t.Context(), s, "a"); !errors.Is(err, es.ErrDocumentNotFound) {
+			t.Errorf("get before the first run: %v", err)
 		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return err
+		want(t, "all before the first run", all(t, ds, s, es.DocumentOptions{}))
+		storetest.CreateStream(t, s, "accounts")
+		storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, event(storetest.Opened{Owner: "ann"}), event(storetest.Deposited{Cents: 5}))
+		storetest.MustAppend(t, s, "accounts", "b", es.AnyVersion, event(storetest.Opened{Owner: "bob"}))
+		last := storetest.MustAppend(t, s, "accounts", "b", es.AnyVersion, event(Transferred{"a", []string{"c", "c", "", "a"}, -10}))
+		if p := catchUp(t, ds, s); p < last[0].Position {
+			t.Errorf("caught up to %d, want %d", p, last[0].Position)
 		}
-		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
-			u, err := url.Parse(m[1])
-			if err != nil {
-				t.Errorf("%s: link %s: %v", path, m[1], err)
-				continue
-			}
-			if u.IsAbs() || u.Path == "" {
-				continue
-			}
-			if _, err := os.Stat(filepath.Join(filepath.Dir(path), filepath.FromSlash(u.Path))); err != nil {
-				t.Errorf("%s: link %s leads nowhere", path, m[1])
-			}
+		want(t, "all", all(t, ds, s, es.DocumentOptions{}), "a=-5", "b=0", "c=-10")
+		want(t, "in debt", all(t, ds, s, es.DocumentOptions{Label: "debt"}), "a=-5", "c=-10")
+		want(t, "in debt, backward", all(t, ds, s, es.DocumentOptions{Label: "debt", Backward: true}), "c=-10", "a=-5")
+		want(t, "of bob", all(t, ds, s, es.DocumentOptions{Label: "bob"}), "b=0")
+		d, err := ds.Get(t.Context(), s, "a")
+		if err != nil || d.Key != "a" || d.State.Owner != "ann" || d.State.Cents != -5 || d.Position != last[0].Position {
+			t.Errorf("got %+v, %v", d, err)
 		}
-		return nil
+		storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, event(storetest.Deposited{Cents: 100}))
+		storetest.MustAppend(t, s, "accounts", "b", es.AnyVersion, event(Closed{}))
+		storetest.MustAppend(t, s, "accounts", "c", es.AnyVersion, event(Closed{}), event(storetest.Deposited{Cents: 1}))
+		catchUp(t, ds, s)
+		want(t, "later", all(t, ds, s, es.DocumentOptions{}), "a=95", "c=1")
+		want(t, "in debt later", all(t, ds, s, es.DocumentOptions{Label: "debt"}))
+		want(t, "of bob later", all(t, ds, s, es.DocumentOptions{Label: "bob"}))
+		want(t, "of ann later", all(t, ds, s, es.DocumentOptions{Label: "ann"}), "a=95")
+		if err := ds.Reset(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		want(t, "after a reset", all(t, ds, s, es.DocumentOptions{}))
+		catchUp(t, ds, s)
+		want(t, "again", all(t, ds, s, es.DocumentOptions{}), "a=95", "c=1")
+		if err := ds.Delete(t.Context(), s, true); err != nil {
+			t.Fatal(err)
+		}
+		want(t, "deleted", all(t, ds, s, es.DocumentOptions{}))
+		if p := storetest.Info(t, s, "balances"); p.Name != "" {
+			t.Errorf("deleted, it is listed: %+v", p)
+		}
+		p := &es.Projection[balance]{Name: "balances", From: ds.From, When: []es.Handler[balance]{es.Drop[Closed, balance]()}}
+		if _, err := p.CatchUp(t.Context(), s); !errors.Is(err, es.ErrInvalid) {
+			t.Errorf("Drop in a projection: %v", err)
+		}
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
-var (
-	testName  = regexp.MustCompile("`((?:Test|Fuzz|Example)[A-Z][A-Za-z_]*)`")
-	testFound = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Example)[A-Za-z_]+)\(`)
-)
-
-// TestFeatures looks for the tests that the documents name as showing something.
-func TestFeatures(t *testing.T) {
-	there := map[string]bool{}
-	var documents []string
-	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil || d.IsDir():
-			return err
-		case filepath.Ext(path) == ".md":
-			documents = append(documents, path)
-		case strings.HasSuffix(path, "_test.go"):
-			text, err := os.ReadFile(path)
-			for _, m := range testFound.FindAllStringSubmatch(string(text), -1) {
-				there[m[1]] = true
+// TestPages reads documents under all options, beside the same of a sorted list.
+func TestPages(t *testing.T) {
+	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+		ds := balances("balances")
+		storetest.CreateStream(t, s, "accounts")
+		keys := []string{"\x01", " ", "A", "a", "aa", "ab", "a\u07ff", "b", "é", "\ud7ff", "\ue000", "\U0010ffff", "\U0010ffff\U0010ffff", strings.Repeat("z", 255), "Ab", "%", "_", "'", "\"", "\\"}
+		for i := range 40 {
+			keys = append(keys, fmt.Sprintf("k%03d", i))
+		}
+		for i, key := range keys {
+			owner := "odd"
+			if i%2 == 0 {
+				owner = "even"
 			}
-			return err
+			storetest.MustAppend(t, s, "accounts", key, es.AnyVersion, event(storetest.Opened{Owner: owner}), event(storetest.Deposited{Cents: int64(i)}))
 		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	named := 0
-	for _, path := range documents {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
+		catchUp(t, ds, s)
+		var labelled [3][]string // all, even, odd
+		for i, key := range keys {
+			text := fmt.Sprintf("%s=%d", key, i)
+			labelled[0], labelled[1+i%2] = append(labelled[0], text), append(labelled[1+i%2], text)
 		}
-		for _, m := range testName.FindAllStringSubmatch(string(text), -1) {
-			if named++; !there[m[1]] {
-				t.Errorf("%s names %s, which is not there", path, m[1])
-			}
-		}
-	}
-	if named < 100 {
-		t.Errorf("the documents name %d tests, want every feature's", named)
-	}
-}
-
-// TestExamples wants examples that documentation sites show whole, with all that they name (what they
-// share has to stand in their own file), and whose output is checked, unless they need a database.
-func TestExamples(t *testing.T) {
-	for _, dir := range []string{".", "eventstoretest"} {
-		paths, err := filepath.Glob(filepath.Join(dir, "example*_test.go"))
-		if err != nil || len(paths) == 0 {
-			t.Fatalf("%s has no examples: %v", dir, err)
-		}
-		for _, path := range paths {
-			fset := token.NewFileSet()
-			file, err := parser.ParseFile(fset, path, nil, parser.ParseComments)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, e := range doc.Examples(file) {
-				if e.Play == nil {
-					t.Errorf("%s: Example%s names what is not in its file: it can't be shown whole", path, e.Name)
-					continue
-				}
-				var whole strings.Builder
-				if err := format.Node(&whole, fset, e.Play); err != nil {
-					t.Fatal(err)
-				}
-				if e.Output == "" && !strings.Contains(whole.String(), "*sql.DB") {
-					t.Errorf("%s: Example%s has no output to check", path, e.Name)
-				}
-			}
-		}
-	}
-}
-
-// TestSource keeps out of the package what a library should not do: panic, print, reflect, run code
-// by being imported, or keep state that is everybody's.
-func TestSource(t *testing.T) {
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	fset := token.NewFileSet()
-	for _, name := range files {
-		if strings.HasSuffix(name, "_test.go") {
-			continue
-		}
-		file, err := parser.ParseFile(fset, name, nil, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, imp := range file.Imports {
-			switch imp.Path.Value {
-			case `"reflect"`, `"log"`, `"unsafe"`:
-				t.Errorf("%s: imports %s", fset.Position(imp.Pos()), imp.Path.Value)
-			}
-		}
-		for _, decl := range file.Decls {
-			switch decl := decl.(type) {
-			case *ast.FuncDecl:
-				if decl.Recv == nil && decl.Name.Name == "init" {
-					t.Errorf("%s: an init function", fset.Position(decl.Pos()))
-				}
-			case *ast.GenDecl:
-				for _, spec := range decl.Specs {
-					if v, ok := spec.(*ast.ValueSpec); ok && decl.Tok == token.VAR && mutable(v) {
-						t.Errorf("%s: package-level state", fset.Position(v.Pos()))
+		for i, label := range []string{"", "even", "odd"} {
+			for _, prefix := range []string{"", "a", "k", "k01", "\ud7ff", "\U0010ffff", "nothing", "z", "Z"} {
+				for _, after := range []string{"", "a", "aa", "k005", "zzz", "\U0010ffff", "0"} {
+					for _, backward := range []bool{false, true} {
+						for _, limit := range []int{0, 1, 3} {
+							opts := es.DocumentOptions{Label: label, Prefix: prefix, After: after, Limit: limit, Backward: backward}
+							var wanted []string
+							for _, text := range slices.Sorted(slices.Values(labelled[i])) {
+								key, _, _ := strings.Cut(text, "=")
+								if strings.HasPrefix(key, prefix) && (after == "" || key > after != backward && key != after) {
+									wanted = append(wanted, text)
+								}
+							}
+							slices.SortFunc(wanted, func(x, y string) int {
+								kx, _, _ := strings.Cut(x, "=")
+								ky, _, _ := strings.Cut(y, "=")
+								return strings.Compare(kx, ky)
+							})
+							if backward {
+								slices.Reverse(wanted)
+							}
+							if limit > 0 {
+								wanted = wanted[:min(limit, len(wanted))]
+							}
+							want(t, fmt.Sprintf("%+q", opts.Prefix)+fmt.Sprintf("%+v", opts), all(t, ds, s, opts), wanted...)
+						}
 					}
 				}
 			}
 		}
-		ast.Inspect(file, func(n ast.Node) bool {
-			switch n := n.(type) {
-			case *ast.CallExpr:
-				if f, ok := n.Fun.(*ast.Ident); ok && (f.Name == "panic" || f.Name == "print" || f.Name == "println") {
-					t.Errorf("%s: calls %s", fset.Position(n.Pos()), f.Name)
-				}
-			case *ast.AssignStmt:
-				for _, to := range n.Lhs {
-					// Identifiers of package level are resolved by the parser within a file.
-					if id, ok := to.(*ast.Ident); ok && id.Obj != nil && file.Scope.Lookup(id.Name) == id.Obj {
-						t.Errorf("%s: assigns to %s, which is the package's", fset.Position(n.Pos()), id.Name)
-					}
-				}
-			}
-			return true
-		})
-	}
-}
-
-// mutable says that a variable is of a kind made for changing: a map or a channel that is empty,
-// anything of sync, or one without a value.
-func mutable(v *ast.ValueSpec) bool {
-	if len(v.Values) == 0 {
-		return true
-	}
-	if sel, ok := v.Type.(*ast.SelectorExpr); ok {
-		if pkg, ok := sel.X.(*ast.Ident); ok && strings.HasPrefix(pkg.Name, "sync") {
-			return true
-		}
-	}
-	for _, value := range v.Values {
-		switch value := value.(type) {
-		case *ast.CallExpr:
-			if f, ok := value.Fun.(*ast.Ident); ok && (f.Name == "make" || f.Name == "new") {
-				return true
-			}
-		case *ast.CompositeLit:
-			switch typ := value.Type.(type) {
-			case *ast.MapType, *ast.ChanType:
-				return true
-			case *ast.SelectorExpr:
-				if pkg, ok := typ.X.(*ast.Ident); ok && strings.HasPrefix(pkg.Name, "sync") {
-					return true
+		for _, opts := range []es.DocumentOptions{{Limit: -1}, {Prefix: "\xff"}, {After: "a\x00"}, {Label: "\xff"}} {
+			for _, err := range ds.All(context.Background(), s, opts) {
+				if !errors.Is(err, es.ErrInvalid) {
+					t.Errorf("%+v: %v", opts, err)
 				}
 			}
 		}
-	}
-	return false
+	})
 }

@@ -86,7 +86,7 @@ func TestInstallAtOnce(t *testing.T) {
 				s := l.OpenIn(t, prefix, nil)
 				storetest.CreateStream(t, s, "kept")
 				kept = storetest.MustAppend(t, s, "kept", "a", es.MustNotExist, storetest.Deposits(3, 1)...)
-				for _, table := range []string{"snapshots", "projections", "parked", "verdicts"} {
+				for _, table := range []string{"snapshots", "projections", "parked", "verdicts", "documents", "labels"} {
 					l.Exec(t, "DROP TABLE "+prefix+table)
 				}
 				l.Exec(t, "ALTER TABLE "+prefix+"streams DROP COLUMN emitted_by")
@@ -231,7 +231,7 @@ func TestTablePrefix(t *testing.T) {
 		for _, prefix := range []string{long + strings.Repeat("x", 32-len(long)), long + "_U_", long + "_u_"} {
 			s := l.OpenIn(t, prefix, nil)
 			t.Cleanup(func() {
-				for _, table := range []string{"meta", "streams", "events", "snapshots", "projections", "parked", "verdicts"} {
+				for _, table := range []string{"meta", "streams", "events", "snapshots", "projections", "parked", "verdicts", "documents", "labels"} {
 					l.Exec(t, "DROP TABLE IF EXISTS "+prefix+table)
 				}
 			})

@@ -21,7 +21,9 @@ func withoutDefinitions(t testing.TB, l storetest.Lane, prefix string) {
 		l.Exec(t, "ALTER TABLE "+prefix+"projections DROP COLUMN "+column)
 	}
 	l.Exec(t, "ALTER TABLE "+prefix+"parked DROP COLUMN retry")
-	l.Exec(t, "DROP TABLE "+prefix+"verdicts")
+	for _, table := range []string{"verdicts", "documents", "labels"} {
+		l.Exec(t, "DROP TABLE "+prefix+table)
+	}
 	l.Exec(t, "UPDATE "+prefix+"meta SET value = 3 WHERE name = 'schema'")
 }
 

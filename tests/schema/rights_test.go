@@ -109,6 +109,28 @@ var operations = []struct {
 		rights("SELECT streams", "SELECT, INSERT, UPDATE events", "SELECT, INSERT, UPDATE meta", "SELECT, INSERT, UPDATE, DELETE projections", "SELECT, INSERT, DELETE, UPDATE parked", "SELECT, INSERT, DELETE, UPDATE verdicts"),
 		projectAsRole,
 	}, {
+		"run documents",
+		rights("SELECT streams", "SELECT, INSERT events", "SELECT, INSERT, UPDATE meta", "SELECT, INSERT, UPDATE, DELETE projections", "SELECT, INSERT, DELETE, UPDATE parked", "SELECT, DELETE verdicts", "SELECT, INSERT, UPDATE, DELETE documents", "SELECT, INSERT, DELETE labels"),
+		rights("SELECT streams", "SELECT, INSERT, UPDATE events", "SELECT, INSERT, UPDATE meta", "SELECT, INSERT, UPDATE, DELETE projections", "SELECT, INSERT, DELETE, UPDATE parked", "SELECT, DELETE verdicts", "SELECT, INSERT, UPDATE, DELETE documents", "SELECT, INSERT, UPDATE, DELETE labels"),
+		documentsAsRole,
+	}, {
+		"read documents",
+		rights("SELECT projections", "SELECT verdicts", "SELECT documents", "SELECT labels"),
+		rights("SELECT projections", "SELECT verdicts", "SELECT documents", "SELECT labels"),
+		func(t *testing.T, c roleCall) error {
+			ds := owners(c.id)
+			if err := storetest.Second(ds.CatchUp(t.Context(), c.owner)); err != nil {
+				t.Fatal(err)
+			}
+			_, err := ds.Get(t.Context(), c.store, "a")
+			for _, labelled := range []string{"", "label"} {
+				for _, e := range ds.All(t.Context(), c.store, es.DocumentOptions{Label: labelled}) {
+					err = errors.Join(err, e)
+				}
+			}
+			return err
+		},
+	}, {
 		"delete",
 		rights("SELECT, DELETE streams", "SELECT, UPDATE, DELETE events", "SELECT, INSERT, DELETE meta", "SELECT, DELETE snapshots"),
 		rights("SELECT, DELETE streams", "SELECT, UPDATE, DELETE events", "SELECT, INSERT, UPDATE, DELETE meta", "SELECT, DELETE snapshots"),
@@ -203,6 +225,43 @@ func projectAsRole(t *testing.T, c roleCall) error {
 		}
 	}
 	return nil
+}
+
+// owners returns documents of the accounts in stream "accounts".
+func owners(name string) *es.Documents[storetest.Account] {
+	return &es.Documents[storetest.Account]{
+		Name: name, From: es.FromStream("accounts"), When: []es.Handler[storetest.Account]{
+			es.On(func(a *storetest.Account, e storetest.Opened) { a.Owner = e.Owner }),
+			es.On(func(a *storetest.Account, e storetest.Deposited) { a.Cents += e.Cents }),
+			es.Do(func(_ context.Context, _ *es.Step[storetest.Account], e storetest.Opened) error {
+				if e.Owner == "nobody" {
+					return errors.New("refused")
+				}
+				return nil
+			}),
+		},
+		Labels:  func(_ string, a *storetest.Account) []string { return []string{"label", a.Owner} },
+		OnError: func(context.Context, es.Event, error, int) es.ErrorAction { return es.Park },
+	}
+}
+
+// documentsAsRole keeps documents that are written, labelled otherwise, and deleted.
+func documentsAsRole(t *testing.T, c roleCall) error {
+	// A hole, for which there will be a gap row.
+	tx, _ := c.ownerLane.AppendOpen(t, c.owner, "hole "+c.id, 1)
+	if err := tx.Rollback(); err != nil {
+		return err
+	}
+	ds := owners(c.id)
+	for _, owner := range []string{"ann", "bob", "nobody"} {
+		many := storetest.Deposits(600, 1)
+		many[599].Payload = storetest.Opened{Owner: owner}
+		storetest.MustAppend(t, c.owner, "accounts", c.id, es.AnyVersion, many...)
+		if err := storetest.Second(ds.CatchUp(t.Context(), c.store)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(c.store.RetryParked(t.Context(), c.id), storetest.Second(ds.CatchUp(t.Context(), c.store)), ds.Delete(t.Context(), c.store, false))
 }
 
 // untilSealed waits until all up to a position is sealed, or sealing fails.
@@ -313,7 +372,7 @@ func TestInstallRights(t *testing.T) {
 			l.Exec(t, "GRANT USAGE, CREATE ON SCHEMA public TO "+strings.TrimSuffix(prefix, "_")+"_role")
 		} else {
 			grant(right{"CREATE, SELECT, INSERT, DELETE", "meta"})
-			for _, table := range []string{"streams", "events", "snapshots", "projections", "parked", "verdicts"} {
+			for _, table := range []string{"streams", "events", "snapshots", "projections", "parked", "verdicts", "documents", "labels"} {
 				grant(right{"CREATE, ALTER, SELECT", table})
 			}
 		}

@@ -1,0 +1,416 @@
+// The consumer of documents: it reads those of a batch's keys, runs handlers on them, and writes what has changed.
+
+package eventstore
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// keeper is the consumer of Documents. A batch goes through it in parts. Of each part the events pass middleware and
+// upcasters first, which tells their keys; the documents of these that are not held are read; then the handlers run.
+//
+// What it holds after a commit is what is stored, for as long as the lease is the same: nobody else can commit
+// documents of this name. So documents that come again in the next batch are not read again. Whatever goes wrong ends
+// in restore, which forgets them all.
+type keeper[S any] struct {
+	failurePolicy
+	init     func() S // nil: the zero S
+	key      func(ev Event) string
+	labels   func(key string, s *S) []string
+	handlers byName[*entry[S]]
+
+	held map[string]*heldDocument[S]
+	size int // bytes of what is held, as stored
+	each int // bytes of a document, as last read; zero: not known
+}
+
+// heldDocument is a document in memory.
+type heldDocument[S any] struct {
+	row     documentRow // as stored
+	found   bool        // it is stored
+	used    bool        // by the batch
+	decoded bool        // state is that of row, or what handlers have made of it
+	there   bool        // it is to be stored
+	changed bool        // handlers have run since it was stored
+	state   S
+	at      Position // of the last event, in the order of the log, whose handlers have run
+	turn    Position // of the event whose handlers have run last
+}
+
+const (
+	// heldBytes is from how many bytes of documents on a batch is committed before its end.
+	heldBytes = 8 << 20
+	// keptBytes is how many are held from one batch to the next at most.
+	keptBytes = 4 << 20
+)
+
+// turn is an event's turn, which has passed middleware and upcasters.
+type turn struct {
+	deliveries []keyedDelivery
+	failure    error // of finding that out
+}
+
+// keyedDelivery is a delivery with the keys of its documents.
+type keyedDelivery struct {
+	delivery
+	key  string     // for all entries that have no keys of their own; "": they pass it over
+	keys [][]string // for each entry; nil: no entry has any
+}
+
+func (f *keeper[S]) restore([]byte) error {
+	f.held, f.size = map[string]*heldDocument[S]{}, 0
+	return nil
+}
+
+func (f *keeper[S]) handle(ctx context.Context, tx *batchTx, rows []record) (done int, err error) {
+	tx.flush = func() error { return f.flush(tx) }
+	for done < len(rows) && !tx.stopped {
+		turns, err := f.prepare(ctx, tx, rows[done:])
+		if err != nil {
+			tx.noteFault(err)
+			return done, err
+		}
+		n, err := tx.each(ctx, rows[done:done+len(turns)], func(i int) error { return f.take(ctx, tx, &turns[i]) })
+		if done += n; err != nil || n < len(turns) || f.size > heldBytes {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// prepare returns the turns of as many events as their documents may be held for, of one at least, and reads these
+// documents.
+func (f *keeper[S]) prepare(ctx context.Context, tx *batchTx, rows []record) ([]turn, error) {
+	most := len(rows)
+	if f.each > 0 {
+		most = max(1, (heldBytes-f.size)/f.each)
+	}
+	turns := make([]turn, 0, len(rows))
+	missing := map[string]bool{}
+	dispatcher := f.store.dispatcher(func(d *delivery) error { return f.plan(&turns[len(turns)-1], d) })
+	for i := range rows {
+		if i > 0 && len(missing) >= most {
+			break
+		}
+		turns = append(turns, turn{})
+		// A failure is the event's, when it is its turn.
+		if turns[i].failure = survive(func() error { return dispatcher.dispatch(ctx, &rows[i]) }); turns[i].failure != nil {
+			turns[i].deliveries = nil
+			break
+		}
+		f.missing(&turns[i], missing)
+	}
+	for {
+		all, err := f.read(tx, missing, len(turns) == 1)
+		if err != nil || all {
+			return turns, err
+		}
+		turns = turns[:max(1, len(turns)/4)]
+		clear(missing)
+		for i := range turns {
+			f.missing(&turns[i], missing)
+		}
+	}
+}
+
+// missing adds the keys of a turn's documents that are not held.
+func (f *keeper[S]) missing(t *turn, missing map[string]bool) {
+	add := func(key string) {
+		if doc := f.held[key]; doc != nil {
+			doc.used = true
+		} else if key != "" {
+			missing[key] = true
+		}
+	}
+	for i := range t.deliveries {
+		add(t.deliveries[i].key)
+		for _, keys := range t.deliveries[i].keys {
+			for _, key := range keys {
+				add(key)
+			}
+		}
+	}
+}
+
+// read reads documents. It is false if they are too large to be held together, unless they have to.
+func (f *keeper[S]) read(tx *batchTx, missing map[string]bool, must bool) (bool, error) {
+	if len(missing) == 0 {
+		return true, nil
+	}
+	most := max(heldBytes-f.size, heldBytes/2)
+	if must {
+		most = noBound
+	}
+	rows, all, err := tx.inner.documents(f.name, slices.Sorted(maps.Keys(missing)), most)
+	if err != nil || !all {
+		return false, err
+	}
+	size := 0
+	for i := range rows {
+		f.held[rows[i].key] = &heldDocument[S]{row: rows[i], found: true, used: true, there: true}
+		size += rows[i].size()
+		delete(missing, rows[i].key)
+	}
+	for key := range missing {
+		f.held[key] = &heldDocument[S]{row: documentRow{key: key}, used: true, decoded: true}
+	}
+	f.size += size
+	if len(rows) > 0 {
+		f.each = size/len(rows) + 1
+	}
+	return true, nil
+}
+
+// plan adds a delivery to an event's turn, if an entry wants it, and finds its keys.
+func (f *keeper[S]) plan(t *turn, d *delivery) error {
+	entries := f.handlers.entries(d.payload.name)
+	if len(entries) == 0 {
+		return nil
+	}
+	if len(entries) > 1 || entries[0].keys != nil {
+		if err := d.encode(); err != nil {
+			return err
+		}
+	}
+	k := keyedDelivery{delivery: *d}
+	asked := false
+	for i, e := range entries {
+		if e.keys == nil {
+			if asked {
+				continue
+			}
+			asked = true
+			var err error
+			if k.key, err = f.keyOf(d); err != nil {
+				return err
+			}
+			continue
+		}
+		keys, err := distinct("document key", d, e.keys)
+		if err != nil {
+			return err
+		}
+		if k.keys == nil {
+			k.keys = make([][]string, len(entries))
+		}
+		k.keys[i] = keys
+	}
+	t.deliveries = append(t.deliveries, k)
+	return nil
+}
+
+// keyOf returns the key of the document that Documents.Key names.
+func (f *keeper[S]) keyOf(d *delivery) (string, error) {
+	if f.key == nil && d.loaded == nil {
+		return d.record.aggregateID, nil
+	}
+	ev, err := d.event()
+	if err != nil {
+		return "", err
+	}
+	key := ev.AggregateID
+	if f.key != nil {
+		key = f.key(ev)
+	}
+	if key == "" {
+		return "", nil
+	}
+	return key, checkName("document key", key)
+}
+
+// distinct returns the texts that a function makes of a delivery, each once and without empty ones, in their order.
+func distinct(what string, d *delivery, of func(*delivery) ([]string, error)) ([]string, error) {
+	texts, err := of(d)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	seen := make(map[string]bool, len(texts))
+	for _, text := range texts {
+		if text == "" || seen[text] {
+			continue
+		}
+		if err := checkName(what, text); err != nil {
+			return nil, err
+		}
+		seen[text] = true
+		out = append(out, text)
+	}
+	return out, nil
+}
+
+// take runs the handlers of an event.
+func (f *keeper[S]) take(ctx context.Context, tx *batchTx, t *turn) error {
+	if t.failure != nil {
+		return t.failure
+	}
+	for i := range t.deliveries {
+		if err := f.deliver(ctx, tx, &t.deliveries[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *keeper[S]) deliver(ctx context.Context, tx *batchTx, k *keyedDelivery) error {
+	var step *Step[S] // of all the event's effects
+	for i, e := range f.handlers.entries(k.payload.name) {
+		if e.keys != nil {
+			for _, key := range k.keys[i] {
+				if err := f.change(key, &k.delivery, e.fold); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		if k.key == "" {
+			continue
+		}
+		var err error
+		switch {
+		case e.drop:
+			f.drop(k.key)
+		case e.fold != nil:
+			err = f.change(k.key, &k.delivery, e.fold)
+		default:
+			err = f.change(k.key, &k.delivery, func(state *S, d *delivery) error {
+				if step == nil {
+					step = &Step[S]{State: state, Replay: d.record.position <= tx.replayTo, tx: tx, record: d.record}
+				}
+				return e.effect(ctx, step, d)
+			})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// change has a handler change a document, which begins with it if there is none.
+func (f *keeper[S]) change(key string, d *delivery, apply func(*S, *delivery) error) error {
+	doc := f.held[key]
+	switch {
+	case doc.there && !doc.decoded:
+		if err := f.store.decodeState(doc.row.state, &doc.state); err != nil {
+			return ofDocument(f.name, key, err)
+		}
+	case !doc.there && f.init != nil:
+		doc.state = f.init()
+	}
+	doc.decoded, doc.there, doc.changed = true, true, true
+	doc.turn = d.record.position
+	doc.at = max(doc.at, doc.row.position, doc.turn)
+	return apply(&doc.state, d)
+}
+
+// drop deletes a document.
+func (f *keeper[S]) drop(key string) {
+	doc := f.held[key]
+	var none S
+	doc.state, doc.decoded, doc.there, doc.changed, doc.at = none, true, false, true, 0
+}
+
+func (f *keeper[S]) finish(tx *batchTx) ([]byte, error) {
+	if err := f.write(tx); err != nil {
+		return nil, err
+	}
+	for key, doc := range f.held {
+		if !doc.used || f.size > keptBytes {
+			f.size -= doc.row.size()
+			delete(f.held, key)
+			continue
+		}
+		// The next batch begins with what is stored, as after a restart.
+		var none S
+		doc.state, doc.decoded, doc.used, doc.there, doc.at = none, !doc.found, false, doc.found, 0
+	}
+	return nil, nil
+}
+
+// write writes the documents that have changed, and their labels.
+func (f *keeper[S]) write(tx *batchTx) error {
+	c := &documentChanges{name: f.name}
+	var rows []documentRow
+	for _, key := range slices.Sorted(maps.Keys(f.held)) {
+		doc := f.held[key]
+		if !doc.changed {
+			continue
+		}
+		row := documentRow{key: key}
+		if doc.there {
+			var err error
+			if row, err = f.encode(key, doc); err != nil {
+				return ofDocument(f.name, key, err)
+			}
+			c.put = append(c.put, row)
+		} else if doc.found {
+			c.drop = append(c.drop, key)
+		}
+		rows = append(rows, row)
+		for _, label := range doc.row.labels {
+			if _, kept := slices.BinarySearch(row.labels, label); !kept {
+				c.unlabel = append(c.unlabel, labelRow{label, key})
+			}
+		}
+		for _, label := range row.labels {
+			if _, had := slices.BinarySearch(doc.row.labels, label); !had {
+				c.label = append(c.label, labelRow{label, key})
+			}
+		}
+	}
+	if len(c.put)+len(c.drop) > 0 {
+		if err := tx.inner.changeDocuments(c); err != nil {
+			return err
+		}
+	}
+	for _, row := range rows {
+		doc := f.held[row.key]
+		f.size += row.size() - doc.row.size()
+		doc.row, doc.found, doc.changed = row, doc.there, false
+	}
+	return nil
+}
+
+// flush writes what handlers have done so far, before one of them reads documents. It may go on to change those of
+// its own event.
+func (f *keeper[S]) flush(tx *batchTx) error {
+	err := f.write(tx)
+	tx.noteFault(err)
+	for _, doc := range f.held {
+		doc.changed = doc.changed || doc.turn == tx.current.position
+	}
+	return err
+}
+
+// maxLabels is how many labels a document may have.
+const maxLabels = 32
+
+// encode returns a document as it is to be stored.
+func (f *keeper[S]) encode(key string, doc *heldDocument[S]) (row documentRow, err error) {
+	row.key, row.position = key, doc.at
+	if f.labels != nil {
+		labels, err := distinct("label", nil, func(*delivery) (labels []string, err error) {
+			defer recoverTo(&err)
+			return f.labels(key, &doc.state), nil
+		})
+		if err != nil {
+			return row, err
+		}
+		if len(labels) > maxLabels {
+			return row, invalid("%d labels, more than %d", len(labels), maxLabels)
+		}
+		slices.Sort(labels)
+		row.labels = labels
+	}
+	row.state, err = f.store.encodeState(doc.state)
+	return row, err
+}
+
+// ofDocument is an error of a document's state, labels or key.
+func ofDocument(name, key string, err error) error {
+	return within(fmt.Sprintf("document %q of %q", key, name), err)
+}
