@@ -277,8 +277,8 @@ type projectionBackend interface {
 	// rebuild stores the set of a definition and begins with it at the first event: what control does
 	// for a reset, by the holder of the epoch.
 	rebuild(ctx context.Context, name string, epoch int64, w *wantedSet, sealed Position) (held bool, err error)
-	// noteChecked stores how far a definition has looked for events that were passed over.
-	noteChecked(ctx context.Context, name string, epoch int64, checked string, to Position) error
+	// noteLooks stores how far definitions have looked for events that were passed over, and nothing else of d.
+	noteLooks(ctx context.Context, name string, epoch int64, d *definition) error
 
 	// takeLease takes the lease that row has seen free, or held by a definition that c.over names, and
 	// begins the next epoch.

@@ -85,7 +85,7 @@ func (b *brokenBackend) rebuild(context.Context, string, int64, *wantedSet, Posi
 	return false, b.err
 }
 
-func (b *brokenBackend) noteChecked(context.Context, string, int64, string, Position) error {
+func (b *brokenBackend) noteLooks(context.Context, string, int64, *definition) error {
 	return b.err
 }
 

@@ -47,15 +47,10 @@ func (b *sqlBackend) projectionOn(ctx context.Context, c conn, name string) (row
 func (b *sqlBackend) definition(ctx context.Context, name string) (d *definition, err error) {
 	err = b.run(ctx, "read definition", func(c conn) error {
 		var wanted, taken []byte
-		var checked string
-		var checkedTo Position
-		if _, err := c.row(ctx, []any{&wanted, &taken, &checked, &checkedTo}, b.text.projections.definition, name); err != nil {
+		if _, err := c.row(ctx, []any{&wanted, &taken}, b.text.projections.definition, name); err != nil {
 			return err
 		}
 		d, err = decodeDefinition(wanted, taken)
-		if err == nil {
-			d.checked, d.checkedTo = checked, checkedTo
-		}
 		return err
 	})
 	return d, err
@@ -89,8 +84,11 @@ func (b *sqlBackend) rebuild(ctx context.Context, name string, epoch int64, w *w
 	return held, err
 }
 
-func (b *sqlBackend) noteChecked(ctx context.Context, name string, epoch int64, checked string, to Position) error {
-	_, err := b.change(ctx, "store how far the log was checked", b.text.projections.noteChecked, checked, int64(to), name, epoch)
+func (b *sqlBackend) noteLooks(ctx context.Context, name string, epoch int64, d *definition) error {
+	_, taken, err := d.encode()
+	if err == nil {
+		_, err = b.change(ctx, "store how far the log was checked", b.text.projections.noteLooks, string(taken), name, epoch)
+	}
 	return err
 }
 

@@ -12,11 +12,11 @@ SELECT position, state, status, owner, epoch, generation, lease_until > UTC_TIME
        began, replay_to, wants, paused, changing = epoch,
        EXISTS (SELECT 1 FROM {verdicts} WHERE projection = name)
 FROM {projections} WHERE name = ?`,
-	definition: `SELECT wanted, taken, checked, checked_to FROM {projections} WHERE name = ?`,
+	definition: `SELECT wanted, taken FROM {projections} WHERE name = ?`,
 	define: `
-UPDATE {projections} SET wants = ?, wanted = ?, taken = ?, checked = '', checked_to = 0, changing = 0
+UPDATE {projections} SET wants = ?, wanted = ?, taken = ?, changing = 0
 WHERE name = ? AND epoch = ?`,
-	noteChecked: `UPDATE {projections} SET checked = ?, checked_to = ? WHERE name = ? AND epoch = ?`,
+	noteLooks: `UPDATE {projections} SET taken = ? WHERE name = ? AND epoch = ?`,
 	list: `
 SELECT p.name, p.position, p.status, p.owner, p.lease_until > UTC_TIMESTAMP(6), p.error, p.paused,
        p.lease_until, p.control, p.control_by, p.control_position, COALESCE(p.control_at, p.lease_until),
@@ -58,13 +58,13 @@ SET epoch = epoch + 1, generation = generation + 1, control = ?, control_by = ?,
 WHERE name = ?`,
 	reset: `
 UPDATE {projections}
-SET epoch = epoch + 1, replay_to = GREATEST(?, position), began = 0, taken = NULL, checked = '', checked_to = 0,
+SET epoch = epoch + 1, replay_to = GREATEST(?, position), began = 0, taken = NULL,
     status = 'resetting', position = 0, state = NULL, retry = FALSE, error = '', control = ?, control_by = ?, control_position = ?, control_at = UTC_TIMESTAMP(6),
     lease_until = UTC_TIMESTAMP(6)
 WHERE name = ? AND status <> 'deleting'`,
 	rebuild: `
 UPDATE {projections}
-SET replay_to = GREATEST(?, position), began = 0, wants = ?, wanted = ?, taken = NULL, checked = '', checked_to = 0,
+SET replay_to = GREATEST(?, position), began = 0, wants = ?, wanted = ?, taken = NULL,
     status = 'resetting', position = 0, state = NULL, retry = FALSE, error = '', changing = 0
 WHERE name = ? AND epoch = ?`,
 	resumed:    `UPDATE {projections} SET status = 'running', retry = FALSE WHERE name = ? AND epoch = ?`,
@@ -86,7 +86,7 @@ SET epoch = epoch + 1, paused = ?, control = ?, control_by = ?, control_position
 WHERE name = ? AND status <> 'deleting' AND paused <> ?`,
 	accept: `
 UPDATE {projections}
-SET epoch = epoch + 1, wants = '', wanted = NULL, taken = NULL, checked = '', checked_to = 0, control = ?, control_by = ?, control_position = ?, control_at = UTC_TIMESTAMP(6), lease_until = UTC_TIMESTAMP(6)
+SET epoch = epoch + 1, wants = '', wanted = NULL, taken = NULL, control = ?, control_by = ?, control_position = ?, control_at = UTC_TIMESTAMP(6), lease_until = UTC_TIMESTAMP(6)
 WHERE name = ? AND status <> 'deleting'`,
 	park: `
 INSERT INTO {parked} (projection, position, stream, aggregate_id, error)

@@ -72,8 +72,6 @@ ALTER TABLE {projections}
     ADD COLUMN wanted           LONGTEXT,
     ADD COLUMN taken            LONGTEXT,
     ADD COLUMN changing         BIGINT         NOT NULL DEFAULT 0,
-    ADD COLUMN checked          VARBINARY(64)  NOT NULL DEFAULT '',
-    ADD COLUMN checked_to       BIGINT         NOT NULL DEFAULT 0,
     ADD COLUMN paused           BOOLEAN        NOT NULL DEFAULT FALSE,
     ADD COLUMN control          VARBINARY(32)  NOT NULL DEFAULT '',
     ADD COLUMN control_by       VARBINARY(255) NOT NULL DEFAULT '',

@@ -12,11 +12,11 @@ SELECT position, state, status, owner, epoch, generation, lease_until > clock_ti
        began, replay_to, wants, paused, changing = epoch,
        EXISTS (SELECT 1 FROM {verdicts} WHERE projection = name)
 FROM {projections} WHERE name = ?::text`,
-	definition: `SELECT wanted, taken, checked, checked_to FROM {projections} WHERE name = ?::text`,
+	definition: `SELECT wanted, taken FROM {projections} WHERE name = ?::text`,
 	define: `
-UPDATE {projections} SET wants = ?::text, wanted = ?::text, taken = ?::text, checked = '', checked_to = 0, changing = 0
+UPDATE {projections} SET wants = ?::text, wanted = ?::text, taken = ?::text, changing = 0
 WHERE name = ?::text AND epoch = ?::bigint`,
-	noteChecked: `UPDATE {projections} SET checked = ?::text, checked_to = ?::bigint WHERE name = ?::text AND epoch = ?::bigint`,
+	noteLooks: `UPDATE {projections} SET taken = ?::text WHERE name = ?::text AND epoch = ?::bigint`,
 	list: `
 SELECT p.name, p.position, p.status, p.owner, p.lease_until > clock_timestamp(), p.error, p.paused,
        p.lease_until, p.control, p.control_by, p.control_position, COALESCE(p.control_at, p.lease_until),
@@ -58,13 +58,13 @@ SET epoch = epoch + 1, generation = generation + 1, control = ?::text, control_b
 WHERE name = ?::text`,
 	reset: `
 UPDATE {projections}
-SET epoch = epoch + 1, replay_to = GREATEST(?::bigint, position), began = 0, taken = NULL, checked = '', checked_to = 0,
+SET epoch = epoch + 1, replay_to = GREATEST(?::bigint, position), began = 0, taken = NULL,
     status = 'resetting', position = 0, state = NULL, retry = false, error = '', control = ?::text, control_by = ?::text, control_position = ?::bigint, control_at = clock_timestamp(),
     lease_until = clock_timestamp()
 WHERE name = ?::text AND status <> 'deleting'`,
 	rebuild: `
 UPDATE {projections}
-SET replay_to = GREATEST(?::bigint, position), began = 0, wants = ?::text, wanted = ?::text, taken = NULL, checked = '', checked_to = 0,
+SET replay_to = GREATEST(?::bigint, position), began = 0, wants = ?::text, wanted = ?::text, taken = NULL,
     status = 'resetting', position = 0, state = NULL, retry = false, error = '', changing = 0
 WHERE name = ?::text AND epoch = ?::bigint`,
 	resumed:    `UPDATE {projections} SET status = 'running', retry = false WHERE name = ?::text AND epoch = ?::bigint`,
@@ -86,7 +86,7 @@ SET epoch = epoch + 1, paused = ?::boolean, control = ?::text, control_by = ?::t
 WHERE name = ?::text AND status <> 'deleting' AND paused <> ?::boolean`,
 	accept: `
 UPDATE {projections}
-SET epoch = epoch + 1, wants = '', wanted = NULL, taken = NULL, checked = '', checked_to = 0, control = ?::text, control_by = ?::text, control_position = ?::bigint, control_at = clock_timestamp(), lease_until = clock_timestamp()
+SET epoch = epoch + 1, wants = '', wanted = NULL, taken = NULL, control = ?::text, control_by = ?::text, control_position = ?::bigint, control_at = clock_timestamp(), lease_until = clock_timestamp()
 WHERE name = ?::text AND status <> 'deleting'`,
 	park: `
 INSERT INTO {parked} (projection, position, stream, aggregate_id, error)

@@ -71,8 +71,6 @@ ALTER TABLE {projections}
     ADD COLUMN IF NOT EXISTS wanted           text,
     ADD COLUMN IF NOT EXISTS taken            text,
     ADD COLUMN IF NOT EXISTS changing         bigint  NOT NULL DEFAULT 0,
-    ADD COLUMN IF NOT EXISTS checked          text    NOT NULL DEFAULT '',
-    ADD COLUMN IF NOT EXISTS checked_to       bigint  NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS paused           boolean NOT NULL DEFAULT false,
     ADD COLUMN IF NOT EXISTS control          text    NOT NULL DEFAULT '',
     ADD COLUMN IF NOT EXISTS control_by       text    NOT NULL DEFAULT '',

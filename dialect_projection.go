@@ -6,9 +6,9 @@ package eventstore
 type projectionStatements struct {
 	create          string // name, position, began, replay to, epoch, generation; leaves alone what exists
 	get             string // name
-	definition      string // name; one row: wanted, taken, checked, checked to
+	definition      string // name; one row: wanted, taken
 	define          string // hash, wanted, taken, name, epoch; 0 rows: the lease is lost
-	noteChecked     string // checked, checked to, name, epoch
+	noteLooks       string // taken, name, epoch
 	list            string
 	takeLease       string // owner, whether the definition is going to change what is stored, owner, kind, has a read model, microseconds, name, epoch, owner, hash of the set whose holder gives way, unless it is changing that; 0 rows: another owner has it
 	renewLease      string // microseconds, name, epoch; 0 rows: it is lost

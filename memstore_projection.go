@@ -103,10 +103,10 @@ func (p *memProjection) restart(sealed Position) {
 	clear(p.verdicts)
 }
 
-func (m *memBackend) noteChecked(ctx context.Context, name string, epoch int64, checked string, to Position) error {
+func (m *memBackend) noteLooks(ctx context.Context, name string, epoch int64, d *definition) error {
 	_, err := m.change(ctx, name, func(p *memProjection) bool {
 		if p.epoch == epoch {
-			p.kept.checked, p.kept.checkedTo = checked, to
+			p.kept.looks = d.looks
 		}
 		return true
 	})

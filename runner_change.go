@@ -4,6 +4,7 @@
 package eventstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,30 +65,38 @@ func (r *runner) unbarred(ctx context.Context, row *projectionRow) (bool, error)
 	return err == nil && lifted, err
 }
 
-// refusedBefore returns ErrProjectionChanged if an earlier run of the same definition was refused for an event
-// that is still there and still out. It needs no lease: calls in a loop would take that from an older runner
-// again and again, and undo its batches.
+// refusedBefore returns ErrProjectionChanged if an earlier run was refused for an event that is still there,
+// still out, and wanted by this definition too. It needs no lease: calls in a loop would take that from an older
+// runner again and again, and undo its batches.
 func (r *runner) refusedBefore(ctx context.Context, row *projectionRow) error {
 	kept, err := r.store.backend.definition(ctx, r.name)
 	if err != nil || kept.wanted == nil {
 		return err
 	}
 	look := r.lookFor(kept.wanted)
-	at := kept.checkedTo + 1
-	if kept.checked != look.key || at > row.position {
-		return nil
+	// What other definitions have found counts too. They may be more than the row keeps, and the matches of one may
+	// differ with each run.
+	own := kept.lookedUpTo(look.key)
+	looks := slices.SortedFunc(slices.Values(kept.looks), func(x, y changeCheck) int { return cmp.Compare(x.UpTo, y.UpTo) })
+	for _, l := range looks {
+		if l.UpTo < own || l.UpTo >= row.position {
+			continue
+		}
+		q := look.page
+		q.after, q.before, q.limit = l.UpTo, l.UpTo+2, 1
+		rows, _, err := r.store.backend.readPage(ctx, &q)
+		if err != nil {
+			return err
+		}
+		found, err := r.firstOut(rows, kept)
+		if err != nil {
+			return err
+		}
+		if found != nil {
+			return r.refusal(row, found)
+		}
 	}
-	q := &look.page
-	q.after, q.before, q.limit = at-1, at+1, 1
-	rows, _, err := r.store.backend.readPage(ctx, q)
-	if err != nil {
-		return err
-	}
-	found, err := r.firstOut(rows, kept)
-	if err == nil && found != nil {
-		err = r.refusal(row, found)
-	}
-	return err
+	return nil
 }
 
 // firstOut returns the first of rows that the definition wants and no earlier one has taken in.
@@ -185,15 +194,13 @@ func (r *runner) rebuild(ctx context.Context, row *projectionRow) error {
 // the next run of the same definition goes on from there.
 func (r *runner) passedOver(ctx context.Context, row *projectionRow, kept *definition) (*record, error) {
 	look := r.lookFor(kept.wanted)
-	after := max(row.began, kept.takenInUpTo(r.wanted))
-	if kept.checked == look.key {
-		after = max(after, kept.checkedTo)
-	}
+	after := max(row.began, kept.takenInUpTo(r.wanted), kept.lookedUpTo(look.key))
 	note := func() error {
 		// Also of a look that ends with its context, but not at any price.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 		defer cancel()
-		return r.store.backend.noteChecked(ctx, r.name, row.epoch, look.key, after)
+		kept.looked(look.key, after)
+		return r.store.backend.noteLooks(ctx, r.name, row.epoch, kept)
 	}
 	window, noted := Position(minWindow), time.Now()
 	for after < row.position {

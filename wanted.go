@@ -214,9 +214,38 @@ type takenSet struct {
 type definition struct {
 	wanted  *wantedSet // taken in up to the row's position; nil: not known
 	earlier []takenSet // by earlier definitions, as far as wanted does not hold them
+	looks   []changeCheck
+}
 
-	checked   string   // the definition that has been looking for events passed over
-	checkedTo Position // how far it is
+// changeCheck is how far a definition has looked for events that were passed over. If it was refused, the next
+// position has the event.
+type changeCheck struct {
+	Look string   `json:"look"` // identifies what is looked for
+	UpTo Position `json:"upTo"`
+}
+
+// maxLooks is how many definitions a row keeps looks of, the latest first.
+const maxLooks = 8
+
+// looked notes that a definition has looked up to a position.
+func (d *definition) looked(key string, to Position) {
+	looks := []changeCheck{{key, to}}
+	for _, l := range d.looks {
+		if l.Look != key && len(looks) < maxLooks {
+			looks = append(looks, l)
+		}
+	}
+	d.looks = looks
+}
+
+// lookedUpTo returns how far a definition has looked.
+func (d *definition) lookedUpTo(key string) Position {
+	for _, l := range d.looks {
+		if l.Look == key {
+			return l.UpTo
+		}
+	}
+	return 0
 }
 
 // followedBy returns what is kept once a definition goes on from a position.
@@ -255,19 +284,26 @@ func (d *definition) takenInUpTo(w *wantedSet) (p Position) {
 	return p
 }
 
-// encode returns the set and the earlier ones as the row keeps them.
-func (d *definition) encode() (wanted, earlier []byte, err error) {
+// encode returns the set, and in one list the earlier ones and the looks, as the row keeps them.
+func (d *definition) encode() (wanted, taken []byte, err error) {
 	if wanted, err = json.Marshal(d.wanted); err != nil {
 		return nil, nil, err
 	}
-	if len(d.earlier) > 0 {
-		earlier, err = json.Marshal(d.earlier)
+	var list []any
+	for i := range d.earlier {
+		list = append(list, &d.earlier[i])
 	}
-	return wanted, earlier, err
+	for _, l := range d.looks {
+		list = append(list, l)
+	}
+	if list != nil {
+		taken, err = json.Marshal(list)
+	}
+	return wanted, taken, err
 }
 
 // decodeDefinition is the reverse of encode.
-func decodeDefinition(wanted, earlier []byte) (*definition, error) {
+func decodeDefinition(wanted, taken []byte) (*definition, error) {
 	d := &definition{}
 	if wanted != nil {
 		d.wanted = &wantedSet{}
@@ -276,13 +312,22 @@ func decodeDefinition(wanted, earlier []byte) (*definition, error) {
 		}
 		d.wanted.index()
 	}
-	if earlier != nil {
-		if err := json.Unmarshal(earlier, &d.earlier); err != nil {
+	var list []struct {
+		takenSet
+		Look string `json:"look"`
+	}
+	if taken != nil {
+		if err := json.Unmarshal(taken, &list); err != nil {
 			return nil, err
 		}
 	}
-	for i := range d.earlier {
-		d.earlier[i].Wanted.index()
+	for _, e := range list {
+		if e.Look != "" {
+			d.looks = append(d.looks, changeCheck{e.Look, e.UpTo})
+			continue
+		}
+		e.Wanted.index()
+		d.earlier = append(d.earlier, e.takenSet)
 	}
 	return d, nil
 }

@@ -71,6 +71,34 @@ func TestWantedSetRelations(t *testing.T) {
 }
 
 // TestTakenIn remembers what earlier definitions have taken in, and forgets what the last one holds.
+// TestLooksAreBounded notes more looks than a row keeps, and stores them beside what earlier definitions have taken
+// in.
+func TestLooksAreBounded(t *testing.T) {
+	d := &definition{wanted: newWantedSet(FromAll(), nil), earlier: []takenSet{{*newWantedSet(FromStream("a"), nameSet("x")), 7}}}
+	for i := range maxLooks + 2 {
+		d.looked(string(rune('a'+i)), Position(i))
+		d.looked("b", Position(100+i)) // which stays, as it is the latest
+	}
+	wanted, taken, err := d.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err = decodeDefinition(wanted, taken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(d.looks) != maxLooks || d.lookedUpTo("b") != 109 || d.lookedUpTo("j") != 9 || d.lookedUpTo("c") != 0 {
+		t.Errorf("looks are %v", d.looks)
+	}
+	if !d.earlier[0].Wanted.holds("a", "x") || len(d.earlier) != 1 || d.earlier[0].UpTo != 7 {
+		t.Errorf("earlier definitions are %v", d.earlier)
+	}
+	next := d.followedBy(newWantedSet(FromStream("b"), nil), 9)
+	if len(next.looks) != 0 || len(next.earlier) != 1 {
+		t.Errorf("then looks are %v, earlier ones %v", next.looks, next.earlier)
+	}
+}
+
 func TestTakenIn(t *testing.T) {
 	ab := newWantedSet(FromStream("s"), nameSet("a", "b"))
 	a := newWantedSet(FromStream("s"), nameSet("a"))

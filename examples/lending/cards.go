@@ -23,7 +23,7 @@ func newCards() *eventstore.Projection[map[string]*Card] {
 	type cards = map[string]*Card
 	return &eventstore.Projection[cards]{
 		Name:     "cards",
-		From:     eventstore.FromStreams(members.Stream, personStream),
+		From:     eventstore.FromStreams(members.Stream, persons.Stream),
 		OnChange: eventstore.RebuildOnChange,
 		Init:     func() cards { return cards{} },
 		When: []eventstore.Handler[cards]{

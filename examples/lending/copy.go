@@ -26,7 +26,7 @@ type (
 // What a copy refuses.
 var (
 	ErrNoCopy     = errors.New("there is no such copy")
-	ErrCopyExists = errors.New("the copy exists already")
+	ErrCopyExists = errors.New("the copy is of another title")
 	ErrNotLent    = errors.New("the copy is not lent")
 	ErrLent       = errors.New("the copy is lent")
 	ErrHeld       = errors.New("the copy is held for another member")
@@ -43,10 +43,12 @@ var copies = eventstore.Aggregate[Copy]{
 	},
 	Commands: []eventstore.Command[Copy]{
 		eventstore.OnCommand(func(_ context.Context, r *eventstore.Root[Copy], c Add) error {
-			if r.Version() > 0 {
+			switch {
+			case r.Version() == 0:
+				r.Record(CopyAdded(c))
+			case r.State().Title != c.Title:
 				return ErrCopyExists
 			}
-			r.Record(CopyAdded(c))
 			return nil
 		}),
 		eventstore.OnCommand(func(_ context.Context, r *eventstore.Root[Copy], c Lend) error {

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"example.com/eventstore"
 	"example.com/eventstore/internal/storetest"
@@ -11,7 +13,7 @@ import (
 // TestNewProcessManager adds the process manager to a library that has been lending for years.
 func TestNewProcessManager(t *testing.T) {
 	forEachStore(t, func(t *testing.T, s, _ *eventstore.Store) {
-		storetest.CreateStream(t, s, copies.Stream, members.Stream, queues.Stream, personStream)
+		storetest.CreateStream(t, s, copies.Stream, members.Stream, queues.Stream, persons.Stream)
 		years := newLibrary(s) // not followed
 		stock(t, years)
 		at, err := years.reserve(t.Context(), "title-0", "m-1")
@@ -27,9 +29,13 @@ func TestNewProcessManager(t *testing.T) {
 		if n := len(storetest.Everything(t, s)); n != before {
 			t.Errorf("what is long over has brought %d events", n-before)
 		}
+		// A copy on the shelf is not known before its next return.
+		p.wantCopy("c-1", p.want(200, "POST", "/titles/title-1/reservations", `{"member": "m-2"}`), "map[title:title-1]")
+		p.want(200, "POST", "/copies/c-1/loan", `{"member": "m-2"}`)
+		p.wantCopy("c-1", p.want(200, "POST", "/copies/c-1/return", ""), "map[held_for:m-2 title:title-1]")
 		// The reservation is as old as the log, and good.
 		p.want(200, "POST", "/copies/c-0/loan", `{"member": "m-0"}`)
-		p.wantCopy("c-0", p.want(200, "DELETE", "/copies/c-0/loan", ""), "map[held_for:m-1 title:title-0]")
+		p.wantCopy("c-0", p.want(200, "POST", "/copies/c-0/return", ""), "map[held_for:m-1 title:title-0]")
 	})
 }
 
@@ -40,6 +46,37 @@ func olderLibrary(s *eventstore.Store) *library {
 	l.holds.When = l.holds.When[:3]
 	l.cards.When = l.cards.When[:4]
 	return l
+}
+
+// TestRollback starts an older release after a newer one has stored events that only it knows. The older process
+// manager stands by before them, the older cards do without, and requests are answered all the same.
+func TestRollback(t *testing.T) {
+	forEachStore(t, func(t *testing.T, s, other *eventstore.Store) {
+		newer := start(t, newLibrary(s))
+		newer.want(201, "PUT", "/copies/c-1", `{"title": "dune"}`)
+		newer.want(201, "PUT", "/members/ann", `{"name": "Ann"}`)
+		newer.want(201, "PUT", "/members/bob", `{"name": "Bob"}`)
+		newer.wantCopy("c-1", newer.want(200, "POST", "/titles/dune/reservations", `{"member": "ann"}`), "map[held_for:ann title:dune]")
+		newer.end()
+		release, err := newLibrary(s).erase(t.Context(), "ann", "")
+		must(t, release, err)
+
+		l := olderLibrary(other)
+		l.patience = 200 * time.Millisecond
+		older := start(t, l)
+		storetest.Eventually(t, "the older process manager to stand by", func() bool {
+			return strings.Contains(storetest.Info(t, s, "holds").Error, CopyReleased{}.EventName())
+		})
+		older.want(200, "GET", fmt.Sprintf("/members/ann?at=%d", release), "") // who is gone only for the newer release
+		reserved := older.want(200, "POST", "/titles/dune/reservations", `{"member": "bob"}`)
+		older.wantCopy("c-1", map[string]any{"position": 0}, "map[title:dune]")
+
+		again := start(t, newLibrary(s))
+		again.wantCopy("c-1", reserved, "map[held_for:bob title:dune]")
+		again.want(404, "GET", fmt.Sprintf("/members/ann?at=%d", release), "")
+		older.end()
+		wantBooks(t, again.library)
+	})
 }
 
 // TestDeploy has an older and a newer release run beside each other, with traffic at both. The newer one

@@ -24,8 +24,8 @@ func newHolds() *eventstore.Projection[Shelf] {
 		// Each event commits by itself: loans do not wait for the commands of a whole batch, and every
 		// transaction stores members' events before copies'.
 		BatchSize: 1,
-		// On an old log: returns of years ago make no holds. What the process manager decides on, the
-		// copies and the queues, is whole all the same.
+		// On an old log: returns of years ago make no holds. The copies and the queues, which it decides on, are
+		// whole. Its own state is not: a copy that stands on the shelf then is held from its next return on.
 		After: eventstore.Latest,
 		Init:  func() Shelf { return Shelf{} },
 		When: []eventstore.Handler[Shelf]{

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"example.com/eventstore"
@@ -16,9 +17,9 @@ import (
 func TestHolds(t *testing.T) {
 	forEachStore(t, func(t *testing.T, s, _ *eventstore.Store) {
 		p := start(t, newLibrary(s))
-		p.want(200, "PUT", "/copies/c-1", `{"title": "dune"}`)
+		p.want(201, "PUT", "/copies/c-1", `{"title": "dune"}`)
 		for _, member := range []string{"ann", "bob", "cid"} {
-			p.want(200, "PUT", "/members/"+member, `{"name": "The Member"}`)
+			p.want(201, "PUT", "/members/"+member, `{"name": "The Member"}`)
 		}
 		p.want(200, "POST", "/copies/c-1/loan", `{"member": "ann"}`)
 		p.want(409, "POST", "/copies/c-1/loan", `{"member": "bob"}`)
@@ -27,21 +28,21 @@ func TestHolds(t *testing.T) {
 		p.wantCopy("c-1", p.want(200, "POST", "/titles/dune/reservations", `{"member": "cid"}`), "map[lent_to:ann title:dune]")
 
 		// Returned, it is held for the first who reserved it, and for nobody else.
-		p.wantCopy("c-1", p.want(200, "DELETE", "/copies/c-1/loan", ""), "map[held_for:bob title:dune]")
-		p.want(409, "DELETE", "/copies/c-1/loan", "")
+		p.wantCopy("c-1", p.want(200, "POST", "/copies/c-1/return", ""), "map[held_for:bob title:dune]")
+		p.want(409, "POST", "/copies/c-1/return", "")
 		p.want(409, "POST", "/copies/c-1/loan", `{"member": "cid"}`)
 		receipt := p.want(200, "POST", "/copies/c-1/loan", `{"member": "bob"}`)
 		card := p.want(200, "GET", fmt.Sprintf("/members/bob?at=%v", receipt["position"]), "")
 		if got, want := fmt.Sprint(card), "map[holds:[] loans:[c-1] name:The Member]"; got != want {
 			t.Errorf("the card is %s, want %s", got, want)
 		}
-		p.wantCopy("c-1", p.want(200, "DELETE", "/copies/c-1/loan", ""), "map[held_for:cid title:dune]")
+		p.wantCopy("c-1", p.want(200, "POST", "/copies/c-1/return", ""), "map[held_for:cid title:dune]")
 
 		// A title whose copy is on the shelf is held at once, a new copy for those who wait.
-		p.wantCopy("c-2", p.want(200, "PUT", "/copies/c-2", `{"title": "emma"}`), "map[title:emma]")
+		p.wantCopy("c-2", p.want(201, "PUT", "/copies/c-2", `{"title": "emma"}`), "map[title:emma]")
 		p.wantCopy("c-2", p.want(200, "POST", "/titles/emma/reservations", `{"member": "ann"}`), "map[held_for:ann title:emma]")
 		p.want(200, "POST", "/titles/emma/reservations", `{"member": "bob"}`)
-		p.wantCopy("c-3", p.want(200, "PUT", "/copies/c-3", `{"title": "emma"}`), "map[held_for:bob title:emma]")
+		p.wantCopy("c-3", p.want(201, "PUT", "/copies/c-3", `{"title": "emma"}`), "map[held_for:bob title:emma]")
 		wantBooks(t, p.library)
 	})
 }
@@ -49,8 +50,8 @@ func TestHolds(t *testing.T) {
 func TestRefused(t *testing.T) {
 	forEachStore(t, func(t *testing.T, s, _ *eventstore.Store) {
 		p := start(t, newLibrary(s))
-		p.want(200, "PUT", "/copies/c-1", `{"title": "dune"}`)
-		p.want(200, "PUT", "/members/ann", `{"name": "Ann"}`)
+		p.want(201, "PUT", "/copies/c-1", `{"title": "dune"}`)
+		p.want(201, "PUT", "/members/ann", `{"name": "Ann"}`)
 		for _, r := range []struct {
 			status             int
 			method, path, body string
@@ -58,12 +59,14 @@ func TestRefused(t *testing.T) {
 			{400, "PUT", "/copies/c-2", ``}, {400, "PUT", "/copies/c-2", `{"title": ""}`}, {400, "PUT", "/copies/c-2", `{"name": "dune"}`},
 			{400, "PUT", "/copies/c-2", `{"title": "dune", "name": "dune"}`}, {400, "PUT", "/copies/c-2", `{"title": 1}`},
 			{400, "PUT", "/copies/c%202", `{"title": "dune"}`}, {400, "PUT", "/members/bob", `{"name": "\u0000"}`},
-			{400, "GET", "/copies/c-1?at=now", ``},
+			{400, "PUT", "/copies/c-2", `{"title": "dune"} {}`}, {413, "PUT", "/copies/c-2", `{"title": "` + strings.Repeat("x", maxBody) + `"}`},
+			{400, "GET", "/copies/c-1?at=now", ``}, {400, "GET", "/copies/c%00", ``}, {400, "GET", "/members/c%202", ``},
 			{404, "POST", "/copies/c-1/loan", `{"member": "bob"}`}, {404, "POST", "/copies/c-2/loan", `{"member": "ann"}`},
-			{404, "POST", "/titles/dune/reservations", `{"member": "bob"}`}, {404, "DELETE", "/copies/c-2/loan", ``},
+			{404, "POST", "/titles/dune/reservations", `{"member": "bob"}`}, {404, "POST", "/copies/c-2/return", ``},
 			{404, "DELETE", "/members/bob", ``}, {404, "GET", "/copies/c-2", ``}, {404, "GET", "/members/bob", ``},
-			{409, "PUT", "/copies/c-1", `{"title": "dune"}`}, {409, "PUT", "/members/ann", `{"name": "Ann"}`},
-			{409, "DELETE", "/copies/c-1/loan", ``},
+			{409, "PUT", "/copies/c-1", `{"title": "emma"}`}, {409, "PUT", "/members/ann", `{"name": "Another Ann"}`},
+			{201, "PUT", "/copies/c-1", `{"title": "dune"}`}, {201, "PUT", "/members/ann", `{"name": "Ann"}`}, // come again
+			{409, "POST", "/copies/c-1/return", ``},
 		} {
 			p.want(r.status, r.method, r.path, r.body)
 		}
@@ -179,14 +182,14 @@ func traffic(t *testing.T, n int, desks ...desk) {
 func TestErase(t *testing.T) {
 	forEachStore(t, func(t *testing.T, s, _ *eventstore.Store) {
 		p := start(t, newLibrary(s))
-		p.want(200, "PUT", "/copies/c-1", `{"title": "dune"}`)
-		p.want(200, "PUT", "/copies/c-2", `{"title": "emma"}`)
-		p.want(200, "PUT", "/members/ann", `{"name": "Ann Unforgettable"}`)
-		p.want(200, "PUT", "/members/bob", `{"name": "Bob"}`)
+		p.want(201, "PUT", "/copies/c-1", `{"title": "dune"}`)
+		p.want(201, "PUT", "/copies/c-2", `{"title": "emma"}`)
+		p.want(201, "PUT", "/members/ann", `{"name": "Ann Unforgettable"}`)
+		p.want(201, "PUT", "/members/bob", `{"name": "Bob"}`)
 		p.want(200, "POST", "/copies/c-2/loan", `{"member": "ann"}`)
 		p.wantCopy("c-1", p.want(200, "POST", "/titles/dune/reservations", `{"member": "ann"}`), "map[held_for:ann title:dune]")
 		p.want(409, "DELETE", "/members/ann", "") // the loan
-		p.want(200, "DELETE", "/copies/c-2/loan", "")
+		p.want(200, "POST", "/copies/c-2/return", "")
 		p.want(200, "POST", "/copies/c-2/loan", `{"member": "bob"}`)
 		for _, member := range []string{"ann", "bob"} {
 			p.want(200, "POST", "/titles/emma/reservations", `{"member": "`+member+`"}`)
@@ -196,12 +199,12 @@ func TestErase(t *testing.T) {
 		receipt := p.want(200, "DELETE", "/members/ann", "")
 		// What was held goes to the next in line, and who is gone is passed over.
 		p.wantCopy("c-1", receipt, "map[held_for:bob title:dune]")
-		p.wantCopy("c-2", p.want(200, "DELETE", "/copies/c-2/loan", ""), "map[held_for:bob title:emma]")
+		p.wantCopy("c-2", p.want(200, "POST", "/copies/c-2/return", ""), "map[held_for:bob title:emma]")
 
 		p.want(404, "GET", fmt.Sprintf("/members/ann?at=%v", receipt["position"]), "")
 		p.want(404, "DELETE", "/members/ann", "")
 		p.want(404, "POST", "/copies/c-1/loan", `{"member": "ann"}`)
-		p.want(409, "PUT", "/members/ann", `{"name": "Another Ann"}`)
+		p.want(409, "PUT", "/members/ann", `{"name": "Ann Unforgettable"}`)
 		wantBooks(t, p.library)
 
 		// Of the name nothing is left: in no event, in no state, and in none that is built anew.
@@ -249,4 +252,51 @@ func TestEraseRaces(t *testing.T) {
 		}
 		wantBooks(t, one.library)
 	})
+}
+
+// TestErasedStaysErased erases a member whose registration comes again at that moment. The name does not come back.
+func TestErasedStaysErased(t *testing.T) {
+	forEachStore(t, func(t *testing.T, s, other *eventstore.Store) {
+		one, two := start(t, newLibrary(s)), start(t, newLibrary(other))
+		for i := range 10 {
+			member := fmt.Sprint("m-", i)
+			register(t, one.library, member)
+			errs := storetest.Race(2, func(i int) (err error) {
+				if i == 0 {
+					_, err = one.erase(t.Context(), member, "")
+				} else {
+					_, err = two.register(t.Context(), member, "The Member")
+				}
+				return err
+			})
+			if errs[0] != nil || errs[1] != nil && !errors.Is(errs[1], ErrMemberExists) {
+				t.Errorf("erase: %v, register: %v", errs[0], errs[1])
+			}
+		}
+		for _, ev := range storetest.Everything(t, s) {
+			if ev.Stream == persons.Stream {
+				t.Errorf("event %d has the name of %s", ev.Position, ev.AggregateID)
+			}
+		}
+		wantBooks(t, one.library)
+	})
+}
+
+// TestStoreURLs opens each database by its URL.
+func TestStoreURLs(t *testing.T) {
+	storetest.ForEachKind(t, func(t *testing.T, l storetest.Lane) {
+		db, dialect, err := openDB(l.URL(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		if err := db.PingContext(t.Context()); err != nil || dialect != l.Dialect {
+			t.Errorf("ping: %v, and the dialect is %v", err, dialect)
+		}
+	})
+	for _, target := range []string{"sqlite://lending", "mysql://%zz", ""} {
+		if _, _, err := openDB(target); err == nil {
+			t.Errorf("%q is no error", target)
+		}
+	}
 }

@@ -11,20 +11,18 @@ import (
 
 // library is the service behind the HTTP API. It is safe for concurrent use.
 type library struct {
-	store *eventstore.Store
-	holds *eventstore.Projection[Shelf]
-	cards *eventstore.Projection[map[string]*Card]
+	store    *eventstore.Store
+	holds    *eventstore.Projection[Shelf]
+	cards    *eventstore.Projection[map[string]*Card]
+	patience time.Duration // of open
 }
 
 func newLibrary(store *eventstore.Store) *library {
-	return &library{store, newHolds(), newCards()}
+	return &library{store, newHolds(), newCards(), catchUpTimeout}
 }
 
-// personStream has the members' personal data. No command decides on it, so none misses what is erased.
-const personStream = "persons"
-
 // catchUpTimeout is how long open waits for the projections.
-const catchUpTimeout = 30 * time.Second
+const catchUpTimeout = 10 * time.Second
 
 // open makes the tables and streams, and has the projections catch up before the first request. From then
 // on their rows want every event that this release stores: an older process that still runs stands by
@@ -36,22 +34,36 @@ func (l *library) open(ctx context.Context) error {
 	if err := l.store.Install(ctx); err != nil {
 		return err
 	}
-	for _, stream := range []string{copies.Stream, members.Stream, queues.Stream, personStream} {
+	for _, stream := range []string{copies.Stream, members.Stream, queues.Stream, persons.Stream} {
 		if err := l.store.CreateStream(ctx, stream, nil); err != nil && !errors.Is(err, eventstore.ErrStreamExists) {
 			return err
 		}
 	}
-	catching, cancel := context.WithTimeout(ctx, catchUpTimeout)
+	catching, cancel := context.WithTimeout(ctx, l.patience)
 	defer cancel()
-	_, err := l.holds.CatchUp(catching, l.store)
-	if err == nil {
-		_, err = l.cards.CatchUp(catching, l.store)
+	return both(func() error {
+		_, err := l.holds.CatchUp(catching, l.store)
+		return l.tolerate(ctx, catching, err)
+	}, func() error {
+		_, err := l.cards.CatchUp(catching, l.store)
+		return l.tolerate(ctx, catching, err)
+	})
+}
+
+// tolerate makes a warning of an error that means no more than that the time to catch up is over.
+func (l *library) tolerate(ctx, catching context.Context, err error) error {
+	if err == nil || catching.Err() == nil || ctx.Err() != nil {
+		return err
 	}
-	if err != nil && catching.Err() != nil && ctx.Err() == nil {
-		slog.WarnContext(ctx, "the projections have not caught up", "error", err)
-		return nil
-	}
-	return err
+	slog.WarnContext(ctx, "a projection has not caught up", "error", err)
+	return nil
+}
+
+// both calls two functions at once.
+func both(first, second func() error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- second() }()
+	return errors.Join(first(), <-ended)
 }
 
 // follow runs the projections until ctx ends, or one of them does.
@@ -71,18 +83,37 @@ func (l *library) add(ctx context.Context, id, title string) (eventstore.Positio
 	return position(copies.Handle(ctx, l.store, id, Add{Title: title}))
 }
 
-// register makes a person a member. The name is an event in a stream of its own, under the same ID.
+// register makes a person a member. The name is an event in a stream of its own, under the same ID. A request that
+// comes again changes nothing: above all it does not bring back a name that was erased meanwhile.
 func (l *library) register(ctx context.Context, member, name string) (at eventstore.Position, err error) {
 	err = l.store.Transact(ctx, func(tx *eventstore.Store) error {
-		if _, err := members.Handle(ctx, tx, member, Register{}); err != nil {
-			return err
-		}
-		evs, err := tx.Append(ctx, personStream, member, eventstore.MustNotExist, eventstore.NewEvent{Payload: PersonNamed{Name: name}})
+		registered := false
+		_, err := members.Execute(ctx, tx, member, func(m *eventstore.Root[Member]) error {
+			switch {
+			case m.Version() == 0:
+				registered = true
+				m.Record(MemberRegistered{})
+			case !m.State().Active:
+				return ErrMemberExists
+			}
+			return nil
+		})
 		if err != nil {
 			return err
 		}
-		at = evs[0].Position
-		return nil
+		if registered {
+			evs, err := tx.Append(ctx, persons.Stream, member, eventstore.MustNotExist, eventstore.NewEvent{Payload: PersonNamed{Name: name}})
+			if err == nil {
+				at = evs[0].Position
+			}
+			return err
+		}
+		p, err := persons.Load(ctx, tx, member)
+		if errors.Is(err, eventstore.ErrAggregateNotFound) || err == nil && p.State().Name != name {
+			return ErrMemberExists
+		}
+		at, err = position(p, err)
+		return err
 	})
 	return at, err
 }
@@ -170,7 +201,7 @@ func (l *library) erase(ctx context.Context, member, _ string) (at eventstore.Po
 				return err
 			}
 		}
-		return tx.DeleteAggregate(ctx, personStream, member)
+		return tx.DeleteAggregate(ctx, persons.Stream, member)
 	})
 	return at, err
 }

@@ -3,7 +3,6 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"flag"
 	"fmt"
@@ -12,13 +11,10 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
 	"example.com/eventstore"
-	_ "github.com/go-sql-driver/mysql"
-	_ "github.com/jackc/pgx/v5/stdlib"
 )
 
 // shutdownTimeout is how long requests may take that are in flight at the end.
@@ -26,7 +22,7 @@ const shutdownTimeout = 10 * time.Second
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "where to listen")
-	target := flag.String("store", "memory", "memory, postgres://user:password@host:port/database or mysql://user:password@tcp(host:port)/database")
+	target := flag.String("store", "memory", "memory, postgres://user:password@host:port/database or mysql://user:password@host:port/database")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
@@ -40,17 +36,11 @@ func run(ctx context.Context, addr, target string) error {
 	opts := &eventstore.Options{TablePrefix: "lending_", Logger: slog.Default()}
 	store := eventstore.NewMemStore(opts)
 	if target != "memory" {
-		driver, dsn, dialect := "pgx", target, eventstore.Postgres
-		if text, ok := strings.CutPrefix(target, "mysql://"); ok {
-			driver, dsn, dialect = "mysql", text, eventstore.MySQL
-		}
-		db, err := sql.Open(driver, dsn)
+		db, dialect, err := openDB(target)
 		if err != nil {
 			return err
 		}
 		defer db.Close()
-		db.SetMaxOpenConns(20)
-		db.SetMaxIdleConns(20)
 		if store, err = eventstore.Open(db, dialect, opts); err != nil {
 			return err
 		}

@@ -21,7 +21,6 @@ type Member struct {
 
 // Commands of a member.
 type (
-	Register  struct{}
 	BeginLoan struct{ Copy string }
 	EndLoan   struct{ Copy string }
 	PlaceHold struct{ Copy string }
@@ -30,7 +29,7 @@ type (
 // What a member refuses.
 var (
 	ErrNoMember     = errors.New("there is no such member")
-	ErrMemberExists = errors.New("the member's ID is or was in use")
+	ErrMemberExists = errors.New("the ID is or was another member's")
 	ErrTooManyLoans = errors.New("the member has three loans")
 	ErrHasLoans     = errors.New("the member has loans")
 )
@@ -47,13 +46,6 @@ var members = eventstore.Aggregate[Member]{
 		eventstore.On(func(m *Member, _ MemberLeft) { *m = Member{} }),
 	},
 	Commands: []eventstore.Command[Member]{
-		eventstore.OnCommand(func(_ context.Context, r *eventstore.Root[Member], c Register) error {
-			if r.Version() > 0 {
-				return ErrMemberExists
-			}
-			r.Record(MemberRegistered(c))
-			return nil
-		}),
 		eventstore.OnCommand(func(_ context.Context, r *eventstore.Root[Member], c BeginLoan) error {
 			if !r.State().Active {
 				return ErrNoMember
@@ -76,6 +68,15 @@ var members = eventstore.Aggregate[Member]{
 			return nil
 		}),
 	},
+}
+
+// Person is the state of the person that a member is: personal data, in a stream that can be erased. No command
+// decides on it.
+type Person struct{ Name string }
+
+var persons = eventstore.Aggregate[Person]{
+	Stream: "persons",
+	When:   []eventstore.Fold[Person]{eventstore.On(func(p *Person, e PersonNamed) { p.Name = e.Name })},
 }
 
 // with and without return a list of their own: a state that was handed out does not change.

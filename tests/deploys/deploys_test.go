@@ -24,7 +24,7 @@ import (
 const (
 	someDeploys = 6                // of each store, where the flag does not say
 	atOnce      = 4                // deploys of one store
-	hangs       = 30 * time.Second // what takes longer than this never ends
+	hangs       = 90 * time.Second // what takes longer than this never ends
 	mostEvents  = 250              // of one deploy
 )
 

@@ -16,7 +16,7 @@ import (
 func withoutDefinitions(t testing.TB, l storetest.Lane, prefix string) {
 	t.Helper()
 	for _, column := range []string{
-		"began", "replay_to", "wants", "wanted", "taken", "changing", "checked", "checked_to", "paused", "control", "control_by", "control_position", "control_at",
+		"began", "replay_to", "wants", "wanted", "taken", "changing", "paused", "control", "control_by", "control_position", "control_at",
 	} {
 		l.Exec(t, "ALTER TABLE "+prefix+"projections DROP COLUMN "+column)
 	}
