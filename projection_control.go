@@ -12,7 +12,7 @@ import (
 )
 
 // Projections returns all projections and relays that have ever run and were not deleted, by name
-// in byte order.
+// in byte order. [Documents] are projections here and for every call that takes a projection's name.
 func (s *Store) Projections(ctx context.Context) ([]ProjectionInfo, error) {
 	infos, err := s.backend.projections(ctx)
 	if err != nil || len(infos) == 0 {

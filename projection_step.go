@@ -8,7 +8,8 @@ import (
 	"fmt"
 )
 
-// Handler takes in an event on behalf of a [Projection]: a [Fold] or an [Effect].
+// Handler takes in an event on behalf of a [Projection] or of [Documents]: a [Fold], an [Effect], or what [OnKey],
+// [OnKeyEvent] and [Drop] return, which only Documents take.
 type Handler[S any] interface{ handler() *entry[S] }
 
 // entry is a handler as projections run it: a fold or an effect.
@@ -75,7 +76,7 @@ func DoAny[S any](fn func(ctx context.Context, step *Step[S]) error) Effect[S] {
 
 // Step is one event's turn in a projection. It belongs to the handler until that returns.
 type Step[S any] struct {
-	State *S    // the projection's, with the events before; changes are stored with the position
+	State *S    // the projection's or the document's, with the events before; changes are stored with the position
 	Event Event // as it is stored; [Do] has it decoded
 
 	// Replay reports whether the event was sealed before this version of the projection first ran, or was
