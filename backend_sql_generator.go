@@ -47,16 +47,27 @@ func (b *sqlBackend) learnFloor(ctx context.Context) error {
 		defer func() { _ = one.Close() }() // gives it back
 		c.one = one
 	}
-	var mark Position
-	if _, err := c.row(ctx, []any{&mark}, b.text.seal.mark); err != nil {
-		return err
-	}
-	z.raiseFloor(mark)
-	if _, err := b.checkGenerator(ctx, c); err != nil {
+	if err := b.readFloor(ctx, c); err != nil {
+		if c.one != nil && b.dialect.classify(err) == faultLost {
+			// A driver whose time runs out in the moment when it has opened a connection may close that again.
+			// The transaction has a connection of its own.
+			z.floorDue.Store(int64(now + spareConnPause))
+			return nil
+		}
 		return err
 	}
 	z.floorDue.Store(int64(now + floorAge))
 	return nil
+}
+
+func (b *sqlBackend) readFloor(ctx context.Context, c conn) error {
+	var mark Position
+	if _, err := c.row(ctx, []any{&mark}, b.text.seal.mark); err != nil {
+		return err
+	}
+	b.sealer.raiseFloor(mark)
+	_, err := b.checkGenerator(ctx, c)
+	return err
 }
 
 // checkGenerator returns an error if what hands out positions is not in order: if it is behind what is

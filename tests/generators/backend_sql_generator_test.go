@@ -2,8 +2,10 @@ package generators_test
 
 import (
 	"database/sql"
+	"database/sql/driver"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -174,5 +176,40 @@ func TestPositionsCached(t *testing.T) {
 			last = at
 		}
 		storetest.SealUpTo(t, s, last)
+	})
+}
+
+// TestSpareConnectionGone has an append in a transaction ask for the mark on a connection that is gone, as the driver
+// leaves one which it has opened in the moment when the time for that ran out. The transaction is none the worse.
+func TestSpareConnectionGone(t *testing.T) {
+	storetest.ForEachDatabase(t, func(t *testing.T, l storetest.Lane) {
+		var gone atomic.Bool
+		l = l.Injected(t, 5, func(text string) error {
+			if strings.Contains(text, "'sealed'") && gone.Swap(false) {
+				return driver.ErrBadConn
+			}
+			return nil
+		})
+		s, prefix := l.OpenPrefixed(t)
+		storetest.CreateStream(t, s, "accounts")
+		fresh := l.OpenIn(t, prefix, nil) // which has not asked yet
+		tx, err := l.DB.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = tx.Rollback() }() // does nothing after the commit
+		gone.Store(true)
+		if _, err := fresh.WithTx(tx).Append(t.Context(), "accounts", "a", es.MustNotExist, storetest.Deposits(2, 1)...); err != nil {
+			t.Fatal(err)
+		}
+		if gone.Load() {
+			t.Error("the mark was not asked for")
+		}
+		if err := tx.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(storetest.Everything(t, s)); n != 2 {
+			t.Errorf("%d events are stored, want 2", n)
+		}
 	})
 }
