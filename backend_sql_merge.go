@@ -20,6 +20,7 @@ type merge struct {
 	cursors []*cursor // those that have not been handed out to their end
 	ready   []record  // to be handed out next, in order
 	cut     bool      // the last fetch ended before it came to all streams
+	dense   bool      // it ends with what is ready: what follows is read by position
 }
 
 // cursor is one stream of a merge. In a backward read "up to" means down to.
@@ -39,6 +40,8 @@ const (
 	denseShare = 4
 	// fewStreams are so few that one may be dense among many that are not, which is fetched more of.
 	fewStreams = 4
+	// minChunk is the least that is fetched of a stream.
+	minChunk = 4
 	// mergeBytes bounds what it keeps. What is more is fetched again when it is due.
 	mergeBytes = 2 * pageBytes
 	// mergeStreams is how many streams are fetched by one statement that has a SELECT for each.
@@ -87,32 +90,12 @@ func (b *sqlBackend) readStreams(ctx context.Context, q *page) (out []record, mo
 // scanStreams looks at the next few positions, whatever stream they are of, and for whether the log
 // goes on after them: that comes as a row without a name. It sets q.sparse where there is too little.
 func (b *sqlBackend) scanStreams(ctx context.Context, q *page) (out []record, more bool, err error) {
-	low, high := q.after, q.end()
-	span := Position(denseShare * max(firstPage, q.limit))
-	if q.perRow > 0 {
-		span = min(span, Position(float64(q.limit)*q.perRow*1.25)+minPage)
-	}
 	first := q.first()
-	if q.backward {
-		low = max(low, high-1-span)
-	} else if high-low > span {
-		high = low + 1 + span
-	}
-	w := &where{text: b.text.read.scanNarrow, hide: b.text.read.hidden, args: []any{int64(low), int64(high)}}
-	b.narrowToAny(w, q.from)
-	b.narrowNames(w, q.names)
-	w.order(by("e.position", q.backward), q.limit)
+	low, high, span := q.scanBounds()
 	whole := low == q.after && high == q.end()
-	if !whole {
-		rest := []any{int64(high) - 1, int64(q.end())}
-		if q.backward {
-			rest = []any{int64(q.after), int64(low) + 1}
-		}
-		w.text = "(" + w.text + ")\nUNION ALL\n(" + b.text.read.mark + by("position", q.backward) + " LIMIT 1)"
-		w.args = append(w.args, rest...)
-	}
+	text, args := b.scanStatement(q, low, high)
 	err = b.run(ctx, "read", func(c conn) error {
-		rows, cut, err := b.pageRows(ctx, c, q.sizeHint, w.text, w.args...)
+		rows, cut, err := b.pageRows(ctx, c, q.sizeHint, text, args...)
 		if err != nil {
 			return err
 		}
@@ -140,6 +123,38 @@ func (b *sqlBackend) scanStreams(ctx context.Context, q *page) (out []record, mo
 		return err
 	})
 	return out, more, err
+}
+
+// scanBounds returns the positions, exclusive, between which scanStreams looks, and how many it would look at.
+func (q *page) scanBounds() (low, high, span Position) {
+	low, high = q.after, q.end()
+	span = Position(denseShare * max(firstPage, q.limit))
+	if q.perRow > 0 {
+		span = min(span, Position(float64(q.limit)*q.perRow*1.25)+minPage)
+	}
+	if q.backward {
+		low = max(low, high-1-span)
+	} else if high-low > span {
+		high = low + 1 + span
+	}
+	return low, high, span
+}
+
+// scanStatement asks for a page's events between two positions, and for one more row if the log goes on after them.
+func (b *sqlBackend) scanStatement(q *page, low, high Position) (string, []any) {
+	w := &where{text: b.text.read.scanNarrow, hide: b.text.read.hidden, args: []any{int64(low), int64(high)}}
+	b.narrowToAny(w, q.from)
+	b.narrowNames(w, q.names)
+	w.order(by("e.position", q.backward), q.limit)
+	if low == q.after && high == q.end() {
+		return w.text, w.args
+	}
+	rest := []any{int64(high) - 1, int64(q.end())}
+	if q.backward {
+		rest = []any{int64(q.after), int64(low) + 1}
+	}
+	text := "(" + w.text + ")\nUNION ALL\n(" + b.text.read.mark + by("position", q.backward) + " LIMIT 1)"
+	return text, append(w.args, rest...)
 }
 
 // newMerge finds the streams of a page. They are looked up anew for each read: what is read then is at
@@ -186,7 +201,7 @@ func (b *sqlBackend) mergePage(ctx context.Context, c conn, m *merge, q *page) (
 	for i := range m.ready {
 		bytes += m.ready[i].size()
 	}
-	for len(m.ready) < q.limit && bytes < pageBytes && len(m.cursors) > 0 {
+	for !m.dense && len(m.ready) < q.limit && bytes < pageBytes && len(m.cursors) > 0 {
 		if err := b.refill(ctx, c, m, q); err != nil {
 			return nil, false, err
 		}
@@ -209,11 +224,17 @@ func (b *sqlBackend) mergePage(ctx context.Context, c conn, m *merge, q *page) (
 		return nil, false, nil
 	}
 	first, last := q.first(), m.ready[n-1].position
+	if n >= minPage { // enough to tell how dense they are, wherever they begin
+		first = m.ready[0].position
+	}
 	q.advance(last)
 	m.ready = slices.Clone(m.ready[n:])
 	more = len(m.ready) > 0 || len(m.cursors) > 0
 	if covered := q.step(last - first); n == q.limit && covered <= Position(n*denseShare) {
-		q.sparse, q.kept, q.perRow = false, nil, float64(covered)/float64(n)
+		m.dense, q.sparse, q.perRow = true, false, float64(covered)/float64(n)
+	}
+	if m.dense && len(m.ready) == 0 {
+		q.kept = nil
 	}
 	return out, more, nil
 }
@@ -242,30 +263,6 @@ func (m *merge) take(q *page) (out []record) {
 	slices.SortFunc(out, func(x, y record) int { return int(q.step(Position(byPosition(x, y)))) })
 	// An event that two sources pick comes twice.
 	return slices.CompactFunc(out, func(x, y record) bool { return x.position == y.position })
-}
-
-// beyond reports whether a page comes to p later than to q.
-func (q *page) beyond(p, bound Position) bool {
-	if q.backward {
-		return p < bound
-	}
-	return p > bound
-}
-
-// first returns the exclusive bound at which the page begins.
-func (q *page) first() Position {
-	if q.backward {
-		return q.end()
-	}
-	return q.after
-}
-
-// step returns n, counted in the direction of the page.
-func (q *page) step(n Position) Position {
-	if q.backward {
-		return -n
-	}
-	return n
 }
 
 // refill fetches further rows of streams that have run short, if one has run out: those of one group
@@ -307,9 +304,12 @@ func (b *sqlBackend) refill(ctx context.Context, c conn, m *merge, q *page) (err
 	if m.cut {
 		short = []*cursor{least} // or the same streams could come first for ever
 	}
-	chunk := max(minPage, min(q.limit, (q.limit-buffered)/len(short)))
+	// What the page lacks, in equal parts and a little more: or the one that ends first would end the
+	// page. Of a few that keep running short, one may be dense among many that are not.
+	need := q.limit - len(m.ready)
+	chunk := max(minChunk, min(need, (need-buffered)/len(short)*5/4+1))
 	if len(short) <= fewStreams {
-		chunk = max(chunk, min(q.limit, 2*least.chunk))
+		chunk = max(chunk, min(need, 2*least.chunk))
 	}
 	m.cut, err = b.fetch(ctx, c, q, &m.groups[least.group].where, short, chunk)
 	m.shed()

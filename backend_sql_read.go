@@ -246,6 +246,30 @@ func (q *page) inside(rows []record) []record {
 	return rows
 }
 
+// beyond reports whether a page comes to p later than to q.
+func (q *page) beyond(p, bound Position) bool {
+	if q.backward {
+		return p < bound
+	}
+	return p > bound
+}
+
+// first returns the exclusive bound at which the page begins.
+func (q *page) first() Position {
+	if q.backward {
+		return q.end()
+	}
+	return q.after
+}
+
+// step returns n, counted in the direction of the page.
+func (q *page) step(n Position) Position {
+	if q.backward {
+		return -n
+	}
+	return n
+}
+
 // by returns what orders a SELECT by columns.
 func by(columns string, backward bool) string {
 	if backward {

@@ -21,6 +21,7 @@ type Statement struct {
 	Text     string
 	Args     []any
 	ByStream bool // it has to go by the index on streams and positions
+	InOrder  bool // on Postgres its rows have to come by an index, unsorted
 }
 
 // Statements returns the statements of appends, reads and sealing as they run for stream
@@ -29,7 +30,7 @@ func Statements(s *Store) map[string]Statement {
 	b := s.backend.(*sqlBackend)
 	out := map[string]Statement{}
 	add := func(what, text string, args ...any) {
-		out[what] = Statement{b.dialect.bind(b.prefix, text), args, false}
+		out[what] = Statement{b.dialect.bind(b.prefix, text), args, false, false}
 	}
 	row := func(n int) []record {
 		rows := make([]record, n)
@@ -109,6 +110,20 @@ func Statements(s *Store) map[string]Statement {
 			text, args = b.streamsStatement(q, &where{}, streams, 500)
 			byStream("both streams: "+what, text, args)
 		}
+	}
+	for what, q := range map[string]*page{
+		"first page":         {limit: firstPage},
+		"next page":          {limit: maxPage, after: 25_000, perRow: 1},
+		"next page backward": {limit: maxPage, before: 25_000, backward: true, perRow: 1},
+		"one name":           {limit: firstPage, after: 25_000, names: []string{"account.opened"}},
+	} {
+		q.from = FromStreams("accounts", "orders")
+		low, high, _ := q.scanBounds()
+		text, args := b.scanStatement(q, low, high)
+		add("both streams by position: "+what, text, args...)
+		st := out["both streams by position: "+what]
+		st.InOrder = true
+		out["both streams by position: "+what] = st
 	}
 	w := &where{text: b.text.read.aggregate, args: []any{"accounts", "accounts", "big", int64(100)}}
 	w.order(" ORDER BY e.version", firstPage)

@@ -22,10 +22,13 @@ WHERE e.position > ?::bigint`,
 	scanBackward: `
 SELECT {page} FROM {events} e JOIN {streams} s ON s.id = e.stream_id
 WHERE e.position < ?::bigint`,
-	// In brackets these are nothing that a plan could be made for: or it would be made anew each time.
+	// In brackets these are nothing that a plan could be made for: or it would be made anew each time. They
+	// must not be recognised as a pair, which would be estimated to leave few rows: all of them would be
+	// joined and sorted. Hence a row comparison for one; no stream has the id 0. So the events come by
+	// position, and only as many as the page takes.
 	scanNarrow: `
 SELECT {page} FROM {events} e JOIN {streams} s ON s.id = e.stream_id
-WHERE e.position > (SELECT ?::bigint) AND e.position < (SELECT ?::bigint)`,
+WHERE e.position > (SELECT ?::bigint) AND (e.position, e.stream_id) < ((SELECT ?::bigint), 0)`,
 	mark: `
 SELECT position, '', '', 0, event_id, '', 'null'::json, '{}'::json, recorded_at FROM {events}
 WHERE position > (SELECT ?::bigint) AND position < (SELECT ?::bigint)`,
