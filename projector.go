@@ -66,7 +66,7 @@ func (f *projector[S]) handle(ctx context.Context, tx *batchTx, rows []record) (
 		if err == nil {
 			// A handler may have hidden it. At once, because on MySQL a deadlock has ended the
 			// transaction, and what other handlers did behind it would be stored by itself.
-			err = cmp.Or(tx.fault, ctx.Err())
+			err = cmp.Or(tx.fault, tx.gathering.failure(), ctx.Err())
 		}
 		if err != nil {
 			return i, err
