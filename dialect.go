@@ -290,6 +290,15 @@ type shape struct {
 type readModelStatements struct {
 	upsert      string // behind an INSERT of a row, up to the assignments; {key}: the key's columns
 	upsertValue string // the row's value of {column}
+	upsertsOnce bool   // a statement fails if two of its rows have one key
+	lenient     bool   // a NULL where there must be none can be taken for another value, in one row of several
+
+	// What is known of a table: rows of what and of which. Its schema ("": the one that is used) and its name, as
+	// often as needed. "plain", with an ID of the table: a write in it touches no row but those that it finds,
+	// nor does one elsewhere touch its rows, and values that it has by default do not depend on the order. "strict":
+	// lenient does not hold. "unique", with the columns of a key, in any order and with commas between. A keyClass,
+	// with a column.
+	facts string
 }
 
 // fault is what an error means to the store.

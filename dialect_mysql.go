@@ -304,6 +304,8 @@ ON DUPLICATE KEY UPDATE position = {events}.position`,
 		readModel: readModelStatements{
 			upsert:      ` ON DUPLICATE KEY UPDATE `,
 			upsertValue: `VALUES({column})`,
+			lenient:     true,
+			facts:       mysqlTableFacts,
 		},
 	},
 }

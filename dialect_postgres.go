@@ -308,6 +308,8 @@ ON CONFLICT DO NOTHING`,
 		readModel: readModelStatements{
 			upsert:      ` ON CONFLICT ({key}) DO UPDATE SET `,
 			upsertValue: `EXCLUDED.{column}`,
+			upsertsOnce: true,
+			facts:       postgresTableFacts,
 		},
 	},
 }

@@ -66,7 +66,7 @@ func (f *keeper[S]) restore([]byte) error {
 }
 
 func (f *keeper[S]) handle(ctx context.Context, tx *batchTx, rows []record) (done int, err error) {
-	tx.flush = func() error { return f.flush(tx) }
+	tx.flushDocuments = func() error { return f.flush(tx) }
 	for done < len(rows) && !tx.stopped {
 		turns, err := f.prepare(ctx, tx, rows[done:])
 		if err != nil {

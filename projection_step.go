@@ -91,7 +91,8 @@ type Step[S any] struct {
 // Tx returns the transaction that also stores state and position, at read committed. It is for
 // reading and writing, and not the handler's to end. A handler should return the errors of its
 // statements. If it hides a deadlock, which on MySQL and MariaDB undoes the whole transaction, the batch
-// is undone and its events are handled one by one.
+// is undone and its events are handled one by one. It first makes the writes of a [Table] that wait, and those of the
+// handler that come after it do not wait.
 //
 // A statement that defines data commits the transaction on MySQL and MariaDB, as COMMIT does everywhere.
 // That is noticed before the checkpoint and counts as the event's failure. But what the steps before it
@@ -107,6 +108,12 @@ type Step[S any] struct {
 // The transaction holds a connection of the pool. A call of the store outside it, with the handler's context,
 // needs another one: if handlers hold all that the pool may open, and wait, it returns [ErrInvalid].
 func (st *Step[S]) Tx() (*sql.Tx, error) { return st.tx.sqlTx() }
+
+func (st *Step[S]) gather(ctx context.Context, w *tableWrite) (kept bool, err error) {
+	return st.tx.gather(ctx, w)
+}
+
+func (st *Step[S]) flushed() (*sql.Tx, error) { return st.tx.flushed() }
 
 // Store returns the projection's store inside the step's transaction, on every store. Commands, decisions and
 // appends through it commit together with state and position: a process manager that executes commands

@@ -80,7 +80,7 @@ func (t *batchTx) each(ctx context.Context, rows []record, handle func(i int) er
 		if err == nil {
 			// A handler may have hidden it. At once, because on MySQL a deadlock has ended the
 			// transaction, and what other handlers did behind it would be stored by itself.
-			err = cmp.Or(t.fault, ctx.Err())
+			err = cmp.Or(t.fault, t.gathering.failure(), ctx.Err())
 		}
 		if err != nil {
 			return i, err

@@ -37,12 +37,26 @@ type ReadModel interface {
 // another name is [ErrInvalid]. That of the table may have its schema, or on MySQL its database, and a
 // dot before it. Values are always parameters.
 //
-// Its methods run inside the transaction of a projection's [Step]; their errors are the database's.
+// Its methods run inside the transaction of a projection's [Step]. Their errors are the database's.
+//
+// With a [Step], writes wait for others of their batch. They go out together, as statements of many rows, before anything
+// reads: at [Table.Exists], at [Step.Tx], when 1000 of them or 1 MB wait, and before the batch is committed. The
+// rows that come of it are those that a statement for each write makes. Writes change places only in tables where that
+// can't show. Such a table has no trigger, no foreign key from or to it, no unique key but Key, and no sequence or
+// other function among its defaults. The columns of its key are integers, UUIDs, bytes, or text of a common collation.
+// In other tables, and between them, the order is kept, and a statement takes only neighbours: writes of the same
+// method with the same columns. On MySQL and MariaDB a foreign key or trigger counts only if the user may see it there,
+// and a foreign key of another database does not.
+//
+// If one of several writes in a statement fails, it is not known whose it is. The batch is then undone and its events are
+// handled once more, with a statement for each write: the handler of the write gets the error, and its event has failed.
+// After [Step.Tx] a handler's writes are made at once, each with its error. So are those with a value that
+// could change while it waits: a pointer, or a driver.Valuer that the package does not know.
 type Table struct {
 	Dialect *Dialect
 	Name    string
 	Create  string   // the statement that creates the table unless it is there, run as it stands
-	Key     []string // the columns of its primary key, for Upsert
+	Key     []string // the columns of its primary key, for Upsert, and to tell rows apart
 }
 
 // Row are values by the names of columns. In a condition all of them have to be met, and nil is
@@ -82,20 +96,25 @@ func (t *Table) Delete(ctx context.Context, tx *sql.Tx) error {
 	return err
 }
 
-// Insert adds a row.
+// Insert adds a row. With a [Step] its errors may come later, as those of all writes: see [Table].
 func (t *Table) Insert(ctx context.Context, in Transactor, row Row) error {
-	text, args, err := t.insert(row)
+	if len(row) == 0 {
+		return invalid("row of table %s is empty", t.Name)
+	}
+	set, err := columnsOf(row)
 	if err != nil {
 		return err
 	}
-	_, err = t.exec(ctx, in, text, args)
-	return err
+	return t.write(ctx, in, &tableWrite{op: insertRow, set: set})
 }
 
 // Upsert adds a row, which must have all columns of Key, or, if there is one of its key, sets that
 // one's other columns. On MySQL a row that is equal in any other unique key counts as well.
 func (t *Table) Upsert(ctx context.Context, in Transactor, row Row) error {
-	text, args, err := t.insert(row)
+	if len(row) == 0 {
+		return invalid("row of table %s is empty", t.Name)
+	}
+	set, err := columnsOf(row)
 	if err != nil {
 		return err
 	}
@@ -110,60 +129,49 @@ func (t *Table) Upsert(ctx context.Context, in Transactor, row Row) error {
 			return invalid("row of table %s lacks %s, a column of its key", t.Name, column)
 		}
 	}
-	var sets []string
-	for _, column := range slices.Sorted(maps.Keys(row)) {
-		if !slices.Contains(t.Key, column) {
-			sets = append(sets, column+" = "+strings.ReplaceAll(t.Dialect.statements.readModel.upsertValue, "{column}", column))
-		}
-	}
-	if len(sets) == 0 {
-		sets = []string{t.Key[0] + " = " + t.Name + "." + t.Key[0]}
-	}
-	head := strings.ReplaceAll(t.Dialect.statements.readModel.upsert, "{key}", strings.Join(t.Key, ", "))
-	_, err = t.exec(ctx, in, text+head+strings.Join(sets, ", "), args)
-	return err
+	return t.write(ctx, in, &tableWrite{op: upsertRow, set: set})
 }
 
-// Update sets columns of the rows that meet a condition, which must not be empty, and returns how
-// many there were; MySQL does not count those that had these values already, unless the driver is
-// told clientFoundRows.
-func (t *Table) Update(ctx context.Context, in Transactor, where, set Row) (int64, error) {
+// Update sets columns of the rows that meet a condition, which must not be empty. If there are none, it does nothing.
+// To learn how many there were, run a statement of your own through [Step.Tx].
+func (t *Table) Update(ctx context.Context, in Transactor, where, set Row) error {
 	if len(set) == 0 {
-		return 0, invalid("nothing to set in table %s", t.Name)
+		return invalid("nothing to set in table %s", t.Name)
 	}
-	sets, args, err := t.columns(set, " = ?", ", ")
+	values, err := columnsOf(set)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	condition, more, err := t.where(where)
+	condition, err := t.condition(where)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return t.exec(ctx, in, "UPDATE "+t.Name+" SET "+sets+condition, append(args, more...))
+	return t.write(ctx, in, &tableWrite{op: updateRows, set: values, where: condition})
 }
 
-// Remove deletes the rows that meet a condition, which must not be empty, and returns how many.
-func (t *Table) Remove(ctx context.Context, in Transactor, where Row) (int64, error) {
-	condition, args, err := t.where(where)
+// Remove deletes the rows that meet a condition, which must not be empty.
+func (t *Table) Remove(ctx context.Context, in Transactor, where Row) error {
+	condition, err := t.condition(where)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return t.exec(ctx, in, "DELETE FROM "+t.Name+condition, args)
+	return t.write(ctx, in, &tableWrite{op: removeRows, where: condition})
 }
 
-// Exists reports whether a row meets a condition, which must not be empty.
+// Exists reports whether a row meets a condition, which must not be empty. It sees the writes before it.
 func (t *Table) Exists(ctx context.Context, in Transactor, where Row) (bool, error) {
-	condition, args, err := t.where(where)
+	condition, err := t.condition(where)
 	if err != nil {
 		return false, err
 	}
 	if err := t.check(); err != nil {
 		return false, err
 	}
-	tx, err := in.Tx()
+	tx, err := transaction(in)
 	if err != nil {
 		return false, err
 	}
+	args := condition.parameters()
 	for _, v := range args {
 		if v, ok := v.(driver.Valuer); ok {
 			// If it panics it does so here. In a query that would cost the pool the connection.
@@ -171,7 +179,7 @@ func (t *Table) Exists(ctx context.Context, in Transactor, where Row) (bool, err
 		}
 	}
 	found := false
-	rows, err := tx.QueryContext(ctx, t.Dialect.bind("", "SELECT 1 FROM "+t.Name+condition+" LIMIT 1"), args...)
+	rows, err := tx.QueryContext(ctx, t.Dialect.bind("", "SELECT 1 FROM "+t.Name+" WHERE "+condition.test()+" LIMIT 1"), args...)
 	if err != nil {
 		return false, err
 	}
@@ -182,61 +190,55 @@ func (t *Table) Exists(ctx context.Context, in Transactor, where Row) (bool, err
 	return found, rows.Err()
 }
 
-func (t *Table) insert(row Row) (string, []any, error) {
-	if len(row) == 0 {
-		return "", nil, invalid("row of table %s is empty", t.Name)
+func (t *Table) condition(where Row) (tableColumns, error) {
+	if len(where) == 0 {
+		return tableColumns{}, invalid("the condition on table %s is empty", t.Name)
 	}
-	columns, args, err := t.columns(row, "", ", ")
-	return "INSERT INTO " + t.Name + " (" + columns + ") VALUES (" + placeholders(len(args)) + ")", args, err
+	return columnsOf(where)
 }
 
-func (t *Table) where(row Row) (string, []any, error) {
-	if len(row) == 0 {
-		return "", nil, invalid("the condition on table %s is empty", t.Name)
-	}
-	values := maps.Clone(row)
-	maps.DeleteFunc(values, func(_ string, v any) bool { return v == nil })
-	text, args, err := t.columns(values, " = ?", " AND ")
-	for _, column := range slices.Sorted(maps.Keys(row)) {
-		if row[column] != nil || err != nil {
-			continue
-		}
-		err = checkIdentifier("column", column)
-		if text != "" {
-			text += " AND "
-		}
-		text += column + " IS NULL"
-	}
-	return " WHERE " + text, args, err
-}
-
-// columns lists a row's columns in order, each with a tail, and their values.
-func (t *Table) columns(row Row, tail, separator string) (string, []any, error) {
-	names := slices.Sorted(maps.Keys(row))
-	args := make([]any, len(names))
-	for i, name := range names {
+// columnsOf lists a row's columns in the order of their names.
+func columnsOf(row Row) (tableColumns, error) {
+	c := tableColumns{names: slices.Sorted(maps.Keys(row)), values: make([]any, len(row))}
+	for i, name := range c.names {
 		if err := checkIdentifier("column", name); err != nil {
-			return "", nil, err
+			return tableColumns{}, err
 		}
-		args[i] = row[name]
-		names[i] += tail
+		c.values[i] = row[name]
 	}
-	return strings.Join(names, separator), args, nil
+	return c, nil
 }
 
-func (t *Table) exec(ctx context.Context, in Transactor, text string, args []any) (int64, error) {
+// write has the transaction keep w until others can go with it, or makes it at once.
+func (t *Table) write(ctx context.Context, in Transactor, w *tableWrite) error {
 	if err := t.check(); err != nil {
-		return 0, err
+		return err
 	}
-	tx, err := in.Tx()
+	w.dialect, w.table, w.key = t.Dialect, t.Name, t.Key
+	if g, ok := in.(gatherer); ok {
+		if kept, err := g.gather(ctx, w); kept || err != nil {
+			return err
+		}
+	}
+	tx, err := transaction(in)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	res, err := tx.ExecContext(ctx, t.Dialect.bind("", text), args...)
-	if err != nil {
-		return 0, err
+	return w.statement().exec(ctx, tx)
+}
+
+// gatherer is a Transactor that keeps writes until others can go with them.
+type gatherer interface {
+	gather(ctx context.Context, w *tableWrite) (kept bool, err error)
+	flushed() (*sql.Tx, error) // in which all writes are made that it has kept
+}
+
+// transaction returns a Transactor's transaction, with all writes made.
+func transaction(in Transactor) (*sql.Tx, error) {
+	if g, ok := in.(gatherer); ok {
+		return g.flushed()
 	}
-	return res.RowsAffected()
+	return in.Tx()
 }
 
 func (t *Table) check() error {

@@ -26,12 +26,16 @@ type batcher struct {
 	losses   losses
 	told     bool // ProjectionInfo.Error says why a try has failed
 	noted    bool // that of this hold
+
+	facts   factsOfTables
+	singly  Position // up to which events' writes of Tables are not gathered
+	misfits int      // how often in a row gathering has failed for nothing
 }
 
 // resume goes to where row says that the consumer is.
 func (b *batcher) resume(ctx context.Context, row *projectionRow) error {
 	if row.position < b.position {
-		b.losses = losses{} // it has been reset
+		b.losses, b.singly = losses{}, 0 // it has been reset
 	}
 	b.position, b.state, b.replayTo = row.position, row.state, row.replayTo
 	if err := b.restore(b.state); err != nil {
@@ -196,7 +200,7 @@ func (b *batcher) process(ctx context.Context, rows []record, upTo Position) err
 }
 
 func (b *batcher) begin(ctx context.Context) *batchTx {
-	return &batchTx{inner: b.store.backend.begin(ctx), store: b.store, lease: b.lease, name: b.name, replayTo: b.replayTo, due: time.Now().Add(b.term / 2)}
+	return &batchTx{ctx: ctx, inner: b.store.backend.begin(ctx), store: b.store, lease: b.lease, name: b.name, replayTo: b.replayTo, due: time.Now().Add(b.term / 2)}
 }
 
 // unknown is how many events went well when it turned out only at the commit that one did not: a
@@ -206,8 +210,39 @@ const unknown = -1
 
 // attempt handles events and commits, or does neither. A failure is a handler's; done is how many
 // events went well before it, or unknown.
+//
+// If gathered writes of Tables fail, it is not known whose. Then the events are handled once more, and each write
+// is made at once, so that the handler gets its error. So it is for the rest of the batch, which would fail again.
+// If nothing fails then, it is the gathering that does not suit the handlers: they get over the error, or the
+// table takes the writes only one by one. Then it is not tried for the next batches, for more of them each time.
 func (b *batcher) attempt(ctx context.Context, rows []record, upTo Position) (done int, failure, err error) {
+	done, failure, err = b.tryBatch(ctx, rows, upTo)
+	gathered := (*gatheredError)(nil)
+	if !errors.As(err, &gathered) {
+		if failure == nil && err == nil && len(rows) > 0 && rows[0].position > b.singly {
+			b.misfits = 0
+		}
+		return done, failure, err
+	}
+	b.singly = max(b.singly, rows[len(rows)-1].position)
+	if done, failure, err = b.tryBatch(ctx, rows, upTo); failure == nil && err == nil && done == len(rows) {
+		b.misfits++
+		b.singly += Position(len(rows)) << min(b.misfits, 10)
+		b.store.opts.Logger.InfoContext(ctx, "writes of tables fail only together", "projection", b.name, "owner", b.lease.owner, "error", gathered.err)
+	}
+	return done, failure, err
+}
+
+// gatheredError ends the attempt of a batch whose gathered writes have failed.
+type gatheredError struct{ err error }
+
+func (e *gatheredError) Error() string { return e.err.Error() }
+
+func (b *batcher) tryBatch(ctx context.Context, rows []record, upTo Position) (done int, failure, err error) {
 	tx := b.begin(ctx)
+	if len(rows) > 0 && rows[0].position > b.singly {
+		tx.gathering = &gathering{facts: &b.facts}
+	}
 	defer tx.inner.rollback()
 	defer func() {
 		if errors.Is(err, ErrLeaseLost) && tx.current != nil && time.Now().After(tx.due) {
@@ -223,6 +258,9 @@ func (b *batcher) attempt(ctx context.Context, rows []record, upTo Position) (do
 		}
 		if done < len(rows) && done > 0 {
 			upTo = rows[done-1].position
+		}
+		if err := tx.flush(); err != nil {
+			return b.undo(ctx, tx, 0, err)
 		}
 	}
 	switch err := b.finish(tx, upTo); {
@@ -287,6 +325,10 @@ func (b *batcher) waits(tx *batchTx, r *record) bool {
 // undo takes back what handlers have done, and says whether the failure was theirs. It is not if the
 // store's own statements have failed, or if the database has undone the transaction.
 func (b *batcher) undo(ctx context.Context, tx *batchTx, done int, failure error) (int, error, error) {
+	gathered := tx.gathering.failure()
+	if gathered != nil {
+		failure = gathered // which the handler may have hidden
+	}
 	broken := tx.inner.databaseFault(failure)
 	if tx.fault != nil {
 		broken = tx.fault
@@ -300,6 +342,9 @@ func (b *batcher) undo(ctx context.Context, tx *batchTx, done int, failure error
 	}
 	if err := b.restore(b.state); err != nil {
 		return 0, nil, err
+	}
+	if gathered != nil {
+		return 0, nil, &gatheredError{gathered}
 	}
 	if done > 0 && tx.inner.isAftermath(failure) {
 		done = unknown

@@ -4,6 +4,7 @@
 package eventstore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -24,14 +25,68 @@ type batchTx struct {
 	due      time.Time             // when to commit, with however many events of the batch
 	current  *record               // in the hands of handlers, or the last that was
 	stopped  bool
-	wrote    bool         // events
-	emits    bool         // the projection's own stream is there, and can't be deleted
-	flush    func() error // writes what the consumer holds; nil: it holds nothing
-	fault    error        // what has ended the transaction, if it was not the handler
+	wrote    bool  // events
+	emits    bool  // the projection's own stream is there, and can't be deleted
+	fault    error // what has ended the transaction, if it was not the handler
+
+	flushDocuments func() error // writes what is done to documents; nil: there are none
+
+	ctx       context.Context
+	gathering *gathering // of writes of Tables; nil: each is made at once
+	shown     *record    // the event whose handler has been given the transaction
 }
 
-// sqlTx returns the transaction for a handler's own statements.
+// sqlTx returns the transaction for a handler's own statements. As it may keep that until it returns, writes of
+// Tables are made at once until then.
 func (t *batchTx) sqlTx() (*sql.Tx, error) {
+	t.shown = t.current
+	return t.flushed()
+}
+
+// gather keeps a write of a Table, if it can wait.
+func (t *batchTx) gather(ctx context.Context, w *tableWrite) (kept bool, err error) {
+	if t.gathering == nil || t.current == nil || t.shown == t.current {
+		return false, nil
+	}
+	if err := cmp.Or(ctx.Err(), t.gathering.failure()); err != nil {
+		return false, err
+	}
+	tx, err := t.begun()
+	if err != nil || !t.gathering.add(w) {
+		return false, err
+	}
+	if t.gathering.full() {
+		err = t.gathering.flush(t.ctx, tx)
+	}
+	return true, err
+}
+
+// flushed returns the transaction, in which all writes that were kept are made.
+func (t *batchTx) flushed() (*sql.Tx, error) {
+	tx, err := t.begun()
+	if err == nil {
+		err = t.gathering.flush(t.ctx, tx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return tx, nil
+}
+
+// flush makes all writes that were kept, before the commit.
+func (t *batchTx) flush() error {
+	if t.gathering.empty() {
+		return t.gathering.failure()
+	}
+	tx, err := t.inner.sqlTx()
+	if err != nil {
+		return err
+	}
+	return t.gathering.flush(t.ctx, tx)
+}
+
+// begun returns the transaction, which it begins.
+func (t *batchTx) begun() (*sql.Tx, error) {
 	if err := t.ensureHeld(); err != nil {
 		return nil, err
 	}
@@ -156,7 +211,7 @@ func (t *batchTx) commands() (*Store, error) {
 		return nil, err
 	}
 	t.wrote = true // as far as is known
-	s.conflicted, s.flush = t.noteConflict, t.flush
+	s.conflicted, s.flush = t.noteConflict, t.flushDocuments
 	return s, nil
 }
 

@@ -296,7 +296,7 @@ func (b *databaseBench) drop() {
 			_, _ = b.db.Exec("DROP TABLE IF EXISTS " + prefix + table)
 		}
 	}
-	_, _ = b.db.Exec("DROP TABLE IF EXISTS bench_balances")
+	_, _ = b.db.Exec("DROP TABLE IF EXISTS bench_balances, bench_last")
 }
 
 // cases are all that are measured on a database.
