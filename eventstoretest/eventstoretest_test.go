@@ -211,6 +211,36 @@ func TestReading(t *testing.T) {
 	}
 }
 
+// audits are documents of the accounts. They fail on withdrawals of 13 cents, and panic on those of 14.
+func audits(onError func(context.Context, eventstore.Event, error, int) eventstore.ErrorAction) *eventstore.Documents[int] {
+	return &eventstore.Documents[int]{
+		Name:    "audits",
+		From:    eventstore.FromStream("accounts"),
+		When:    append([]eventstore.Handler[int]{eventstore.Drop[Opened, int]()}, audited(nil).When...),
+		Labels:  func(_ string, n *int) []string { return []string{fmt.Sprint(*n, " withdrawals")} },
+		OnError: onError,
+	}
+}
+
+func TestDocumentReading(t *testing.T) {
+	ann := eventstoretest.On("accounts", "A-1", Withdrawn{1}, Withdrawn{2})
+	eventstoretest.GivenDocuments(t, nil, audits(nil)).ThenDocuments(nil).ThenDocuments(map[string]int{}).ThenNoDocument("A-1").ThenLabel("1 withdrawals")
+	eventstoretest.GivenDocuments(t, nil, audits(nil), ann).
+		ThenDocument("A-1", 2).ThenDocuments(map[string]int{"A-1": 2}).ThenNoDocument("A-2").
+		When(eventstoretest.On("accounts", "A-3", Withdrawn{1}), eventstoretest.On("accounts", "A-2", Withdrawn{1})).
+		ThenLabel("1 withdrawals", "A-3", "A-2").ThenLabel("2 withdrawals", "A-1").ThenLabel("no such label").
+		When(eventstoretest.On("accounts", "A-1", Opened{"ann"})).
+		ThenNoDocument("A-1").ThenDocuments(map[string]int{"A-2": 1, "A-3": 1}).
+		When(eventstoretest.On("accounts", "A-2", Withdrawn{13})).ThenError(errPoor).ThenError(nil)
+
+	skip := func(context.Context, eventstore.Event, error, int) eventstore.ErrorAction { return eventstore.Skip }
+	eventstoretest.GivenDocuments(t, nil, audits(skip), eventstoretest.On("accounts", "A-1", Withdrawn{13}, Withdrawn{1})).
+		ThenError(errPoor).ThenDocument("A-1", 1)
+	long := audits(nil)
+	long.Key = func(eventstore.Event) string { return strings.Repeat("k", 256) }
+	eventstoretest.GivenDocuments(t, nil, long, ann).ThenError(eventstore.ErrInvalid)
+}
+
 func TestReadingFailures(t *testing.T) {
 	for name, c := range map[string]struct {
 		scenario func(t testing.TB)
@@ -237,6 +267,46 @@ func TestReadingFailures(t *testing.T) {
 		"no error": {
 			func(t testing.TB) { eventstoretest.GivenProjection(t, nil, audited(nil)).ThenError(errPoor) },
 			[]string{"all has succeeded, want the error: not enough money"},
+		},
+		"another document": {
+			func(t testing.TB) {
+				eventstoretest.GivenDocuments(t, nil, audits(nil), eventstoretest.On("accounts", "A-1", Withdrawn{1})).ThenDocument("A-1", 2)
+			},
+			[]string{`document "A-1" is not the one wanted`, "- 2", "+ 1"},
+		},
+		"no document": {
+			func(t testing.TB) {
+				eventstoretest.GivenDocuments(t, nil, audits(nil), eventstoretest.On("accounts", "A-1", Withdrawn{1})).ThenDocument("A-2", 2)
+			},
+			[]string{`there is no document "A-2", but of: ["A-1"]`},
+		},
+		"a document too many": {
+			func(t testing.TB) {
+				eventstoretest.GivenDocuments(t, nil, audits(nil), eventstoretest.On("accounts", "A-1", Withdrawn{1})).ThenNoDocument("A-1").ThenDocuments(nil)
+			},
+			[]string{`there is a document "A-1", want none: 1`, `+   "A-1": 1`},
+		},
+		"other labels": {
+			func(t testing.TB) {
+				eventstoretest.GivenDocuments(t, nil, audits(nil), eventstoretest.On("accounts", "A-1", Withdrawn{1})).ThenLabel("1 withdrawals", "A-2")
+			},
+			[]string{`the documents with label "1 withdrawals"`, "- A-2", "+ A-1"},
+		},
+		"no label": {
+			func(t testing.TB) { eventstoretest.GivenDocuments(t, nil, audits(nil)).ThenLabel("") },
+			[]string{"the label is empty"},
+		},
+		"an error where documents are wanted": {
+			func(t testing.TB) {
+				eventstoretest.GivenDocuments(t, nil, audits(nil), eventstoretest.On("accounts", "A-1", Withdrawn{13})).ThenDocuments(nil)
+			},
+			[]string{"ThenDocuments: eventstore:", "not enough money"},
+		},
+		"a panic where a label is wanted": {
+			func(t testing.TB) {
+				eventstoretest.GivenDocuments(t, nil, audits(nil), eventstoretest.On("accounts", "A-1", Withdrawn{14})).ThenLabel("a")
+			},
+			[]string{"ThenLabel:", "fourteen", "eventstoretest_test.audited"},
 		},
 		"another error": {
 			func(t testing.TB) {

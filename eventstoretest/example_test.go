@@ -129,6 +129,35 @@ func ExampleGivenProjection() {
 	//   }
 }
 
+var statements = eventstore.Documents[Account]{
+	Name: "statements",
+	From: eventstore.FromStream("accounts"),
+	When: []eventstore.Handler[Account]{
+		eventstore.On(func(a *Account, e Opened) { a.Owner = e.Owner }),
+		eventstore.On(func(a *Account, e Deposited) { a.Cents += e.Cents }),
+		eventstore.On(func(a *Account, e Withdrawn) { a.Cents -= e.Cents }),
+	},
+	Labels: func(_ string, a *Account) []string { return []string{a.Owner} },
+}
+
+// The documents that come of a history. The last Then wants what is not so.
+func ExampleGivenDocuments() {
+	t := console{} // the test's own: func TestStatements(t *testing.T)
+
+	eventstoretest.GivenDocuments(t, nil, &statements, eventstoretest.On("accounts", "A-1", Opened{Owner: "Ann"}, Deposited{Cents: 500})).
+		ThenDocument("A-1", Account{Owner: "Ann", Cents: 500}).
+		When(eventstoretest.On("accounts", "A-2", Opened{Owner: "Ann"})).
+		ThenLabel("Ann", "A-1", "A-2").
+		ThenDocument("A-2", Account{Owner: "Ann", Cents: 100})
+	// Output:
+	// document "A-2" is not the one wanted (-want +got):
+	//   {
+	//     "Owner": "Ann",
+	// -   "Cents": 100
+	// +   "Cents": 0
+	//   }
+}
+
 // Other tests begin with a store in which something has happened.
 func ExampleStore() {
 	t := console{} // the test's own: func TestBalances(t *testing.T)

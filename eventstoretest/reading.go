@@ -34,17 +34,7 @@ func GivenProjection[S any](t testing.TB, s *eventstore.Store, p *eventstore.Pro
 	r := newReading[S](t, s, history)
 	r.read = func(ctx context.Context) (state S, failure, err error) {
 		run := *p
-		run.OnError = func(ctx context.Context, ev eventstore.Event, err error, attempt int) eventstore.ErrorAction {
-			if failure == nil {
-				failure = err
-			}
-			for ; p.OnError != nil && attempt <= 100; attempt++ {
-				if action := p.OnError(ctx, ev, err, attempt); action != eventstore.Retry {
-					return action
-				}
-			}
-			return eventstore.Fail
-		}
+		run.OnError = onError(p.OnError, &failure)
 		if _, err = run.CatchUp(ctx, r.store); err != nil {
 			return state, failure, err
 		}
@@ -52,6 +42,24 @@ func GivenProjection[S any](t testing.TB, s *eventstore.Store, p *eventstore.Pro
 		return done.State, failure, err
 	}
 	return r
+}
+
+// onErrorFunc decides about a handler's error, as [eventstore.Projection].OnError does.
+type onErrorFunc = func(ctx context.Context, ev eventstore.Event, err error, attempt int) eventstore.ErrorAction
+
+// onError decides as decide does, without retries, and keeps the first error in failure.
+func onError(decide onErrorFunc, failure *error) onErrorFunc {
+	return func(ctx context.Context, ev eventstore.Event, err error, attempt int) eventstore.ErrorAction {
+		if *failure == nil {
+			*failure = err
+		}
+		for ; decide != nil && attempt <= 100; attempt++ {
+			if action := decide(ctx, ev, err, attempt); action != eventstore.Retry {
+				return action
+			}
+		}
+		return eventstore.Fail
+	}
 }
 
 // GivenQuery begins a test of a query, otherwise like [GivenProjection].
@@ -85,17 +93,23 @@ func (r *Reading[S]) When(more ...Happened) *Reading[S] {
 // [eventstore.Projection.Load] returns it.
 func (r *Reading[S]) ThenState(want S) *Reading[S] {
 	r.t.Helper()
-	got, _, err := r.read(r.t.Context())
-	if err != nil {
-		if p := (*eventstore.PanicError)(nil); errors.As(err, &p) {
-			r.t.Fatalf("ThenState: %v\n%s", err, p.Stack)
-		}
-		r.t.Fatalf("ThenState: %v", err)
-	}
-	if !reflect.DeepEqual(got, want) {
+	if got := r.state("ThenState"); !reflect.DeepEqual(got, want) {
 		r.t.Errorf("the state is not the one wanted (-want +got):\n%s", diff(lines(got), lines(want)))
 	}
 	return r
+}
+
+// state returns what all that has happened comes to. An error ends the test.
+func (r *Reading[S]) state(what string) S {
+	r.t.Helper()
+	state, _, err := r.read(r.t.Context())
+	if err != nil {
+		if p := (*eventstore.PanicError)(nil); errors.As(err, &p) {
+			r.t.Fatalf("%s: %v\n%s", what, err, p.Stack)
+		}
+		r.t.Fatalf("%s: %v", what, err)
+	}
+	return state
 }
 
 // ThenError checks that what has happened since the Then before leads to an error that [errors.Is] finds to be target

@@ -1,6 +1,6 @@
 // Package eventstoretest helps applications test what they build on package eventstore: aggregates
-// by given, when, then; projections and queries by the state that a history gives them; and stores
-// with a history in them, that fail, or that record what happens to them.
+// by given, when, then; projections and queries by the state that a history gives them, documents by
+// what they are then; and stores with a history in them, that fail, or that record what happens to them.
 package eventstoretest
 
 import (

@@ -62,8 +62,8 @@ func newAPI(b *bank) http.Handler {
 		}
 		return b.transfer(ctx, account, c)
 	}))
-	mux.Handle("GET /accounts/{id}", question(b, func(r *http.Request) (any, error) { return b.balances.get(r.Context(), r.PathValue("id")) }))
-	mux.Handle("GET /accounts", question(b, func(r *http.Request) (any, error) { return b.balances.list(r.Context()) }))
+	mux.Handle("GET /accounts/{id}", question(b, func(r *http.Request) (any, error) { return b.balance(r.Context(), r.PathValue("id")) }))
+	mux.Handle("GET /accounts", question(b, func(r *http.Request) (any, error) { return b.list(r.Context()) }))
 	return mux
 }
 
@@ -129,7 +129,7 @@ func waitFor(b *bank, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(r.Context(), waitTimeout, errBehind)
 	defer cancel()
-	if err := b.balances.wait(ctx, eventstore.Position(at)); err != nil {
+	if err := b.wait(ctx, b.store, eventstore.Position(at)); err != nil {
 		if errors.Is(context.Cause(ctx), errBehind) {
 			return errBehind
 		}

@@ -11,10 +11,10 @@ import (
 // bank is the service behind the HTTP API: commands go to the events, and questions to the read
 // model. It is safe for concurrent use.
 type bank struct {
-	db       *sql.DB // the service's own pool, which the store shares; nil: memory
-	store    *eventstore.Store
-	emails   emails
-	balances balances
+	db     *sql.DB // the service's own pool, which the store shares; nil: memory
+	store  *eventstore.Store
+	emails emails
+	wait   func(context.Context, *eventstore.Store, eventstore.Position) error // for the read model
 }
 
 // emails are the service's own table: which account has an e-mail address. No event store can say
@@ -25,29 +25,13 @@ type emails interface {
 	claim(ctx context.Context, email, account string, record func(*eventstore.Store) error) error
 }
 
-// balances are the read model.
-type balances interface {
-	run(context.Context) error // keeps it up to date until ctx ends
-	wait(context.Context, eventstore.Position) error
-	get(ctx context.Context, account string) (Balance, error) // or ErrNoAccount
-	list(context.Context) ([]Balance, error)                  // the largest first
-}
-
-// Balance is an account as it is shown.
-type Balance struct {
-	Account string `json:"account"`
-	Owner   string `json:"owner"`
-	Cents   int64  `json:"cents"`
-}
-
 // openBank opens what a URL names: memory, postgres://… or mysql://…. All tables have names that
 // begin with prefix.
 func openBank(ctx context.Context, target, prefix string) (*bank, error) {
 	opts := &eventstore.Options{TablePrefix: prefix}
 	if target == "memory" {
-		b := &bank{store: eventstore.NewMemStore(opts)}
+		b := &bank{store: eventstore.NewMemStore(opts), wait: balances.Wait}
 		b.emails = &memoryEmails{store: b.store, owner: map[string]string{}}
-		b.balances = &memoryBalances{b.store}
 		return b, b.install(ctx)
 	}
 	db, dialect, err := openDB(target)
@@ -59,7 +43,7 @@ func openBank(ctx context.Context, target, prefix string) (*bank, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	emails := newSQLEmails(db, dialect, store, prefix)
-	b := &bank{db, store, emails, newSQLBalances(db, dialect, store, prefix)}
+	b := &bank{db, store, emails, balances.Wait}
 	if err = b.install(ctx); err == nil {
 		err = emails.install(ctx)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/eventstore"
+	"example.com/eventstore/eventstoretest"
 	"example.com/eventstore/internal/storetest"
 )
 
@@ -28,17 +29,6 @@ type client struct {
 	waits  <-chan struct{} // a request waits for the read model
 }
 
-// watchedBalances tell when a request waits for them.
-type watchedBalances struct {
-	balances
-	waits chan<- struct{}
-}
-
-func (b *watchedBalances) wait(ctx context.Context, at eventstore.Position) error {
-	b.waits <- struct{}{}
-	return b.balances.wait(ctx, at)
-}
-
 func startBank(t *testing.T, l storetest.Lane, prefix string) *client {
 	t.Helper()
 	b, err := openBank(t.Context(), l.URL(t), prefix)
@@ -46,7 +36,11 @@ func startBank(t *testing.T, l storetest.Lane, prefix string) *client {
 		t.Fatal(err)
 	}
 	waits := make(chan struct{}, 100)
-	b.balances = &watchedBalances{b.balances, waits}
+	wait := b.wait
+	b.wait = func(ctx context.Context, s *eventstore.Store, at eventstore.Position) error {
+		waits <- struct{}{}
+		return wait(ctx, s, at)
+	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -301,4 +295,41 @@ func eventually(t *testing.T, what string, holds func() bool) {
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
+}
+
+// TestBalances has every event of an account in one history.
+func TestBalances(t *testing.T) {
+	eventstoretest.GivenDocuments(t, nil, &balances,
+		eventstoretest.On("accounts", "A-1", Opened{Owner: "Ann"}, Deposited{Cents: 500}, TransferSent{To: "B-2", Cents: 200}, Withdrawn{Cents: 1}),
+		eventstoretest.On("accounts", "B-2", Opened{Owner: "Bob"}, TransferReceived{From: "A-1", Cents: 200}),
+	).ThenDocuments(map[string]Balance{"A-1": {"A-1", "Ann", 299}, "B-2": {"B-2", "Bob", 200}})
+}
+
+// TestList lists the largest of more accounts than are listed.
+func TestList(t *testing.T) {
+	forEachBank(t, func(t *testing.T, c *client) {
+		var last eventstore.Position
+		for i := range 2*largest + 50 {
+			stored, err := c.bank.store.Append(t.Context(), accounts.Stream, fmt.Sprintf("A-%03d", i), eventstore.MustNotExist,
+				eventstore.NewEvent{Payload: Opened{Owner: "Ann"}}, eventstore.NewEvent{Payload: Deposited{Cents: int64(i * 7 % 125)}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			last = stored[1].Position
+		}
+		list, _ := c.want(200, "GET", fmt.Sprintf("/accounts?at=%d", last), "", "")["list"].([]any)
+		if len(list) != largest {
+			t.Fatalf("%d accounts are listed, want %d", len(list), largest)
+		}
+		// Two accounts hold each of the amounts from 0 to 124.
+		for i, row := range list {
+			fields := row.(map[string]any)
+			if want := float64(124 - i/2); fields["cents"] != want {
+				t.Errorf("account %d holds %v, want %v", i+1, fields["cents"], want)
+			}
+			if i%2 == 1 && fields["account"].(string) <= list[i-1].(map[string]any)["account"].(string) {
+				t.Errorf("account %d is %v, want it after that before", i+1, fields["account"])
+			}
+		}
+	})
 }

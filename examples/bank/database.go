@@ -4,7 +4,6 @@ import (
 	"database/sql"
 	"errors"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -43,15 +42,4 @@ func openDB(target string) (*sql.DB, *eventstore.Dialect, error) {
 	db.SetMaxIdleConns(20)
 	db.SetConnMaxLifetime(time.Hour)
 	return db, dialect, nil
-}
-
-// bind writes a statement's placeholders, none of which is in a literal, as the database wants them.
-func bind(dialect *eventstore.Dialect, text string) string {
-	if dialect != eventstore.Postgres {
-		return text
-	}
-	for n := 1; strings.Contains(text, "?"); n++ {
-		text = strings.Replace(text, "?", "$"+strconv.Itoa(n), 1)
-	}
-	return text
 }

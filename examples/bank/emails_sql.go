@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"strings"
 
 	"example.com/eventstore"
 )
@@ -18,13 +19,17 @@ type sqlEmails struct {
 
 func newSQLEmails(db *sql.DB, dialect *eventstore.Dialect, store *eventstore.Store, prefix string) *sqlEmails {
 	name := prefix + "emails"
+	owner := "SELECT account FROM " + name + " WHERE email = ?"
+	if dialect == eventstore.Postgres {
+		owner = strings.Replace(owner, "?", "$1", 1)
+	}
 	return &sqlEmails{
 		db: db, store: store,
 		table: &eventstore.Table{
 			Dialect: dialect, Name: name, Key: []string{"email"},
 			Create: "CREATE TABLE IF NOT EXISTS " + name + " (email varchar(200) PRIMARY KEY, account varchar(64) NOT NULL)",
 		},
-		owner: bind(dialect, "SELECT account FROM "+name+" WHERE email = ?"),
+		owner: owner,
 	}
 }
 

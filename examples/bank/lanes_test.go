@@ -17,6 +17,6 @@ func TestMain(m *testing.M) {
 func forEachBank(t *testing.T, test func(t *testing.T, c *client)) {
 	t.Helper()
 	storetest.ForEach(t, storetest.SomeLanes, storetest.Usual, func(t *testing.T, l storetest.Lane) {
-		test(t, startBank(t, l, l.NewPrefix(t, "emails", "balances")))
+		test(t, startBank(t, l, l.NewPrefix(t, "emails")))
 	})
 }

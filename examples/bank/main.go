@@ -49,7 +49,7 @@ func serve(ctx context.Context, b *bank, listener net.Listener) error {
 	following, stopFollowing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopFollowing()
 	followed := make(chan error, 1)
-	go func() { followed <- b.balances.run(following) }()
+	go func() { followed <- balances.Run(following, b.store) }()
 
 	server := &http.Server{Handler: newAPI(b), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second}
 	served := make(chan error, 1)
@@ -60,7 +60,7 @@ func serve(ctx context.Context, b *bank, listener net.Listener) error {
 	select {
 	case <-ctx.Done():
 	case err = <-served:
-	case err = <-followed: // a handler has failed for good, or somebody has stopped the projection
+	case err = <-followed: // a handler has failed for good, or somebody has stopped the read model
 		running = false
 		err = errors.Join(errors.New("the read model has ended"), err)
 	}

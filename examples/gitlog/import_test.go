@@ -46,7 +46,7 @@ func importAll(t *testing.T, s *eventstore.Store, commits []*commit) imported {
 
 func readBack(t *testing.T, s *eventstore.Store) *Report {
 	t.Helper()
-	r, err := readReport(t.Context(), &store{Store: s})
+	r, err := readReport(t.Context(), s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -393,7 +393,7 @@ func TestLargeHistory(t *testing.T) {
 			t.Errorf("second: %+v", sum)
 		}
 		r := readBack(t, s)
-		if r.Totals.LinesAdded != 2*(wide+long) || r.Totals.LinesRemoved != long || r.Files.HotSpots["dir/0"].Changes != long+1 {
+		if r.Totals.LinesAdded != 2*(wide+long) || r.Totals.LinesRemoved != long || r.Files["dir/0"].Changes != long+1 {
 			t.Errorf("%+v", r.Totals)
 		}
 	})
@@ -716,7 +716,7 @@ func TestServersResume(t *testing.T) {
 			t.Fatalf("%v, want an interruption", err)
 		}
 		importAll(t, s, commits)
-		r, err := readReport(t.Context(), st)
+		r, err := readReport(t.Context(), s)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"example.com/eventstore"
 )
 
 const usage = `gitlog stores the history of a git repository as events, and reports on it from
@@ -152,7 +154,7 @@ func report(ctx context.Context, cfg config, stdin io.Reader, stdout, stderr io.
 		return err
 	}
 	var out bytes.Buffer
-	if err := write(ctx, &out, s, cfg, sum); err != nil {
+	if err := write(ctx, &out, s.Store, cfg, sum); err != nil {
 		return err
 	}
 	m.clear()
@@ -167,9 +169,9 @@ func report(ctx context.Context, cfg config, stdin io.Reader, stdout, stderr io.
 }
 
 // write writes what was asked for, from what is in the store.
-func write(ctx context.Context, w io.Writer, s *store, cfg config, sum imported) error {
+func write(ctx context.Context, w io.Writer, s *eventstore.Store, cfg config, sum imported) error {
 	if cfg.file != "" {
-		return showFile(ctx, s.Store, w, cfg.file)
+		return showFile(ctx, s, w, cfg.file)
 	}
 	r, err := readReport(ctx, s)
 	if err != nil {

@@ -71,13 +71,10 @@ func isolateGit() {
 	}
 }
 
-// newPrefix returns a table prefix whose tables are dropped after the test.
-func newPrefix(t *testing.T, l storetest.Lane) string { return l.NewPrefix(t, "touched") }
-
 // forEachServer runs a test on each database server, with a table prefix of its own.
 func forEachServer(t *testing.T, test func(t *testing.T, url, prefix string)) {
 	t.Helper()
-	storetest.ForEachKind(t, func(t *testing.T, l storetest.Lane) { test(t, l.URL(t), newPrefix(t, l)) })
+	storetest.ForEachKind(t, func(t *testing.T, l storetest.Lane) { test(t, l.URL(t), l.NewPrefix(t)) })
 }
 
 // opener makes an empty store.

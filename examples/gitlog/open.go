@@ -22,9 +22,7 @@ const connectTimeout = 10 * time.Second
 // store is what -store names.
 type store struct {
 	*eventstore.Store
-	db      *sql.DB // nil: memory
-	dialect *eventstore.Dialect
-	prefix  string // of its tables
+	db *sql.DB // nil: memory
 }
 
 // close closes the connections. The event store itself needs none of that.
@@ -57,7 +55,7 @@ func openStore(ctx context.Context, target, prefix string) (*store, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &store{s, db, dialect, prefix}, nil
+	return &store{s, db}, nil
 }
 
 var (

@@ -98,7 +98,7 @@ func cell(n, most int) string {
 func renderSingleAuthor(w io.Writer, r *Report, touched []FileActivity, top int) {
 	var single []FileActivity
 	for _, f := range touched {
-		if f.Author != "" {
+		if f.OnlyAuthor() != "" {
 			single = append(single, f)
 		}
 	}
@@ -107,8 +107,8 @@ func renderSingleAuthor(w io.Writer, r *Report, touched []FileActivity, top int)
 		fmt.Fprintln(w)
 	}
 	for _, f := range single[:min(top, len(single))] {
-		name := f.Author
-		if a, ok := r.Authors[f.Author]; ok {
+		name := f.OnlyAuthor()
+		if a, ok := r.Authors[name]; ok {
 			name = a.Name
 		}
 		line := fmt.Sprintf("  %s %*s %s", nameColumn(f.ID), countWidth, count(f.Changes), shorten(printable(name), barWidth))

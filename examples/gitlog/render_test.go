@@ -25,13 +25,15 @@ func checkWidth(t *testing.T, text string) {
 
 // The report stays within its columns, whatever the names and numbers.
 func TestReportWidth(t *testing.T) {
-	r := &Report{Authors: make(Authors), Files: Files{HotSpots: make(HotSpots), Single: make(map[string]string)}}
+	r := &Report{Authors: make(Authors), Files: make(Files)}
 	at := time.Date(2024, 2, 29, 23, 59, 0, 0, time.UTC)
 	for i, name := range append(oddNames, strings.Repeat("長い名前", 30), strings.Repeat("e\u0301", 100), "x\u200d\u0085") {
 		who := Change{Author: name, Email: fmt.Sprint(i, "@example.org"), Time: at, Added: 1_234_567_890_123, Removed: 9_876_543}
 		for range i*100 + 1 {
-			r.Files.HotSpots.add(fileID(name), who)
-			r.Files.Single[fileID(name)] = authorKey(who.Author, who.Email)
+			f := r.Files[fileID(name)]
+			f.by(who)
+			f.count(who)
+			r.Files[fileID(name)] = f
 			r.Totals.applyChange(who, &r.Totals.Changed)
 			commit := CommitMade{Author: who.Author, Email: who.Email, Time: at.Add(time.Duration(i*i) * time.Hour)}
 			r.Totals.applyCommit(commit)

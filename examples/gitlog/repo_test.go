@@ -427,13 +427,13 @@ func checkTotals(t *testing.T, r *Report, want gitCounts) {
 		t.Errorf("activity %v, git says %v", r.Activity, want.activity)
 	}
 	for name, n := range want.changesOf {
-		if f := r.Files.HotSpots[fileID(name)]; f.Changes != n {
+		if f := r.Files[fileID(name)]; f.Changes != n {
 			t.Errorf("%q: %+v, git says %d changes", name, f, n)
 		}
 	}
 	single := 0
 	for _, f := range touched {
-		if f.Author != "" {
+		if f.OnlyAuthor() != "" {
 			single++
 		}
 	}
@@ -441,7 +441,8 @@ func checkTotals(t *testing.T, r *Report, want gitCounts) {
 		t.Errorf("%d files by one author only, git says %d", single, len(want.single))
 	}
 	for name, author := range want.single {
-		if got := r.Files.Single[fileID(name)]; got != author {
+		f := r.Files[fileID(name)]
+		if got := f.OnlyAuthor(); got != author {
 			t.Errorf("%q: by %q only, git says by %s", name, got, author)
 		}
 	}

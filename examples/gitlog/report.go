@@ -19,28 +19,22 @@ type Report struct {
 }
 
 // readReport asks the store. What is cheap to count again is a query; what would not be, and is
-// kept up to date instead, are projections.
-func readReport(ctx context.Context, s *store) (*Report, error) {
+// kept up to date instead, are documents.
+func readReport(ctx context.Context, s *eventstore.Store) (*Report, error) {
 	var r Report
 	var err error
-	if r.Totals, err = totals.Run(ctx, s.Store); err != nil {
+	if r.Totals, err = totals.Run(ctx, s); err != nil {
 		return nil, err
 	}
-	if r.Activity, err = activity.Run(ctx, s.Store); err != nil {
+	if r.Activity, err = activity.Run(ctx, s); err != nil {
 		return nil, err
 	}
-	if r.Authors, err = authors.Run(ctx, s.Store); err != nil {
+	if r.Authors, err = authors.Run(ctx, s); err != nil {
 		return nil, err
 	}
-	spots, err := hotSpots.CatchUp(ctx, s.Store)
-	if err != nil {
+	if r.Files, err = readTouched(ctx, s); err != nil {
 		return nil, err
 	}
-	single, err := singleAuthors(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	r.Files = Files{HotSpots: spots.State, Single: single}
 	return &r, nil
 }
 
@@ -147,24 +141,20 @@ func (a Authors) applyCommit(e CommitMade) {
 	}
 }
 
-// Files are all paths.
-type Files struct {
-	HotSpots HotSpots
-	Single   map[string]string // the author's key, where there is only one, by aggregate ID
-}
+// Files are the paths that were changed, by aggregate ID.
+type Files map[string]Touched
 
-// FileActivity is what happened at one path.
+// FileActivity is one path of Files.
 type FileActivity struct {
 	ID string
-	HotSpot
-	Author string // the only one's key, or ""
+	Touched
 }
 
-// Touched returns the paths that were changed, the most changed first.
+// Touched returns the paths, the most changed first.
 func (f Files) Touched() []FileActivity {
-	touched := make([]FileActivity, 0, len(f.HotSpots))
-	for id, spot := range f.HotSpots {
-		touched = append(touched, FileActivity{id, spot, f.Single[id]})
+	touched := make([]FileActivity, 0, len(f))
+	for id, t := range f {
+		touched = append(touched, FileActivity{id, t})
 	}
 	slices.SortFunc(touched, func(a, b FileActivity) int {
 		return cmp.Or(cmp.Compare(b.Changes, a.Changes), cmp.Compare(b.Lines, a.Lines), cmp.Compare(a.ID, b.ID))

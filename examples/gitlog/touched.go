@@ -2,119 +2,76 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"database/sql"
-	"encoding/hex"
-	"errors"
+	"slices"
 
 	"example.com/eventstore"
 )
 
-// Touched are the authors who have touched each path, by aggregate ID.
-type Touched map[string]map[string]bool
+// Touched is what happened at one path. It does not follow renames: the file has another history
+// at its other path.
+type Touched struct {
+	Changes int      `json:"n"` // without its leaving for another path
+	Lines   int64    `json:"l"` // added and removed
+	Authors []string `json:"a"` // the first two, by authorKey
+}
 
-// touched is the projection for a memory store: it keeps them as its state.
-var touched = eventstore.Projection[Touched]{
-	Name: touchedName,
+// touched are documents, one for each path, by aggregate ID. A run goes on where the one before has
+// stopped, and writes those that have changed.
+var touched = eventstore.Documents[Touched]{
+	Name: "gitlog.paths",
 	From: eventstore.FromStream(filesStream),
-	Init: func() Touched { return Touched{} },
 	When: []eventstore.Handler[Touched]{
-		remember[FileAdded](), remember[FileChanged](), remember[FileRenamed](), remember[FileDeleted](),
+		touch[FileAdded](),
+		touch[FileChanged](),
+		touch[FileRenamed](),
+		eventstore.On(func(t *Touched, e FileDeleted) {
+			t.by(e.Change)
+			if e.MovedTo == "" { // or else it is counted at the new path
+				t.count(e.Change)
+			}
+		}),
 	},
 }
 
-const touchedName = "gitlog.touched"
-
-func remember[E changing]() eventstore.Handler[Touched] {
-	return eventstore.OnEvent(func(t *Touched, e E, ev eventstore.Event) {
-		authors := (*t)[ev.AggregateID]
-		if authors == nil {
-			authors = make(map[string]bool)
-			(*t)[ev.AggregateID] = authors
-		}
-		authors[tableKey(e.change())] = true
+func touch[E changing]() eventstore.Handler[Touched] {
+	return eventstore.On(func(t *Touched, e E) {
+		t.by(e.change())
+		t.count(e.change())
 	})
 }
 
-// touchedTable is the table that holds them on a server.
-func touchedTable(s *store) *eventstore.Table {
-	text := "varchar(255) COLLATE \"C\""
-	if s.dialect == eventstore.MySQL {
-		text = "varbinary(255)"
-	}
-	name := s.prefix + "touched"
-	return &eventstore.Table{
-		Dialect: s.dialect,
-		Name:    name,
-		Create:  "CREATE TABLE IF NOT EXISTS " + name + " (path " + text + " NOT NULL, author " + text + " NOT NULL, PRIMARY KEY (path, author))",
-		Key:     []string{"path", "author"},
+func (t *Touched) by(ch Change) {
+	if key := authorKey(ch.Author, ch.Email); len(t.Authors) < 2 && !slices.Contains(t.Authors, key) {
+		t.Authors = append(t.Authors, key)
 	}
 }
 
-// touchedInto is the projection for a server: its rows are stored in the transaction that also
-// stores how far it is.
-func touchedInto(table *eventstore.Table) *eventstore.Projection[struct{}] {
-	return &eventstore.Projection[struct{}]{
-		Name:      touchedName,
-		From:      eventstore.FromStream(filesStream),
-		ReadModel: table,
-		When: []eventstore.Handler[struct{}]{
-			note[FileAdded](table), note[FileChanged](table), note[FileRenamed](table), note[FileDeleted](table),
-		},
-	}
+func (t *Touched) count(ch Change) {
+	t.Changes++
+	t.Lines += ch.Added + ch.Removed
 }
 
-func note[E changing](table *eventstore.Table) eventstore.Handler[struct{}] {
-	return eventstore.Do(func(ctx context.Context, step *eventstore.Step[struct{}], e E) error {
-		return table.Upsert(ctx, step, eventstore.Row{"path": step.Event.AggregateID, "author": tableKey(e.change())})
-	})
+// OnlyAuthor returns the key of the only author, or "" if there are more.
+func (t *Touched) OnlyAuthor() string {
+	if len(t.Authors) != 1 {
+		return ""
+	}
+	return t.Authors[0]
 }
 
-// tableKey is an author's key as the table takes it: one that is too long is cut and ends in a hash.
-func tableKey(ch Change) string {
-	key := authorKey(ch.Author, ch.Email)
-	if len(key) <= maxID {
-		return key
-	}
-	sum := sha256.Sum256([]byte(key))
-	return hex.EncodeToString(sum[:])
-}
-
-// singleAuthors returns the paths that only one author has touched, by aggregate ID, each with the
-// author's key.
-func singleAuthors(ctx context.Context, s *store) (map[string]string, error) {
-	single := make(map[string]string)
-	if s.db == nil {
-		cp, err := touched.CatchUp(ctx, s.Store)
-		for id, authors := range cp.State {
-			for author := range authors {
-				if len(authors) == 1 {
-					single[id] = author
-				}
-			}
-		}
-		return single, err
-	}
-	table := touchedTable(s)
-	if _, err := touchedInto(table).CatchUp(ctx, s.Store); err != nil {
+// readTouched brings the documents up to date and returns those of all paths that were changed.
+func readTouched(ctx context.Context, s *eventstore.Store) (Files, error) {
+	if _, err := touched.CatchUp(ctx, s); err != nil {
 		return nil, err
 	}
-	rows, err := s.db.QueryContext(ctx, "SELECT path, MIN(author) FROM "+table.Name+" GROUP BY path HAVING COUNT(*) = 1")
-	if err != nil {
-		return nil, err
-	}
-	err = scanPairs(rows, single)
-	return single, err
-}
-
-// scanPairs reads rows of two columns into a map.
-func scanPairs(rows *sql.Rows, into map[string]string) error {
-	for rows.Next() {
-		var key, value string
-		if err := rows.Scan(&key, &value); err != nil {
-			return errors.Join(err, rows.Close())
+	files := Files{}
+	for doc, err := range touched.All(ctx, s, eventstore.DocumentOptions{}) {
+		if err != nil {
+			return nil, err
 		}
-		into[key] = value
+		if doc.State.Changes > 0 {
+			files[doc.Key] = doc.State
+		}
 	}
-	return errors.Join(rows.Err(), rows.Close())
+	return files, nil
 }

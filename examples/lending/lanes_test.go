@@ -123,7 +123,7 @@ func must(t *testing.T, _ eventstore.Position, err error) {
 func wantBooks(t *testing.T, l *library) {
 	t.Helper()
 	storetest.CatchUp(t, l.holds, l.store) // whose commands the cards wait for
-	cards := storetest.CatchUp(t, l.cards, l.store).State
+	cards := allCards(t, l.cards, l.store)
 	ids := map[string][]string{}
 	seen := map[[2]string]int64{}
 	for _, ev := range storetest.Everything(t, l.store) {
@@ -153,7 +153,7 @@ func wantBooks(t *testing.T, l *library) {
 		if len(m.Loans) > maxLoans || !sameSet(m.Loans, lent[id]) || !sameSet(m.Holds, held[id]) {
 			t.Errorf("member %s: %+v, and of copies %v are lent, %v held", id, m, lent[id], held[id])
 		}
-		if c := cards[id]; m.Active != (c != nil) || c != nil && (!sameSet(m.Loans, c.Loans) || !sameSet(m.Holds, c.Holds)) {
+		if c, there := cards[id]; m.Active != there || there && (!sameSet(m.Loans, c.Loans) || !sameSet(m.Holds, c.Holds)) {
 			t.Errorf("member %s: %+v, and the card is %+v", id, m, c)
 		}
 	}
@@ -164,6 +164,22 @@ func wantBooks(t *testing.T, l *library) {
 			}
 		}
 	}
+}
+
+// allCards brings cards up to date and returns all of them.
+func allCards(t *testing.T, cards *eventstore.Documents[Card], s *eventstore.Store) map[string]Card {
+	t.Helper()
+	if _, err := cards.CatchUp(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]Card{}
+	for doc, err := range cards.All(t.Context(), s, eventstore.DocumentOptions{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[doc.Key] = doc.State
+	}
+	return all
 }
 
 func load[S any](t *testing.T, l *library, a *eventstore.Aggregate[S], id string) S {

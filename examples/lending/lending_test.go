@@ -214,9 +214,9 @@ func TestErase(t *testing.T) {
 			}
 		}
 		again := newCards()
-		again.Version = 2
-		for _, cards := range []*eventstore.Projection[map[string]*Card]{p.cards, again} {
-			text, err := json.Marshal(storetest.CatchUp(t, cards, s).State)
+		again.Version++
+		for _, cards := range []*eventstore.Documents[Card]{p.cards, again} {
+			text, err := json.Marshal(allCards(t, cards, s))
 			if want := `{"bob":{"name":"Bob","loans":[],"holds":["c-1","c-2"]}}`; err != nil || string(text) != want {
 				t.Errorf("the cards are %s (%v), want %s", text, err, want)
 			}

@@ -13,7 +13,7 @@ import (
 type library struct {
 	store    *eventstore.Store
 	holds    *eventstore.Projection[Shelf]
-	cards    *eventstore.Projection[map[string]*Card]
+	cards    *eventstore.Documents[Card]
 	patience time.Duration // of open
 }
 

@@ -70,8 +70,8 @@ func TestGivenOn(t *testing.T) {
 	})
 }
 
-// TestGivenReading has projections and queries read a history on every store, and, where there are tables, a
-// projection write to one.
+// TestGivenReading has projections, queries and documents read a history on every store, and, where there are tables,
+// a projection write to one.
 func TestGivenReading(t *testing.T) {
 	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
 		s := l.Open(t, nil)
@@ -98,6 +98,13 @@ func TestGivenReading(t *testing.T) {
 				t.Errorf("rows of the positions %v, want three", got)
 			}
 		}
+		ds := &es.Documents[int64]{
+			Name: "ds", From: es.FromAll(), When: []es.Handler[int64]{es.On(func(n *int64, e storetest.Deposited) { *n += e.Cents })},
+			Labels: func(_ string, n *int64) []string { return []string{map[bool]string{true: "rich", false: "poor"}[*n > 9]} },
+		}
+		eventstoretest.GivenDocuments(t, s, ds).ThenDocuments(map[string]int64{"a": 3, "b": 5}).ThenLabel("poor", "a", "b").
+			When(eventstoretest.On("accounts", "b", storetest.Deposited{Cents: 5})).ThenDocument("b", 10).ThenLabel("rich", "b")
+
 		no := errors.New("no")
 		failing := storetest.TotalsOf("failing", es.Do(func(_ context.Context, _ *es.Step[storetest.Totals], e storetest.Deposited) error {
 			if e.Cents == 2 {
