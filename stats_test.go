@@ -92,12 +92,14 @@ func TestStats(t *testing.T) {
 			t.Fatal(err)
 		}
 		storetest.CatchUp(t, all, s)
-		relay := es.Relay{Name: "relay", From: es.FromAll(), Publish: func(context.Context, []es.Event) error { return errors.New("no broker") }}
-		limited, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		limited, cancel := context.WithCancel(ctx)
+		relay := es.Relay{Name: "relay", From: es.FromAll(), Publish: func(context.Context, []es.Event) error {
+			cancel()
+			return errors.New("no broker")
+		}}
 		if err := relay.Run(limited, s); err == nil {
 			t.Error("a relay without a broker ended well")
 		}
-		cancel()
 		got := stats(t, s)
 		infos, err := s.Projections(ctx)
 		if err != nil || len(got.Projections) != 3 || len(infos) != 3 {
