@@ -10,10 +10,13 @@
 // payloads, taken by [Fold] functions, become a state to decide on; a [Root] is one such state
 // in memory.
 //
-// A [Selection] picks events by stream, category and [Match]: for [Store.Read], for a [Query],
-// which folds them into a state whenever it is run, for a [Projection], which keeps its state, or
-// tables (a [ReadModel]), up to date and remembers how far it is, and for a [Relay], which hands
-// them on to a broker.
+// A [Selection] picks events by stream, category and [Match], for what reads them:
+//
+//   - [Store.Read] returns them.
+//   - A [Query] folds them into a state whenever it is run.
+//   - A [Projection] keeps its state, or tables (a [ReadModel]), up to date and remembers how far it is.
+//   - [Documents] do the same with a state for each key, which is found by key or label.
+//   - A [Relay] hands them on to a broker.
 //
 // # Order
 //
@@ -56,7 +59,8 @@
 //     relays, subscriptions and reads with [ReadOptions].Sealed read only sealed events, so none of
 //     them ever misses one, with any number of writers, long transactions, rollbacks and crashes.
 //   - A projection's state, its rows, the events it emits and its position commit together, or not
-//     at all: each event counts once. A runner that has been replaced can't commit any more.
+//     at all: each event counts once. So do documents, their labels and their position. A runner
+//     that has been replaced can't commit any more.
 //   - A projection owns the stream that its [Step.Emit] has created. Resetting or deleting a projection
 //     or a relay deletes no other stream, whatever its name.
 //   - A relay publishes each event at least once, and in order.

@@ -100,7 +100,9 @@ func TestGivenReading(t *testing.T) {
 		}
 		ds := &es.Documents[int64]{
 			Name: "ds", From: es.FromAll(), When: []es.Handler[int64]{es.On(func(n *int64, e storetest.Deposited) { *n += e.Cents })},
-			Labels: func(_ string, n *int64) []string { return []string{map[bool]string{true: "rich", false: "poor"}[*n > 9]} },
+			Labels: func(_ string, n *int64) []string {
+				return []string{map[bool]string{true: "rich", false: "poor"}[*n > 9]}
+			},
 		}
 		eventstoretest.GivenDocuments(t, s, ds).ThenDocuments(map[string]int64{"a": 3, "b": 5}).ThenLabel("poor", "a", "b").
 			When(eventstoretest.On("accounts", "b", storetest.Deposited{Cents: 5})).ThenDocument("b", 10).ThenLabel("rich", "b")
