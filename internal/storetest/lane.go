@@ -143,7 +143,7 @@ func (l Lane) NewPrefix(t testing.TB, more ...string) string {
 	}
 	t.Cleanup(func() {
 		var tables []string
-		for _, table := range append([]string{"meta", "streams", "events", "snapshots", "projections", "parked", "verdicts"}, more...) {
+		for _, table := range append([]string{"meta", "streams", "events", "snapshots", "projections", "parked", "verdicts", "documents", "labels"}, more...) {
 			tables = append(tables, prefix+table)
 		}
 		if _, err := l.DB.Exec("DROP TABLE IF EXISTS " + strings.Join(tables, ", ")); err != nil {
