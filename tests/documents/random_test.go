@@ -42,7 +42,9 @@ type file struct {
 	Notes  []string
 }
 
-func (f *file) note(text string) { f.Notes = append(f.Notes[max(0, len(f.Notes)-3):len(f.Notes):len(f.Notes)], text) }
+func (f *file) note(text string) {
+	f.Notes = append(f.Notes[max(0, len(f.Notes)-3):len(f.Notes):len(f.Notes)], text)
+}
 
 func newFile() file { return file{Owner: "nobody"} }
 
