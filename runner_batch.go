@@ -301,7 +301,7 @@ func (b *batcher) undo(ctx context.Context, tx *batchTx, done int, failure error
 	if err := b.restore(b.state); err != nil {
 		return 0, nil, err
 	}
-	if done > 0 && tx.inner.isAftermath(failure) {
+	if done > 0 && (tx.unclear || tx.inner.isAftermath(failure)) {
 		done = unknown
 	}
 	return done, failure, nil

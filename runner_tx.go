@@ -28,6 +28,7 @@ type batchTx struct {
 	emits    bool         // the projection's own stream is there, and can't be deleted
 	flush    func() error // writes what the consumer holds; nil: it holds nothing
 	fault    error        // what has ended the transaction, if it was not the handler
+	unclear  bool         // what fails may be due to an event before the current one
 }
 
 // sqlTx returns the transaction for a handler's own statements.
