@@ -76,6 +76,18 @@ const putBytes = 2 << 20
 // mostListed is how many documents one statement reads or writes.
 const mostListed = 5000
 
+// listed returns how many of n rows a list has in one statement, which may take twice their size.
+func (u *sqlBatchTx) listed(n int, size func(i int) int) int {
+	bytes, most := 0, u.b.limit.cut(putBytes)
+	n = min(n, mostListed)
+	for i := range n {
+		if bytes += 2*size(i) + parameterSize; i > 0 && bytes > most {
+			return i
+		}
+	}
+	return n
+}
+
 func (u *sqlBatchTx) documents(name string, keys []string, most int) (rows []documentRow, all bool, err error) {
 	text := u.b.text.documents.listed
 	if u.tx == nil {
@@ -92,7 +104,7 @@ func (u *sqlBatchTx) documents(name string, keys []string, most int) (rows []doc
 	}
 	size := 0
 	for len(keys) > 0 && err == nil {
-		part := keys[:min(len(keys), mostListed)]
+		part := keys[:u.listed(len(keys), func(i int) int { return len(keys[i]) })]
 		keys = keys[len(part):]
 		err = conn{b: u.b, tx: tx}.query(u.ctx, func(r *sql.Rows) error {
 			var row documentRow
@@ -133,7 +145,7 @@ func (u *sqlBatchTx) changeDocuments(c *documentChanges) error {
 	}
 	text := &u.b.text.documents
 	for keys := c.drop; len(keys) > 0; {
-		part := keys[:min(len(keys), mostListed)]
+		part := keys[:u.listed(len(keys), func(i int) int { return len(keys[i]) })]
 		keys = keys[len(part):]
 		if err := u.exec("delete documents", text.drop, append(u.b.dialect.lists(part), c.name)...); err != nil {
 			return err
@@ -147,7 +159,7 @@ func (u *sqlBatchTx) changeDocuments(c *documentChanges) error {
 
 func (u *sqlBatchTx) execLabels(text, name string, rows []labelRow) error {
 	for len(rows) > 0 {
-		part := rows[:min(len(rows), mostListed)]
+		part := rows[:u.listed(len(rows), func(i int) int { return len(rows[i].label) + len(rows[i].key) })]
 		rows = rows[len(part):]
 		labels, keys := make([]string, len(part)), make([]string, len(part))
 		for i, row := range part {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 )
 
 // keeper is the consumer of Documents. A batch goes through it in parts. Of each part the events pass middleware and
@@ -22,9 +23,11 @@ type keeper[S any] struct {
 	labels   func(key string, s *S) []string
 	handlers byName[*entry[S]]
 
-	held map[string]*heldDocument[S]
-	size int // bytes of what is held, as stored
-	each int // bytes of a document, as last read; zero: not known
+	held   map[string]*heldDocument[S]
+	size   int // bytes of what is held, as stored
+	each   int // bytes of a document, as last read or stored; zero: not known
+	begun  int // documents that have changed since they were stored
+	growth int // an estimate by how many bytes these have grown
 }
 
 // heldDocument is a document in memory.
@@ -61,7 +64,7 @@ type keyedDelivery struct {
 }
 
 func (f *keeper[S]) restore([]byte) error {
-	f.held, f.size = map[string]*heldDocument[S]{}, 0
+	f.held, f.size, f.begun, f.growth = map[string]*heldDocument[S]{}, 0, 0, 0
 	return nil
 }
 
@@ -73,13 +76,22 @@ func (f *keeper[S]) handle(ctx context.Context, tx *batchTx, rows []record) (don
 			tx.noteFault(err)
 			return done, err
 		}
-		n, err := tx.each(ctx, rows[done:done+len(turns)], func(i int) error { return f.take(ctx, tx, &turns[i]) })
-		if done += n; err != nil || n < len(turns) || f.size > heldBytes {
+		n, err := tx.each(ctx, rows[done:done+len(turns)], func(i int) error {
+			err := f.take(ctx, tx, &turns[i])
+			if f.full() {
+				tx.due = time.Time{} // the batch ends here
+			}
+			return err
+		})
+		if done += n; err != nil || n < len(turns) || f.full() {
 			return done, err
 		}
 	}
 	return done, nil
 }
+
+// full reports whether the documents of the batch are enough for a commit.
+func (f *keeper[S]) full() bool { return f.size+f.growth > heldBytes }
 
 // prepare returns the turns of as many events as their documents may be held for, of one at least, and reads these
 // documents.
@@ -154,13 +166,14 @@ func (f *keeper[S]) read(tx *batchTx, missing map[string]bool, must bool) (bool,
 		size += rows[i].size()
 		delete(missing, rows[i].key)
 	}
-	for key := range missing {
-		f.held[key] = &heldDocument[S]{row: documentRow{key: key}, used: true, decoded: true}
-	}
-	f.size += size
 	if len(rows) > 0 {
 		f.each = size/len(rows) + 1
 	}
+	for key := range missing {
+		f.held[key] = &heldDocument[S]{row: documentRow{key: key}, used: true, decoded: true}
+		size += len(key)
+	}
+	f.size += size
 	return true, nil
 }
 
@@ -301,10 +314,28 @@ func (f *keeper[S]) change(key string, d *delivery, apply func(*S, *delivery) er
 	case !doc.there && f.init != nil:
 		doc.state = f.init()
 	}
+	begins := !doc.changed
 	doc.decoded, doc.there, doc.changed = true, true, true
 	doc.turn = d.record.position
 	doc.at = max(doc.at, doc.row.position, doc.turn)
-	return apply(&doc.state, d)
+	err := apply(&doc.state, d)
+	if begins && err == nil {
+		f.sample(doc)
+	}
+	return err
+}
+
+// sampled is of how many documents that begin to change one is encoded to see by how much.
+const sampled = 8
+
+// sample estimates by how much documents grow, of which only their events are known before they are encoded.
+func (f *keeper[S]) sample(doc *heldDocument[S]) {
+	if f.begun++; f.begun%sampled != 0 {
+		return
+	}
+	if state, err := f.store.encodeState(doc.state); err == nil { // what can't be encoded fails when it is stored
+		f.growth += sampled * max(0, len(state)-len(doc.row.state))
+	}
 }
 
 // drop deletes a document.
@@ -367,10 +398,17 @@ func (f *keeper[S]) write(tx *batchTx) error {
 			return err
 		}
 	}
+	stored := 0
 	for _, row := range rows {
 		doc := f.held[row.key]
 		f.size += row.size() - doc.row.size()
+		if doc.there {
+			stored += row.size()
+		}
 		doc.row, doc.found, doc.changed = row, doc.there, false
+	}
+	if f.begun, f.growth = 0, 0; len(c.put) > 0 {
+		f.each = stored/len(c.put) + 1
 	}
 	return nil
 }
@@ -380,6 +418,7 @@ func (f *keeper[S]) write(tx *batchTx) error {
 func (f *keeper[S]) flush(tx *batchTx) error {
 	err := f.write(tx)
 	tx.noteFault(err)
+	tx.unclear = tx.unclear || err != nil // an earlier event may have made what can't be stored
 	for _, doc := range f.held {
 		doc.changed = doc.changed || doc.turn == tx.current.position
 	}

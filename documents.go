@@ -49,9 +49,9 @@ type Documents[S any] struct {
 	When []Handler[S]
 
 	// Labels returns what a document can be found by, see [DocumentOptions]: up to 32 labels of 255 bytes of UTF-8
-	// without NUL, each counted once; an empty one is ignored. More or other labels are a failure of the event. It
-	// must only depend on its arguments, and must not change s. Where it comes to return other labels, each document
-	// gets them with its next event. Default: none.
+	// without NUL, each counted once; an empty one is ignored. More or other labels are a failure of the event. It is
+	// called when a document is stored, not after each of its events. It must only depend on its arguments, and must
+	// not change s. Where it comes to return other labels, each document gets them with its next event. Default: none.
 	Labels func(key string, s *S) []string
 
 	OnError     func(ctx context.Context, ev Event, err error, attempt int) ErrorAction // as of a Projection

@@ -346,7 +346,7 @@ func (b *batcher) undo(ctx context.Context, tx *batchTx, done int, failure error
 	if gathered != nil {
 		return 0, nil, &gatheredError{gathered}
 	}
-	if done > 0 && tx.inner.isAftermath(failure) {
+	if done > 0 && (tx.unclear || tx.inner.isAftermath(failure)) {
 		done = unknown
 	}
 	return done, failure, nil

@@ -28,6 +28,7 @@ type batchTx struct {
 	wrote    bool  // events
 	emits    bool  // the projection's own stream is there, and can't be deleted
 	fault    error // what has ended the transaction, if it was not the handler
+	unclear  bool  // what fails may be due to an event before the current one
 
 	flushDocuments func() error // writes what is done to documents; nil: there are none
 

@@ -36,8 +36,8 @@ func TotalsOf(name string, more ...es.Handler[Totals]) *es.Projection[Totals] {
 	}
 }
 
-// CatchUp runs a projection up to the end of the log, and fails the test on an error.
-func CatchUp[S any](t testing.TB, p *es.Projection[S], s *es.Store) es.Checkpoint[S] {
+// CatchUp runs a projection or a [Definition] up to the end of the log, and fails the test on an error.
+func CatchUp[S any](t testing.TB, p catcherUp[S], s *es.Store) es.Checkpoint[S] {
 	t.Helper()
 	cp, err := p.CatchUp(t.Context(), s)
 	if err != nil {
@@ -46,8 +46,16 @@ func CatchUp[S any](t testing.TB, p *es.Projection[S], s *es.Store) es.Checkpoin
 	return cp
 }
 
-// Running starts a projection. The function that it returns ends the projection and returns Run's error.
-func Running[S any](t testing.TB, p *es.Projection[S], s *es.Store) (end func() error) {
+type catcherUp[S any] interface {
+	CatchUp(ctx context.Context, s *es.Store) (es.Checkpoint[S], error)
+}
+
+type runner interface {
+	Run(ctx context.Context, s *es.Store) error
+}
+
+// Running starts a projection or a [Definition]. The function that it returns ends the run and returns Run's error.
+func Running(t testing.TB, p runner, s *es.Store) (end func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

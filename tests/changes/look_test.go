@@ -83,36 +83,36 @@ func TestLookGoesOn(t *testing.T) {
 // TestLookForOtherMatches has a definition refused after one with other matches: it does not go on from where the
 // other's look has ended.
 func TestLookForOtherMatches(t *testing.T) {
-	twoStores(t, func(t *testing.T, old, new *es.Store) {
+	twoStores(t, func(t *testing.T, k storetest.Kind, old, new *es.Store) {
 		at := add(t, old, lent{}, returned{})
 		other := addTo(t, old, "copies", "c2", returned{}, returned{})
-		wantCaughtUp(t, "the older definition", older(), old, at[0])
-		refused := func(what string, p *es.Projection[seen], at es.Position) {
+		wantCaughtUp(t, "the older definition", older(k), old, at[0])
+		refused := func(what string, p *definition, at es.Position) {
 			t.Helper()
 			_, err := p.CatchUp(t.Context(), new)
 			if !errors.Is(err, es.ErrProjectionChanged) || !strings.Contains(err.Error(), fmt.Sprintf("event %d,", at)) {
 				t.Errorf("%s: error is %v, want that event %d was passed over", what, err, at)
 			}
 		}
-		p := newer()
+		p := newer(k)
 		p.From[0].Match = []es.Match{es.ByAggregateID.Equals("c2")}
 		refused("with matches", p, other[0])
 		if err := old.DeleteAggregate(t.Context(), "copies", "c2"); err != nil {
 			t.Fatal(err)
 		}
-		refused("without matches", newer(), at[1])
+		refused("without matches", newer(k), at[1])
 	})
 }
 
 // TestNewerDoNotContend starts two runners of a newer definition, the second while the first looks at the log: it
 // waits for the first one's decision, instead of taking the lease from it.
 func TestNewerDoNotContend(t *testing.T) {
-	storetest.ForEachKind(t, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachDefinition(t, storetest.SomeLanes, storetest.AnyKind, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		s, prefix := l.OpenPrefixed(t)
 		storetest.CreateStream(t, s, "copies")
 		at := add(t, s, lent{}, returned{})
-		end := storetest.Running(t, older(), s)
-		eventuallyIn(t, older(), s, at[1])
+		end := storetest.Running(t, older(k), s)
+		eventuallyIn(t, older(k), s, at[1])
 		looking, goOn := make(chan struct{}), make(chan struct{})
 		var once, reads atomic.Int64
 		first := l.Injected(t, 5, func(text string) error {
@@ -122,7 +122,7 @@ func TestNewerDoNotContend(t *testing.T) {
 			}
 			return nil
 		}).OpenIn(t, prefix, nil)
-		p := newer()
+		p := newer(k)
 		p.OnChange = es.RebuildOnChange
 		endFirst := storetest.Running(t, p, first)
 		<-looking
@@ -151,27 +151,27 @@ func TestNewerDoNotContend(t *testing.T) {
 // TestRefusedLeavesOlderAlone calls refused definitions in a loop, in turn: after its first look none of them takes
 // the lease again, which would undo the older one's batches.
 func TestRefusedLeavesOlderAlone(t *testing.T) {
-	twoStores(t, func(t *testing.T, old, new *es.Store) {
+	twoStores(t, func(t *testing.T, k storetest.Kind, old, new *es.Store) {
 		at := add(t, old, lent{}, returned{}, lost{})
-		wantCaughtUp(t, "the older definition", older(), old, at[0])
+		wantCaughtUp(t, "the older definition", older(k), old, at[0])
 		refused := []struct {
-			p  *es.Projection[seen]
+			p  *definition
 			at es.Position
 		}{
-			{newer(), at[1]},
-			{loans(take[lent](), take[lost]()), at[2]},
-			{loans(take[lent](), take[returned](), take[lost]()), at[1]},
+			{newer(k), at[1]},
+			{loans(k, take[lent](), take[lost]()), at[2]},
+			{loans(k, take[lent](), take[returned](), take[lost]()), at[1]},
 		}
 		for _, r := range refused {
 			storetest.WantErr(t, "the first time", storetest.Second(r.p.CatchUp(t.Context(), new)), es.ErrProjectionChanged)
 		}
-		end := storetest.Running(t, older(), old)
+		end := storetest.Running(t, older(k), old)
 		var holder string
 		storetest.Eventually(t, "the older definition to run", func() bool {
 			holder = storetest.Info(t, old, "loans").Owner
 			return holder != ""
 		})
-		leftAlone := func(p *es.Projection[seen], at es.Position) {
+		leftAlone := func(p *definition, at es.Position) {
 			t.Helper()
 			err := p.Run(t.Context(), new)
 			if !errors.Is(err, es.ErrProjectionChanged) || !strings.Contains(err.Error(), fmt.Sprintf("event %d,", at)) {
@@ -188,7 +188,7 @@ func TestRefusedLeavesOlderAlone(t *testing.T) {
 		}
 		// A match that differs with each call has not been looked for yet, but wants an event that others found.
 		for i := range 10 {
-			p := newer()
+			p := newer(k)
 			p.From[0].Match = []es.Match{es.ByRecordedAt.AtLeast(time.Unix(int64(i), 0))}
 			leftAlone(p, at[1])
 		}
@@ -197,8 +197,8 @@ func TestRefusedLeavesOlderAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 		next := add(t, old, lent{})
-		eventuallyIn(t, older(), old, next[0])
-		wantCaughtUp(t, "once the event is gone", newer(), new, at[0], next[0])
+		eventuallyIn(t, older(k), old, next[0])
+		wantCaughtUp(t, "once the event is gone", newer(k), new, at[0], next[0])
 		wantCancelled(t, "Run", end())
 	})
 }

@@ -15,14 +15,14 @@ import (
 
 // TestPause has runs stand by across restarts: nothing is committed until the projection is resumed.
 func TestPause(t *testing.T) {
-	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachDefinition(t, storetest.SomeLanes, storetest.AnyLane, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		var log storetest.Log
 		s := l.Open(t, &es.Options{Logger: log.Logger()})
 		storetest.CreateStream(t, s, "copies")
 		storetest.WantErr(t, "of none", s.PauseProjection(t.Context(), "loans"), es.ErrProjectionNotFound)
 		at := add(t, s, lent{})
-		wantCaughtUp(t, "before", older(), s, at[0])
-		end := storetest.Running(t, older(), s)
+		wantCaughtUp(t, "before", older(k), s, at[0])
+		end := storetest.Running(t, older(k), s)
 		storetest.Eventually(t, "the projection to run", func() bool { return storetest.Info(t, s, "loans").Owner != "" })
 		for range 2 {
 			if err := s.PauseProjection(t.Context(), "loans"); err != nil {
@@ -40,7 +40,7 @@ func TestPause(t *testing.T) {
 			t.Helper()
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			defer cancel()
-			if _, err := older().CatchUp(ctx, s); !errors.Is(err, context.DeadlineExceeded) {
+			if _, err := older(k).CatchUp(ctx, s); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("%s: CatchUp of a paused projection: %v", what, err)
 			}
 			info := storetest.Info(t, s, "loans")
@@ -53,11 +53,11 @@ func TestPause(t *testing.T) {
 			t.Errorf("the last control is %+v, want the pause", c)
 		}
 		wantCancelled(t, "Run", end())
-		end = storetest.Running(t, older(), s)
+		end = storetest.Running(t, older(k), s)
 		check("restarted")
 		// A wider definition stands by too.
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		if _, err := newer().CatchUp(ctx, s); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := newer(k).CatchUp(ctx, s); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("CatchUp of a wider definition while it is paused: %v", err)
 		}
 		cancel()
@@ -70,14 +70,14 @@ func TestPause(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		eventuallyIn(t, older(), s, at[1])
+		eventuallyIn(t, older(k), s, at[1])
 		wantCancelled(t, "Run", end())
 
 		if err := s.PauseProjection(t.Context(), "loans"); err != nil {
 			t.Fatal(err)
 		}
 		stopped := make(chan error, 1)
-		go func() { stopped <- older().Run(t.Context(), s) }()
+		go func() { stopped <- older(k).Run(t.Context(), s) }()
 		storetest.Eventually(t, "a stop to end a run that stands by", func() bool {
 			if err := s.StopProjection(t.Context(), "loans"); err != nil {
 				t.Fatal(err)
@@ -92,24 +92,24 @@ func TestPause(t *testing.T) {
 		if info := storetest.Info(t, s, "loans"); info.Status != es.StatusPaused {
 			t.Errorf("stopped: Projections shows %+v, want it paused", info)
 		}
-		if err := older().Delete(t.Context(), s, false); err != nil {
+		if err := older(k).Delete(t.Context(), s, false); err != nil {
 			t.Fatal(err)
 		}
-		wantCaughtUp(t, "deleted", older(), s, at...)
+		wantCaughtUp(t, "deleted", older(k), s, at...)
 	})
 }
 
 // TestPauseHoldsBackCommits pauses a projection and a relay while their handlers run: what those do is
 // not committed.
 func TestPauseHoldsBackCommits(t *testing.T) {
-	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachDefinition(t, storetest.SomeLanes, storetest.AnyLane, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		s, other := l.OpenTwice(t)
 		storetest.CreateStream(t, s, "copies")
 		at := add(t, s, lent{})
 		for _, kind := range []string{"projection", "relay"} {
 			entered, leave := make(chan struct{}, 100), make(chan struct{})
 			slow := func() error { entered <- struct{}{}; <-leave; return nil }
-			p := loans(es.Do(func(context.Context, *es.Step[seen], lent) error { return slow() }))
+			p := loans(k, es.Do(func(context.Context, *es.Step[seen], lent) error { return slow() }))
 			p.Name = kind
 			r := es.Relay{Name: kind, From: p.From, Publish: func(context.Context, []es.Event) error { return slow() }, Poll: p.Poll}
 			run := func(ctx context.Context) error { return p.Run(ctx, s) }
@@ -144,8 +144,8 @@ func TestPauseHoldsBackCommits(t *testing.T) {
 }
 
 // failing returns a projection that never gets past the events at some positions.
-func failing(at ...es.Position) *es.Projection[seen] {
-	p := loans(es.Do(func(_ context.Context, step *es.Step[seen], _ lent) error {
+func failing(k storetest.Kind, at ...es.Position) *definition {
+	p := loans(k, es.Do(func(_ context.Context, step *es.Step[seen], _ lent) error {
 		if slices.Contains(at, step.Event.Position) {
 			return errors.New("poison")
 		}
@@ -158,9 +158,9 @@ func failing(at ...es.Position) *es.Projection[seen] {
 
 // TestSkipEvent passes over events that the projection stands at, or comes to later.
 func TestSkipEvent(t *testing.T) {
-	twoStores(t, func(t *testing.T, s, operator *es.Store) {
+	twoStores(t, func(t *testing.T, k storetest.Kind, s, operator *es.Store) {
 		at := add(t, s, lent{}, lent{}, lent{}, lent{})
-		p := failing(at[1], at[3])
+		p := failing(k, at[1], at[3])
 		end := storetest.Running(t, p, s)
 		storetest.Eventually(t, "the poison to be met", func() bool { return strings.Contains(storetest.Info(t, s, "loans").Error, "poison") })
 		for range 2 {
@@ -203,7 +203,7 @@ func TestSkipEvent(t *testing.T) {
 		if n := storetest.Info(t, s, "loans").Verdicts; n != 0 {
 			t.Errorf("after a reset there are %d verdicts", n)
 		}
-		wantCaughtUp(t, "reset", failing(), s, at[0], at[1], at[2], at[3], at[5])
+		wantCaughtUp(t, "reset", failing(k), s, at[0], at[1], at[2], at[3], at[5])
 	})
 }
 
@@ -241,10 +241,10 @@ func TestSkipForRelay(t *testing.T) {
 
 // TestParkEvent sets an event aside by name, and later ones of its aggregate behind it, and retries it.
 func TestParkEvent(t *testing.T) {
-	twoStores(t, func(t *testing.T, s, operator *es.Store) {
+	twoStores(t, func(t *testing.T, k storetest.Kind, s, operator *es.Store) {
 		at := add(t, s, lent{}, lent{}, lent{})
 		at = append(at, addTo(t, s, "copies", "c2", lent{}, lent{})...)
-		p := failing(at[1])
+		p := failing(k, at[1])
 		end := storetest.Running(t, p, s)
 		storetest.Eventually(t, "the poison to be met", func() bool { return strings.Contains(storetest.Info(t, s, "loans").Error, "poison") })
 		for _, one := range []es.Position{at[1], at[4]} {
@@ -287,19 +287,19 @@ func TestParkEvent(t *testing.T) {
 		if err := operator.RetryParkedEvent(t.Context(), "loans", at[1]); err != nil {
 			t.Fatal(err)
 		}
-		wantCaughtUp(t, "retried", failing(), s, at[0], at[3], at[4], at[1], at[2])
+		wantCaughtUp(t, "retried", failing(k), s, at[0], at[3], at[4], at[1], at[2])
 		wantParked("all were retried")
 	})
 }
 
 // TestVerdictOnBusyHandler has an operator skip an event whose handler hangs.
 func TestVerdictOnBusyHandler(t *testing.T) {
-	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachDefinition(t, storetest.SomeLanes, storetest.AnyLane, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		s := l.Open(t, nil)
 		storetest.CreateStream(t, s, "copies")
 		at := add(t, s, lent{}, lent{})
 		var hangs atomic.Int64
-		p := loans(es.Do(func(ctx context.Context, step *es.Step[seen], _ lent) error {
+		p := loans(k, es.Do(func(ctx context.Context, step *es.Step[seen], _ lent) error {
 			if step.Event.Position == at[0] {
 				hangs.Add(1)
 				<-ctx.Done()
@@ -323,12 +323,12 @@ func TestVerdictOnBusyHandler(t *testing.T) {
 // TestControlBetweenTakeAndLook calls an operator's control in the instant between a runner's taking the lease and
 // its look at what is stored under it.
 func TestControlBetweenTakeAndLook(t *testing.T) {
-	storetest.ForEachKind(t, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachDefinition(t, storetest.SomeLanes, storetest.AnyKind, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		for _, action := range []string{"pause", "stop"} {
 			s, prefix := l.OpenPrefixed(t)
 			storetest.CreateStream(t, s, "copies")
 			at := add(t, s, lent{})
-			wantCaughtUp(t, "before", older(), s, at[0])
+			wantCaughtUp(t, "before", older(k), s, at[0])
 			add(t, s, lent{})
 			control := map[string]func(context.Context, string) error{"pause": s.PauseProjection, "stop": s.StopProjection}[action]
 			var taking, called atomic.Bool
@@ -344,12 +344,12 @@ func TestControlBetweenTakeAndLook(t *testing.T) {
 				return nil
 			}).OpenIn(t, prefix, nil)
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-			err := older().Run(ctx, intruded)
+			err := older(k).Run(ctx, intruded)
 			cancel()
 			if action == "stop" && err != nil || action == "pause" && !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("%s: Run: %v", action, err)
 			}
-			if cp, err := older().Load(t.Context(), s); err != nil || cp.Position != at[0] || !called.Load() {
+			if cp, err := older(k).Load(t.Context(), s); err != nil || cp.Position != at[0] || !called.Load() {
 				t.Errorf("%s: the projection is at %+v, %v, want it at %d", action, cp, err, at[0])
 			}
 		}

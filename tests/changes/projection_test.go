@@ -13,18 +13,18 @@ import (
 
 // TestVersions builds a raised version beside the older one.
 func TestVersions(t *testing.T) {
-	twoStores(t, func(t *testing.T, old, new *es.Store) {
+	twoStores(t, func(t *testing.T, k storetest.Kind, old, new *es.Store) {
 		emit := es.Do(func(ctx context.Context, step *es.Step[seen], e lost) error {
 			return step.Emit(ctx, es.NewEvent{Payload: e})
 		})
 		at := add(t, old, lent{}, lost{})
-		first, second := loans(take[lent](), emit), loans(take[lent](), take[lost](), emit)
+		first, second := loans(k, take[lent](), emit), loans(k, take[lent](), take[lost](), emit)
 		first.Version, second.Version = 1, 2
 		wantCaughtUp(t, "version 1", first, old, at[0])
 		wantCaughtUp(t, "version 2", second, new, at...)
 		endOld, endNew := storetest.Running(t, first, old), storetest.Running(t, second, new)
 		at = append(at, add(t, old, lent{})...)
-		for _, p := range []*es.Projection[seen]{first, second} {
+		for _, p := range []*definition{first, second} {
 			if err := p.Wait(t.Context(), new, at[2]); err != nil {
 				t.Fatal(err)
 			}
@@ -63,16 +63,16 @@ func TestVersions(t *testing.T) {
 
 // TestDefinitionsChecked has definitions whose new fields can't be used, in every call.
 func TestDefinitionsChecked(t *testing.T) {
-	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+	storetest.ForEachDefinitionsStore(t, func(t *testing.T, s *es.Store, k storetest.Kind) {
 		storetest.CreateStream(t, s, "copies")
-		for field, change := range map[string]func(p *es.Projection[seen]){
-			"Name":     func(p *es.Projection[seen]) { p.Name = "loans@2" },
-			"Version":  func(p *es.Projection[seen]) { p.Version = -1 },
-			"After":    func(p *es.Projection[seen]) { p.After = -2 },
-			"OnChange": func(p *es.Projection[seen]) { p.OnChange = es.ContinueOnChange + 1 },
-			"255":      func(p *es.Projection[seen]) { p.Name, p.Version = strings.Repeat("x", 254), 2 },
+		for field, change := range map[string]func(p *definition){
+			"Name":     func(p *definition) { p.Name = "loans@2" },
+			"Version":  func(p *definition) { p.Version = -1 },
+			"After":    func(p *definition) { p.After = -2 },
+			"OnChange": func(p *definition) { p.OnChange = es.ContinueOnChange + 1 },
+			"255":      func(p *definition) { p.Name, p.Version = strings.Repeat("x", 254), 2 },
 		} {
-			p := newer()
+			p := newer(k)
 			change(p)
 			for what, err := range map[string]error{
 				"Run": p.Run(t.Context(), s), "CatchUp": storetest.Second(p.CatchUp(t.Context(), s)),
@@ -81,7 +81,7 @@ func TestDefinitionsChecked(t *testing.T) {
 				storetest.WantInvalid(t, what, err, field)
 			}
 		}
-		p := newer()
+		p := newer(k)
 		p.Name, p.Version = strings.Repeat("x", 253), 9
 		wantCaughtUp(t, "the longest name", p, s)
 		publish := func(context.Context, []es.Event) error { return nil }
@@ -96,26 +96,26 @@ func TestDefinitionsChecked(t *testing.T) {
 
 // TestAfter begins projections and relays that have never run behind a position, or the end.
 func TestAfter(t *testing.T) {
-	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+	storetest.ForEachDefinitionsStore(t, func(t *testing.T, s *es.Store, k storetest.Kind) {
 		storetest.CreateStream(t, s, "copies")
 		at := add(t, s, lent{}, returned{}, lent{}, returned{})
-		p := older()
+		p := older(k)
 		p.After = at[1]
 		wantCaughtUp(t, "after a position", p, s, at[2])
 		// What was there before it began was not passed over.
-		wider := newer()
+		wider := newer(k)
 		wider.After = at[1]
 		err := storetest.Second(wider.CatchUp(t.Context(), s))
 		if !errors.Is(err, es.ErrProjectionChanged) || !strings.Contains(err.Error(), fmt.Sprint(at[3])) {
 			t.Errorf("a wider definition: %v, want that event %d was passed over", err, at[3])
 		}
-		latest := newer()
+		latest := newer(k)
 		latest.Name, latest.After = "latest", es.Latest
 		if _, err := s.Sealed(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		wantCaughtUp(t, "after the latest", latest, s)
-		wider = loans(take[lent](), take[returned](), take[lost]())
+		wider = loans(k, take[lent](), take[returned](), take[lost]())
 		wider.Name = "latest"
 		wantCaughtUp(t, "nothing was passed over", wider, s)
 		at = append(at, add(t, s, lent{})...)
@@ -130,11 +130,11 @@ func TestAfter(t *testing.T) {
 
 // TestReplay has handlers told which events were there before the projection began or was reset.
 func TestReplay(t *testing.T) {
-	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+	storetest.ForEachDefinitionsStore(t, func(t *testing.T, s *es.Store, k storetest.Kind) {
 		storetest.CreateStream(t, s, "copies")
 		var fresh, old []es.Position
 		refuse := false
-		p := loans(es.DoAny(func(_ context.Context, step *es.Step[seen]) error {
+		p := loans(k, es.DoAny(func(_ context.Context, step *es.Step[seen]) error {
 			if refuse {
 				return errors.New("refused")
 			}
@@ -188,7 +188,7 @@ func TestReplay(t *testing.T) {
 		}
 		run("retried", at[:6], at[6:])
 
-		q := loans(take[lent]())
+		q := loans(k, take[lent]())
 		q.Name = "rebuilt"
 		wantAfter(t, s, q)
 		at = append(at, add(t, s, lost{}, lent{})...)

@@ -29,11 +29,11 @@ func parkedAt(t testing.TB, s *es.Store) (out []es.Position) {
 // TestOlderRetriesOnlyItsOwn asks for a retry that an older or narrowed definition is the first to carry out: it leaves
 // parked what it has no handler for.
 func TestOlderRetriesOnlyItsOwn(t *testing.T) {
-	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+	storetest.ForEachDefinitionsStore(t, func(t *testing.T, s *es.Store, k storetest.Kind) {
 		storetest.CreateStream(t, s, "copies")
 		for _, onChange := range []es.Change{es.RefuseChange, es.ContinueOnChange} {
 			refuse := true
-			newest := loans(take[lent](), es.Do(func(_ context.Context, step *es.Step[seen], _ returned) error {
+			newest := loans(k, take[lent](), es.Do(func(_ context.Context, step *es.Step[seen], _ returned) error {
 				if refuse {
 					return errors.New("refused")
 				}
@@ -47,7 +47,7 @@ func TestOlderRetriesOnlyItsOwn(t *testing.T) {
 			if err := s.RetryParked(t.Context(), "loans"); err != nil {
 				t.Fatal(err)
 			}
-			p := older()
+			p := older(k)
 			p.OnChange = onChange
 			wantAfter(t, s, p)
 			if got := parkedAt(t, s); !slices.Equal(got, at) {
@@ -66,11 +66,11 @@ func TestOlderRetriesOnlyItsOwn(t *testing.T) {
 
 // TestRetryOfOneStaysOne interrupts the retry of one parked event: the others are not tried.
 func TestRetryOfOneStaysOne(t *testing.T) {
-	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+	storetest.ForEachDefinitionsStore(t, func(t *testing.T, s *es.Store, k storetest.Kind) {
 		storetest.CreateStream(t, s, "copies")
 		var tried []es.Position
 		stop := false
-		p := loans(es.Do(func(_ context.Context, step *es.Step[seen], _ lent) error {
+		p := loans(k, es.Do(func(_ context.Context, step *es.Step[seen], _ lent) error {
 			tried = append(tried, step.Event.Position)
 			if stop {
 				step.Stop()
@@ -108,11 +108,11 @@ func TestRetryOfOneStaysOne(t *testing.T) {
 
 // TestRetryAfterLostRaces has a parked event lose ten races when it is retried, and be retried again.
 func TestRetryAfterLostRaces(t *testing.T) {
-	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+	storetest.ForEachDefinitionsStore(t, func(t *testing.T, s *es.Store, k storetest.Kind) {
 		storetest.CreateStream(t, s, "copies", "out")
 		storetest.MustAppend(t, s, "out", "o", es.MustNotExist, es.NewEvent{Payload: lost{}})
 		var mode, calls atomic.Int32
-		p := loans(es.Do(func(ctx context.Context, step *es.Step[seen], _ lent) error {
+		p := loans(k, es.Do(func(ctx context.Context, step *es.Step[seen], _ lent) error {
 			calls.Add(1)
 			switch mode.Load() {
 			case 0:
@@ -150,12 +150,12 @@ func TestRetryAfterLostRaces(t *testing.T) {
 
 // TestSkipWhileLosingRaces skips an event that OnError is asked about since it has lost its races.
 func TestSkipWhileLosingRaces(t *testing.T) {
-	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachDefinition(t, storetest.SomeLanes, storetest.AnyLane, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		s, operator := l.OpenTwice(t)
 		storetest.CreateStream(t, s, "copies", "out")
 		storetest.MustAppend(t, s, "out", "o", es.MustNotExist, es.NewEvent{Payload: lost{}})
 		asked := 0
-		p := loans(es.Do(func(ctx context.Context, step *es.Step[seen], _ lent) error {
+		p := loans(k, es.Do(func(ctx context.Context, step *es.Step[seen], _ lent) error {
 			inside, err := step.Store()
 			if err == nil {
 				_, err = inside.Append(ctx, "out", "o", es.MustNotExist, es.NewEvent{Payload: lost{}})
@@ -219,7 +219,7 @@ func TestNothingToChange(t *testing.T) {
 // TestRetryWhileStandingBy has an older definition that stands by carry out what it is asked for: a retry, and a reset,
 // after which it says again why it stands by.
 func TestRetryWhileStandingBy(t *testing.T) {
-	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+	storetest.ForEachDefinitionsStore(t, func(t *testing.T, s *es.Store, k storetest.Kind) {
 		storetest.CreateStream(t, s, "copies")
 		var refuse atomic.Bool
 		refuse.Store(true)
@@ -229,9 +229,9 @@ func TestRetryWhileStandingBy(t *testing.T) {
 			}
 			return nil
 		})
-		newest := loans(handler, take[returned]())
+		newest := loans(k, handler, take[returned]())
 		newest.OnError = parkAll
-		p := loans(handler)
+		p := loans(k, handler)
 		p.OnError = parkAll
 		addTo(t, s, "copies", "a", lent{})
 		wantAfter(t, s, newest)
@@ -258,15 +258,15 @@ func TestRetryWhileStandingBy(t *testing.T) {
 
 // TestRebuildForgetsVerdicts skips an event by name, and has the projection rebuilt: the event is taken in.
 func TestRebuildForgetsVerdicts(t *testing.T) {
-	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+	storetest.ForEachDefinitionsStore(t, func(t *testing.T, s *es.Store, k storetest.Kind) {
 		storetest.CreateStream(t, s, "copies")
 		at := add(t, s, returned{}, lent{})
-		wantAfter(t, s, older())
+		wantAfter(t, s, older(k))
 		if err := s.SkipEvent(t.Context(), "loans", at[1]+1); err != nil {
 			t.Fatal(err)
 		}
 		at = append(at, add(t, s, lent{})...)
-		p := newer()
+		p := newer(k)
 		p.OnChange = es.RebuildOnChange
 		wantCaughtUp(t, "rebuilt", p, s, at...)
 	})
@@ -274,13 +274,13 @@ func TestRebuildForgetsVerdicts(t *testing.T) {
 
 // TestSkipLeaksNoConnection has OnError skip an event while an older verdict is carried out and the lease is lost.
 func TestSkipLeaksNoConnection(t *testing.T) {
-	storetest.ForEachKind(t, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachDefinition(t, storetest.SomeLanes, storetest.AnyKind, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		operator, prefix := l.OpenPrefixed(t)
 		storetest.CreateStream(t, operator, "copies")
 		pool := l.Pool(t, l.DSN, 5)
 		s := pool.OpenIn(t, prefix, nil)
 		at := add(t, operator, returned{}, lent{})
-		p := loans(es.Do(func(context.Context, *es.Step[seen], lent) error { return errors.New("refused") }))
+		p := loans(k, es.Do(func(context.Context, *es.Step[seen], lent) error { return errors.New("refused") }))
 		p.OnError = func(context.Context, es.Event, error, int) es.ErrorAction { return es.Fail }
 		if _, err := p.CatchUp(t.Context(), s); err == nil {
 			t.Fatal("the handler did not fail")

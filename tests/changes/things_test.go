@@ -27,13 +27,16 @@ func take[E es.Payload]() es.Handler[seen] {
 	return es.OnEvent(func(s *seen, _ E, ev es.Event) { s.Positions = append(s.Positions, ev.Position) })
 }
 
-// loans returns a projection of stream "copies" that takes in the events of its handlers.
-func loans(handlers ...es.Handler[seen]) *es.Projection[seen] {
-	return &es.Projection[seen]{Name: "loans", From: es.FromStream("copies"), When: handlers, Poll: 20 * time.Millisecond, Lease: 5 * time.Second}
+// definition is a projection or documents.
+type definition = storetest.Definition[seen]
+
+// loans returns a definition over stream "copies" that takes in the events of its handlers.
+func loans(k storetest.Kind, handlers ...es.Handler[seen]) *definition {
+	return storetest.Define(k, &es.Projection[seen]{Name: "loans", From: es.FromStream("copies"), When: handlers, Poll: 20 * time.Millisecond, Lease: 5 * time.Second})
 }
 
-func older() *es.Projection[seen] { return loans(take[lent]()) }
-func newer() *es.Projection[seen] { return loans(take[lent](), take[returned]()) }
+func older(k storetest.Kind) *definition { return loans(k, take[lent]()) }
+func newer(k storetest.Kind) *definition { return loans(k, take[lent](), take[returned]()) }
 
 // add appends events of one aggregate, and returns their positions.
 func add(t testing.TB, s *es.Store, payloads ...es.Payload) []es.Position {
@@ -62,7 +65,7 @@ func wantSeen(t testing.TB, what string, got, want []es.Position) {
 }
 
 // wantCaughtUp runs a projection to the end and compares what it has taken in.
-func wantCaughtUp(t testing.TB, what string, p *es.Projection[seen], s *es.Store, want ...es.Position) {
+func wantCaughtUp(t testing.TB, what string, p *definition, s *es.Store, want ...es.Position) {
 	t.Helper()
 	cp, err := p.CatchUp(t.Context(), s)
 	if err != nil {
@@ -72,7 +75,7 @@ func wantCaughtUp(t testing.TB, what string, p *es.Projection[seen], s *es.Store
 }
 
 // eventuallyIn waits until a running projection has taken in an event.
-func eventuallyIn(t testing.TB, p *es.Projection[seen], s *es.Store, at es.Position) {
+func eventuallyIn(t testing.TB, p *definition, s *es.Store, at es.Position) {
 	t.Helper()
 	storetest.Eventually(t, fmt.Sprintf("event %d to be in", at), func() bool {
 		cp, err := p.Load(t.Context(), s)
@@ -82,10 +85,10 @@ func eventuallyIn(t testing.TB, p *es.Projection[seen], s *es.Store, at es.Posit
 
 // twoStores runs a test with two stores of the same tables, as an older and a newer process have them. In
 // memory they are the same store.
-func twoStores(t *testing.T, test func(t *testing.T, old, new *es.Store)) {
-	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+func twoStores(t *testing.T, test func(t *testing.T, k storetest.Kind, old, new *es.Store)) {
+	storetest.ForEachDefinition(t, storetest.SomeLanes, storetest.AnyLane, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		a, b := l.OpenTwice(t)
 		storetest.CreateStream(t, a, "copies")
-		test(t, a, b)
+		test(t, k, a, b)
 	})
 }

@@ -2,6 +2,7 @@ package documents_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
@@ -198,5 +199,170 @@ func TestPages(t *testing.T) {
 				}
 			}
 		}
+	})
+}
+
+// TestNames has names that belong to something else, and definitions that can't be used.
+func TestNames(t *testing.T) {
+	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+		ctx := t.Context()
+		storetest.CreateStream(t, s, "accounts")
+		at := storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(1, 5)...)[0].Position
+		storetest.CatchUp(t, storetest.TotalsOf("a projection"), s)
+		relay := &es.Relay{Name: "a relay", From: es.FromStream("accounts"), Publish: func(context.Context, []es.Event) error { return nil }}
+		relaying, cancel := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- relay.Run(relaying, s) }()
+		storetest.Eventually(t, "the relay", func() bool { return storetest.Info(t, s, "a relay").Position >= at })
+		cancel()
+		<-done
+		for _, name := range []string{"a projection", "a relay"} {
+			ds := balances(name)
+			_, err := ds.Get(ctx, s, "a")
+			storetest.WantInvalid(t, "Get", err, name)
+			for _, err := range ds.All(ctx, s, es.DocumentOptions{}) {
+				storetest.WantInvalid(t, "All", err, name)
+			}
+			storetest.WantInvalid(t, "Run", ds.Run(ctx, s), name)
+			_, err = ds.CatchUp(ctx, s)
+			storetest.WantInvalid(t, "CatchUp", err, name)
+			storetest.WantInvalid(t, "Wait", ds.Wait(ctx, s, at), name)
+			storetest.WantInvalid(t, "Reset", ds.Reset(ctx, s), name)
+			storetest.WantInvalid(t, "Delete", ds.Delete(ctx, s, true), name)
+			if info := storetest.Info(t, s, name); info.Position < at || info.Status != es.StatusIdle {
+				t.Errorf("%s is %+v afterwards", name, info)
+			}
+		}
+		ds := balances("documents")
+		catchUp(t, ds, s)
+		p := storetest.TotalsOf("documents")
+		storetest.WantInvalid(t, "Run of a projection", p.Run(ctx, s), "documents")
+		_, err := p.Load(ctx, s)
+		storetest.WantInvalid(t, "Load of a projection", err, "documents")
+		storetest.WantInvalid(t, "Wait for a projection", p.Wait(ctx, s, at), "documents")
+		storetest.WantInvalid(t, "Delete of a projection", p.Delete(ctx, s, true), "documents")
+		relay.Name = "documents"
+		storetest.WantInvalid(t, "Run of a relay", relay.Run(ctx, s), "documents")
+		want(t, "all", all(t, ds, s, es.DocumentOptions{}), "a=5")
+
+		for what, h := range map[string]es.Handler[storetest.Totals]{
+			"OnKey":      es.OnKey(func(storetest.Opened) []string { return nil }, func(*storetest.Totals, storetest.Opened) {}),
+			"OnKeyEvent": es.OnKeyEvent(func(storetest.Opened, es.Event) []string { return nil }, func(*storetest.Totals, storetest.Opened, es.Event) {}),
+			"Drop":       es.Drop[Closed, storetest.Totals](),
+		} {
+			storetest.WantInvalid(t, what+" in a projection", storetest.TotalsOf("new", h).Run(ctx, s), "Projection.When[1]")
+		}
+		for what, h := range map[string]es.Handler[balance]{
+			"no keys":                 es.OnKey(nil, func(*balance, Closed) {}),
+			"no function":             es.OnKey[Closed, balance](func(Closed) []string { return nil }, nil),
+			"no keys of events":       es.OnKeyEvent(nil, func(*balance, Closed, es.Event) {}),
+			"no function of an event": es.OnKeyEvent[Closed, balance](func(Closed, es.Event) []string { return nil }, nil),
+			"a Drop without a name":   es.Drop[nameless, balance](),
+			"nil":                     nil,
+		} {
+			storetest.WantInvalid(t, what, balances("new", h).Run(ctx, s), "Documents.When[5]")
+		}
+	})
+}
+
+type nameless struct{}
+
+func (nameless) EventName() string { return "" }
+
+// TestControls resets and deletes documents by name, with a runner and without: from that moment on they are not there.
+func TestControls(t *testing.T) {
+	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+		s, other := l.OpenTwice(t)
+		ctx := t.Context()
+		storetest.CreateStream(t, s, "accounts")
+		storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, event(storetest.Opened{Owner: "ann"}), event(storetest.Deposited{Cents: 5}))
+		ds := balances("balances")
+		for _, control := range []func() error{
+			func() error { return other.ResetProjection(ctx, "balances") },
+			func() error { return other.DeleteProjection(ctx, "balances", true) },
+			func() error { return ds.Reset(ctx, other) },
+			func() error { return ds.Delete(ctx, other, true) },
+		} {
+			catchUp(t, ds, s)
+			want(t, "before", all(t, ds, other, es.DocumentOptions{Label: "ann"}), "a=5")
+			if err := control(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ds.Get(ctx, s, "a"); !errors.Is(err, es.ErrDocumentNotFound) {
+				t.Errorf("get afterwards: %v", err)
+			}
+			want(t, "afterwards", all(t, ds, s, es.DocumentOptions{}))
+			want(t, "afterwards, by label", all(t, ds, s, es.DocumentOptions{Label: "ann", Backward: true}))
+		}
+		// A definition without labels, run after a reset by name, leaves none of the older one's.
+		catchUp(t, ds, s)
+		if err := s.ResetProjection(ctx, "balances"); err != nil {
+			t.Fatal(err)
+		}
+		plain := balances("balances")
+		plain.Labels = nil
+		catchUp(t, plain, s)
+		want(t, "without labels", all(t, ds, s, es.DocumentOptions{}), "a=5")
+		want(t, "by label", all(t, ds, s, es.DocumentOptions{Label: "ann"}))
+		// Labels come back with the document's next event.
+		storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(1, 1)...)
+		catchUp(t, ds, s)
+		want(t, "by label again", all(t, ds, s, es.DocumentOptions{Label: "ann"}), "a=6")
+
+		// Version 2 is built beside.
+		second := balances("balances", es.On(func(b *balance, _ storetest.Deposited) { b.Cents += 100 }))
+		second.Version = 2
+		want(t, "version 2 before its run", all(t, second, s, es.DocumentOptions{}))
+		catchUp(t, second, s)
+		want(t, "version 2", all(t, second, s, es.DocumentOptions{Label: "ann"}), "a=206")
+		want(t, "version 1", all(t, ds, s, es.DocumentOptions{Label: "ann"}), "a=6")
+		if err := s.DeleteProjection(ctx, "balances@2", true); err != nil {
+			t.Fatal(err)
+		}
+		want(t, "version 2 deleted", all(t, second, s, es.DocumentOptions{Label: "ann"}))
+		want(t, "version 1 then", all(t, ds, s, es.DocumentOptions{Label: "ann"}), "a=6")
+		if l.DB != nil {
+			storetest.WantIdle(t, l, "in the end")
+		}
+	})
+}
+
+// TestReadInTransactions reads documents in transactions, where they can't be run.
+func TestReadInTransactions(t *testing.T) {
+	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+		s := l.Open(t, nil)
+		ctx := t.Context()
+		storetest.CreateStream(t, s, "accounts")
+		ds := balances("balances")
+		read := func(in *es.Store) error {
+			if _, err := ds.CatchUp(ctx, in); !errors.Is(err, errors.ErrUnsupported) {
+				t.Errorf("run in a transaction: %v", err)
+			}
+			if _, err := ds.Get(ctx, in, "none"); !errors.Is(err, es.ErrDocumentNotFound) {
+				t.Errorf("get of none: %v", err)
+			}
+			d, err := ds.Get(ctx, in, "a")
+			if err == nil && d.State.Cents != 5 {
+				t.Errorf("got %+v", d)
+			}
+			want(t, "all", all(t, ds, in, es.DocumentOptions{}), "a=5", "b=7")
+			want(t, "by label", all(t, ds, in, es.DocumentOptions{Label: "ann", Backward: true}), "b=7", "a=5")
+			return err
+		}
+		for _, id := range []string{"a", "b"} {
+			storetest.MustAppend(t, s, "accounts", id, es.AnyVersion, event(storetest.Opened{Owner: "ann"}), event(storetest.Deposited{Cents: map[string]int64{"a": 5, "b": 7}[id]}))
+		}
+		catchUp(t, ds, s)
+		if err := s.Transact(ctx, read); err != nil {
+			t.Errorf("Transact: %v", err)
+		}
+		if l.DB != nil {
+			l.InTx(t, s, false, nil, func(_ *sql.Tx, in *es.Store) {
+				if err := read(in); err != nil {
+					t.Errorf("WithTx: %v", err)
+				}
+			})
+		}
+		storetest.WantIdle(t, l, "in the end")
 	})
 }

@@ -80,7 +80,7 @@ func TestParameterPanicsInQuery(t *testing.T) {
 			query = "SELECT position FROM " + rows.Name + " WHERE position = $1::bigint"
 		}
 		var calls atomic.Int64
-		p := b.projection("p", "accounts", nil)
+		p := b.definition(storetest.Projection, "p", "accounts", nil)
 		table := rows.Table()
 		table.Create = "CREATE TABLE IF NOT EXISTS " + rows.Name + " (position bigint PRIMARY KEY)"
 		p.ReadModel = table

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -148,8 +149,8 @@ func (v valuer) Value() (driver.Value, error) {
 	return int64(1), nil
 }
 
-// projection returns one with the bomb in all of its functions. Its handlers write to rows, if there are any.
-func (b *bomb) projection(name, stream string, rows *storetest.Rows) *es.Projection[tally] {
+// definition returns one with the bomb in all of its functions. Its handlers write to rows, if there are any.
+func (b *bomb) definition(k storetest.Kind, name, stream string, rows *storetest.Rows) *storetest.Definition[tally] {
 	p := &es.Projection[tally]{
 		Name: name,
 		From: es.FromStream(stream),
@@ -206,7 +207,26 @@ func (b *bomb) projection(name, stream string, rows *storetest.Rows) *es.Project
 			return errors.Join(open.Err(), open.Close())
 		}))
 	}
-	return p
+	if k == storetest.Documents {
+		p.When = append(p.When, es.OnKey(func(fuse) []string {
+			b.at("OnKey")
+			return nil
+		}, func(*tally, fuse) {}))
+	}
+	d := storetest.Define(k, p)
+	d.Key = func(ev es.Event) string {
+		if ev.Name == "fuse" {
+			b.at("Key")
+		}
+		return "all"
+	}
+	d.Labels = func(_ string, s *tally) []string {
+		if s.Fuses > 0 {
+			b.at("Labels")
+		}
+		return nil
+	}
+	return d
 }
 
 // wantPanic checks that err is the bomb's panic, with the stack of the place.
@@ -259,8 +279,16 @@ func storeGoroutines() string {
 // count goroutines.
 func oneByOne(t *testing.T, test func(t *testing.T, l storetest.Lane)) {
 	t.Helper()
-	storetest.ForEach(t, 1, func(l storetest.Lane) bool { return !l.Odd || strings.HasSuffix(l.Name, "-one") }, test)
+	storetest.ForEach(t, 1, usualOrOne, test)
 }
+
+// definitionsOneByOne is oneByOne for both kinds of definitions.
+func definitionsOneByOne(t *testing.T, test func(t *testing.T, l storetest.Lane, k storetest.Kind)) {
+	t.Helper()
+	storetest.ForEachDefinition(t, 1, usualOrOne, test)
+}
+
+func usualOrOne(l storetest.Lane) bool { return !l.Odd || strings.HasSuffix(l.Name, "-one") }
 
 // asked is a question to OnError.
 type asked struct {
@@ -275,39 +303,43 @@ func TestPanicIsTheEventsFailure(t *testing.T) {
 	places := []string{
 		"On", "OnEvent", "OnAny", "Do", "DoAny", "Upcast", "Codec.Unmarshal", "Codec.Marshal", "Codec.Marshal of the state",
 		"Options.Metadata", "Options.Now", "Middleware.Append", "Middleware.Append, after next", "Middleware.Load", "MarshalJSON", "EventName",
-		"Do with a transaction", "Do with open rows", "driver.Valuer",
+		"Do with a transaction", "Do with open rows", "driver.Valuer", "Key", "Labels", "OnKey",
 	}
-	oneByOne(t, func(t *testing.T, l storetest.Lane) {
+	definitionsOneByOne(t, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		b := &bomb{}
 		s := l.Open(t, b.options())
 		for i, place := range places {
 			var rows *storetest.Rows
 			if strings.HasPrefix(place, "Do with ") || place == "driver.Valuer" {
-				if l.DB == nil {
+				if l.DB == nil || k == storetest.Documents {
 					continue
 				}
 				rows = storetest.NewRows(t, l)
 			}
-			t.Run(place, func(t *testing.T) { testPlace(t, l, s, b, place, fmt.Sprint("p", i), rows) })
+			if k == storetest.Projection && slices.Contains([]string{"Key", "Labels", "OnKey"}, place) {
+				continue
+			}
+			t.Run(place, func(t *testing.T) {
+				testPlace(t, l, s, b, place, b.definition(k, fmt.Sprint("p", i), fmt.Sprint("of p", i), rows), rows)
+			})
 		}
 	})
 }
 
-func testPlace(t *testing.T, l storetest.Lane, s *es.Store, b *bomb, place, name string, rows *storetest.Rows) {
-	stream := "of " + name
+func testPlace(t *testing.T, l storetest.Lane, s *es.Store, b *bomb, place string, p *storetest.Definition[tally], rows *storetest.Rows) {
+	name, stream := p.Name, "of "+p.Name
 	storetest.CreateStream(t, s, stream)
 	bad := es.Payload(fuseV1{1})
 	if strings.HasSuffix(place, "Any") {
 		bad = spark{}
 	}
 	for i := range 7 {
-		p := bad
+		e := bad
 		if i%2 == 0 {
-			p = storetest.Deposited{Cents: 1}
+			e = storetest.Deposited{Cents: 1}
 		}
-		storetest.MustAppend(t, s, stream, fmt.Sprint(i+1), 0, es.NewEvent{Payload: p})
+		storetest.MustAppend(t, s, stream, fmt.Sprint(i+1), 0, es.NewEvent{Payload: e})
 	}
-	p := b.projection(name, stream, rows)
 	if rows != nil {
 		p.ReadModel = rows.Table()
 	}

@@ -27,11 +27,11 @@ var allOfFuses = tally{Deposits: 2, Fuses: 1}
 
 // TestPanicOfOnErrorIsFail has OnError panic about an event on which a handler has panicked, too.
 func TestPanicOfOnErrorIsFail(t *testing.T) {
-	oneByOne(t, func(t *testing.T, l storetest.Lane) {
+	definitionsOneByOne(t, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		b := &bomb{}
 		s := l.Open(t, b.options())
 		fuses(t, s, "accounts")
-		p := b.projection("p", "accounts", nil)
+		p := b.definition(k, "p", "accounts", nil)
 		calls, other := 0, errors.New("the handler's")
 		p.OnError = func(context.Context, es.Event, error, int) es.ErrorAction {
 			calls++
@@ -58,17 +58,17 @@ func TestPanicOfOnErrorIsFail(t *testing.T) {
 	})
 }
 
-// TestPanicEndsRun has functions panic that are called for no event: the run ends with the panic as its error, and
-// the next goes on.
+// TestPanicEndsRun has functions panic that a projection calls for no event: the run ends with the panic as its error,
+// and the next goes on. Documents call them for an event, whose failure it is.
 func TestPanicEndsRun(t *testing.T) {
-	oneByOne(t, func(t *testing.T, l storetest.Lane) {
+	definitionsOneByOne(t, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		b := &bomb{}
 		s := l.Open(t, b.options())
 		for i, place := range []string{"Init", "Codec.Unmarshal of the state"} {
 			t.Run(place, func(t *testing.T) {
 				stream := fmt.Sprint("s", i)
 				fuses(t, s, stream)
-				p := b.projection(fmt.Sprint("p", i), stream, nil)
+				p := b.definition(k, fmt.Sprint("p", i), stream, nil)
 				want := allOfFuses
 				if place != "Init" {
 					storetest.CatchUp(t, p, s)
@@ -121,7 +121,7 @@ func TestPanicOfReadModel(t *testing.T) {
 		s := l.Open(t, b.options())
 		fuses(t, s, "accounts")
 		rows := storetest.NewRows(t, l)
-		p := b.projection("p", "accounts", rows)
+		p := b.definition(storetest.Projection, "p", "accounts", rows)
 		p.ReadModel = bombTable{rows.Table(), b}
 		ctx := t.Context()
 		catchUp := func() error { _, err := p.CatchUp(ctx, s); return err }
@@ -167,7 +167,7 @@ func TestPanicOfReadModel(t *testing.T) {
 // TestGoexitEndsRun has functions call runtime.Goexit, as the FailNow of a test does: the goroutine ends, and
 // nothing else is left of the run.
 func TestGoexitEndsRun(t *testing.T) {
-	oneByOne(t, func(t *testing.T, l storetest.Lane) {
+	definitionsOneByOne(t, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		b := &bomb{}
 		s := l.Open(t, b.options())
 		for i, place := range []string{"On", "Do", "OnError", "Init", "Upcast", "Codec.Marshal of the state"} {
@@ -175,7 +175,7 @@ func TestGoexitEndsRun(t *testing.T) {
 				stream := fmt.Sprint("s", i)
 				storetest.CreateStream(t, s, stream)
 				storetest.MustAppend(t, s, stream, "a", 0, es.NewEvent{Payload: storetest.Deposited{Cents: 1}}, es.NewEvent{Payload: fuseV1{1}}, es.NewEvent{Payload: storetest.Deposited{Cents: 2}})
-				p := b.projection(fmt.Sprint("p", i), stream, nil)
+				p := b.definition(k, fmt.Sprint("p", i), stream, nil)
 				p.OnError = func(context.Context, es.Event, error, int) es.ErrorAction {
 					runtime.Goexit()
 					return es.Skip
@@ -275,12 +275,12 @@ func (h panickingHandler) Handle(context.Context, slog.Record) error {
 
 // TestPanicOfLoggerIsDropped runs a projection that fails and an append that conflicts with a logger that panics.
 func TestPanicOfLoggerIsDropped(t *testing.T) {
-	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachDefinition(t, storetest.SomeLanes, storetest.AnyLane, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		var calls atomic.Int64
 		s := l.Open(t, &es.Options{Logger: slog.New(panickingHandler{&calls})})
 		fuses(t, s, "accounts")
 		b := &bomb{}
-		p := b.projection("p", "accounts", nil)
+		p := b.definition(k, "p", "accounts", nil)
 		p.OnError = func(context.Context, es.Event, error, int) es.ErrorAction { return es.Skip }
 		b.arm("Do")
 		if cp, want := storetest.CatchUp(t, p, s), (tally{Deposits: 2}); cp.State != want {
@@ -296,12 +296,12 @@ func TestPanicOfLoggerIsDropped(t *testing.T) {
 
 // TestPanicIsLoggedWithStack finds in the log where a handler has panicked.
 func TestPanicIsLoggedWithStack(t *testing.T) {
-	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachDefinition(t, storetest.SomeLanes, storetest.AnyLane, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		var log storetest.Log
 		s := l.Open(t, &es.Options{Logger: log.Logger()})
 		fuses(t, s, "accounts")
 		b := &bomb{}
-		p := b.projection("p", "accounts", nil)
+		p := b.definition(k, "p", "accounts", nil)
 		p.OnError = func(context.Context, es.Event, error, int) es.ErrorAction { return es.Skip }
 		b.arm("Do")
 		storetest.CatchUp(t, p, s)

@@ -15,9 +15,9 @@ import (
 )
 
 func TestProjectionCatchUp(t *testing.T) {
-	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+	storetest.ForEachDefinitionsStore(t, func(t *testing.T, s *es.Store, k storetest.Kind) {
 		storetest.CreateStream(t, s, "accounts", "cards")
-		p := storetest.TotalsOf("totals")
+		p := k.TotalsOf("totals")
 		if _, err := p.Load(t.Context(), s); !errors.Is(err, es.ErrProjectionNotFound) {
 			t.Errorf("load before the first run: %v, want ErrProjectionNotFound", err)
 		}
@@ -59,11 +59,11 @@ func TestProjectionCatchUp(t *testing.T) {
 
 // TestProjectionRun follows live appends, through batches of every size.
 func TestProjectionRun(t *testing.T) {
-	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachDefinition(t, storetest.SomeLanes, storetest.AnyLane, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		s := l.Open(t, nil)
 		storetest.CreateStream(t, s, "accounts")
 		for _, size := range []int{1, 2, 0} {
-			p := storetest.TotalsOf(fmt.Sprint("totals", size))
+			p := k.TotalsOf(fmt.Sprint("totals", size))
 			p.BatchSize = size
 			end := storetest.Running(t, p, s)
 			var last es.Position
@@ -89,7 +89,7 @@ func TestProjectionRun(t *testing.T) {
 			}
 			storetest.WantIdle(t, l, "after Run")
 		}
-		if cp := storetest.CatchUp(t, storetest.TotalsOf("totals1"), s); cp.State.Events != 120 {
+		if cp := storetest.CatchUp(t, k.TotalsOf("totals1"), s); cp.State.Events != 120 {
 			t.Errorf("%d events, want 120", cp.State.Events)
 		}
 	})
@@ -102,9 +102,9 @@ func TestProjectionStateTyped(t *testing.T) {
 		At   time.Time
 		ByID map[int64][]float64
 	}
-	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+	storetest.ForEachDefinitionsStore(t, func(t *testing.T, s *es.Store, k storetest.Kind) {
 		storetest.CreateStream(t, s, "accounts")
-		p := &es.Projection[state]{Name: "typed", From: es.FromAll(), When: []es.Handler[state]{
+		p := storetest.Define(k, &es.Projection[state]{Name: "typed", From: es.FromAll(), When: []es.Handler[state]{
 			es.OnEvent(func(st *state, e storetest.Deposited, ev es.Event) {
 				st.Big += e.Cents
 				st.At = ev.RecordedAt
@@ -113,7 +113,7 @@ func TestProjectionStateTyped(t *testing.T) {
 				}
 				st.ByID[ev.Version] = append(st.ByID[ev.Version], 1)
 			}),
-		}}
+		}})
 		const big = 1<<53 + 1
 		for i := range 4 {
 			stored := storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, es.NewEvent{Payload: storetest.Deposited{Cents: []int64{big, 1, 1, 1}[i]}})
@@ -126,20 +126,27 @@ func TestProjectionStateTyped(t *testing.T) {
 }
 
 func TestProjectionInvalid(t *testing.T) {
-	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
-		for field, change := range map[string]func(*es.Projection[storetest.Totals]){
-			"Projection.Name":      func(p *es.Projection[storetest.Totals]) { p.Name = "" },
-			"Projection.From":      func(p *es.Projection[storetest.Totals]) { p.From = nil },
-			"Projection.When[0]":   func(p *es.Projection[storetest.Totals]) { p.When[0] = nil },
-			"Projection.When[1]":   func(p *es.Projection[storetest.Totals]) { p.When = append(p.When, es.Fold[storetest.Totals]{}) },
-			"Projection.BatchSize": func(p *es.Projection[storetest.Totals]) { p.BatchSize = -1 },
-			"Projection.Poll":      func(p *es.Projection[storetest.Totals]) { p.Poll = -1 },
-			"Projection.Lease":     func(p *es.Projection[storetest.Totals]) { p.Lease = time.Millisecond },
-			"DoAny":                func(p *es.Projection[storetest.Totals]) { p.When = append(p.When, es.DoAny[storetest.Totals](nil)) },
-			"zero Effect":          func(p *es.Projection[storetest.Totals]) { p.When = append(p.When, es.Effect[storetest.Totals]{}) },
+	storetest.ForEachDefinitionsStore(t, func(t *testing.T, s *es.Store, k storetest.Kind) {
+		for field, change := range map[string]func(*storetest.Definition[storetest.Totals]){
+			"Projection.Name":      func(p *storetest.Definition[storetest.Totals]) { p.Name = "" },
+			"Projection.From":      func(p *storetest.Definition[storetest.Totals]) { p.From = nil },
+			"Projection.When[0]":   func(p *storetest.Definition[storetest.Totals]) { p.When[0] = nil },
+			"Projection.When[1]":   func(p *storetest.Definition[storetest.Totals]) { p.When = append(p.When, es.Fold[storetest.Totals]{}) },
+			"Projection.BatchSize": func(p *storetest.Definition[storetest.Totals]) { p.BatchSize = -1 },
+			"Projection.Poll":      func(p *storetest.Definition[storetest.Totals]) { p.Poll = -1 },
+			"Projection.Lease":     func(p *storetest.Definition[storetest.Totals]) { p.Lease = time.Millisecond },
+			"DoAny": func(p *storetest.Definition[storetest.Totals]) {
+				p.When = append(p.When, es.DoAny[storetest.Totals](nil))
+			},
+			"zero Effect": func(p *storetest.Definition[storetest.Totals]) {
+				p.When = append(p.When, es.Effect[storetest.Totals]{})
+			},
 		} {
-			p := storetest.TotalsOf("totals")
+			p := k.TotalsOf("totals")
 			change(p)
+			if k == storetest.Documents {
+				field = strings.Replace(field, "Projection.", "Documents.", 1)
+			}
 			storetest.WantInvalid(t, "Run with a bad "+field, p.Run(t.Context(), s), field)
 			_, err := p.CatchUp(t.Context(), s)
 			storetest.WantInvalid(t, "CatchUp with a bad "+field, err, field)
@@ -153,7 +160,7 @@ func TestProjectionInvalid(t *testing.T) {
 		for _, err := range []error{
 			s.StopProjection(t.Context(), "none"), s.ResetProjection(t.Context(), "none"), s.DeleteProjection(t.Context(), "none", true),
 			s.RetryParked(t.Context(), "none"), s.DropParked(t.Context(), "none", 1),
-			storetest.TotalsOf("none").Reset(t.Context(), s), storetest.TotalsOf("none").Delete(t.Context(), s, true),
+			k.TotalsOf("none").Reset(t.Context(), s), k.TotalsOf("none").Delete(t.Context(), s, true),
 		} {
 			storetest.WantErr(t, "control of a projection that never ran", err, es.ErrProjectionNotFound)
 		}
@@ -161,10 +168,10 @@ func TestProjectionInvalid(t *testing.T) {
 }
 
 func TestProjectionStep(t *testing.T) {
-	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+	storetest.ForEachDefinitionsStore(t, func(t *testing.T, s *es.Store, k storetest.Kind) {
 		storetest.CreateStream(t, s, "accounts")
 		stored := storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(5, 1)...)
-		p := storetest.TotalsOf("stopping", es.Do(func(_ context.Context, step *es.Step[storetest.Totals], e storetest.Deposited) error {
+		p := k.TotalsOf("stopping", es.Do(func(_ context.Context, step *es.Step[storetest.Totals], e storetest.Deposited) error {
 			if step.Event.Version == 3 {
 				step.Stop()
 			}
@@ -189,7 +196,7 @@ func TestProjectionStep(t *testing.T) {
 // TestProjectionFailing shows that a step which fails leaves nothing: no state, no row, no emitted
 // event, no position; and that what came before it is there.
 func TestProjectionFailing(t *testing.T) {
-	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachDefinition(t, storetest.SomeLanes, storetest.AnyLane, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		s := l.Open(t, nil)
 		storetest.CreateStream(t, s, "accounts")
 		stored := storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(10, 0)...)
@@ -197,12 +204,12 @@ func TestProjectionFailing(t *testing.T) {
 		broken.Store(true)
 		tries := 0
 		failure := errors.New("no such luck")
-		p := storetest.TotalsOf("failing",
+		p := k.TotalsOf("failing",
 			es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], e storetest.Deposited) error {
 				return step.Emit(ctx, es.NewEvent{Payload: e})
 			}))
 		var table *storetest.Rows
-		if l.DB != nil {
+		if l.DB != nil && k == storetest.Projection {
 			table = storetest.NewRows(t, l)
 			p.ReadModel = table.Table()
 			p.When = append(p.When, table.Insert())
@@ -303,7 +310,7 @@ func TestProjectionHiddenError(t *testing.T) {
 
 // TestProjectionDecisions has every policy decide about one aggregate's event.
 func TestProjectionDecisions(t *testing.T) {
-	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+	storetest.ForEachDefinitionsStore(t, func(t *testing.T, s *es.Store, k storetest.Kind) {
 		storetest.CreateStream(t, s, "accounts")
 		var stored []es.Event
 		for i := range 4 {
@@ -312,8 +319,8 @@ func TestProjectionDecisions(t *testing.T) {
 			}
 		}
 		broken := true
-		failing := func(name string, decide es.ErrorAction) *es.Projection[storetest.Totals] {
-			p := storetest.TotalsOf(name, es.Do(func(_ context.Context, step *es.Step[storetest.Totals], e storetest.Deposited) error {
+		failing := func(name string, decide es.ErrorAction) *storetest.Definition[storetest.Totals] {
+			p := k.TotalsOf(name, es.Do(func(_ context.Context, step *es.Step[storetest.Totals], e storetest.Deposited) error {
 				if step.Event.AggregateID == "bad" && e.Cents == 1 && broken {
 					return errors.New("no such luck")
 				}
@@ -399,14 +406,14 @@ func TestProjectionDecisions(t *testing.T) {
 // TestProjectionEmitAndLink checks what is emitted and linked, and that it stays exact through
 // resets.
 func TestProjectionEmitAndLink(t *testing.T) {
-	storetest.ForEachStore(t, func(t *testing.T, s *es.Store) {
+	storetest.ForEachDefinitionsStore(t, func(t *testing.T, s *es.Store, k storetest.Kind) {
 		ctx := t.Context()
 		storetest.CreateStream(t, s, "accounts", "cards")
 		evs := storetest.Deposits(3, 1)
 		evs[1].Metadata = es.Metadata{"n": 1<<53 + 1, "by": "ann"}
 		stored := storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, evs...)
 		stored = append(stored, storetest.MustAppend(t, s, "cards", "b", es.AnyVersion, storetest.Deposits(2, 10)...)...)
-		p := storetest.TotalsOf("emitting", es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], e storetest.Deposited) error {
+		p := k.TotalsOf("emitting", es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], e storetest.Deposited) error {
 			if err := step.Emit(ctx, es.NewEvent{Payload: storetest.Opened{Owner: fmt.Sprint(e.Cents)}}, es.NewEvent{Payload: e}); err != nil {
 				return err
 			}
@@ -464,14 +471,14 @@ func TestProjectionEmitAndLink(t *testing.T) {
 // TestProjectionControl calls stop, reset and delete, by name and on the definition, before, during
 // and after runs.
 func TestProjectionControl(t *testing.T) {
-	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachDefinition(t, storetest.SomeLanes, storetest.AnyLane, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		s, other := l.OpenTwice(t)
 		ctx := t.Context()
 		storetest.CreateStream(t, s, "accounts")
 		storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(7, 1)...)
-		p := storetest.TotalsOf("controlled")
+		p := k.TotalsOf("controlled")
 		var table *storetest.Rows
-		if l.DB != nil {
+		if l.DB != nil && k == storetest.Projection {
 			table = storetest.NewRows(t, l)
 			p.ReadModel = table.Table()
 			p.When = append(p.When, table.Insert())
@@ -562,7 +569,7 @@ func TestProjectionControl(t *testing.T) {
 // TestProjectionFenced has a projection reset within a handler: the step can write nothing any
 // more, and nothing of it is stored twice.
 func TestProjectionFenced(t *testing.T) {
-	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachDefinition(t, storetest.SomeLanes, storetest.AnyLane, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		if l.DB != nil && l.DB.Stats().MaxOpenConnections == 1 {
 			return // the handler below needs a connection beside its transaction's
 		}
@@ -570,7 +577,7 @@ func TestProjectionFenced(t *testing.T) {
 		storetest.CreateStream(t, s, "accounts")
 		storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, storetest.Deposits(3, 1)...)
 		fenced := 0
-		p := storetest.TotalsOf("fenced", es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], e storetest.Deposited) error {
+		p := k.TotalsOf("fenced", es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], e storetest.Deposited) error {
 			if err := step.Emit(ctx, es.NewEvent{Payload: e}); err != nil {
 				return err
 			}
@@ -622,7 +629,7 @@ func TestProjectionMemoryUnsupported(t *testing.T) {
 // TestLinkMetadata links events while the store adds metadata: a link has the event's, what it lacks of the store's,
 // and where it comes from.
 func TestLinkMetadata(t *testing.T) {
-	storetest.ForEachLane(t, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachDefinition(t, storetest.SomeLanes, storetest.AnyLane, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		linking := false
 		s := l.Open(t, &es.Options{Metadata: func(context.Context) es.Metadata {
 			if !linking {
@@ -633,7 +640,7 @@ func TestLinkMetadata(t *testing.T) {
 		storetest.CreateStream(t, s, "accounts")
 		stored := storetest.MustAppend(t, s, "accounts", "a", 0, es.NewEvent{Payload: storetest.Deposited{Cents: 1}, Metadata: es.Metadata{"who": "ann"}})
 		linking = true
-		p := storetest.TotalsOf("links", es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], _ storetest.Deposited) error {
+		p := k.TotalsOf("links", es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], _ storetest.Deposited) error {
 			return step.LinkTo(ctx, "linked")
 		}))
 		storetest.CatchUp(t, p, s)
@@ -648,11 +655,11 @@ func TestLinkMetadata(t *testing.T) {
 // TestParkedEventsMany lists more parked events than one statement asks for.
 func TestParkedEventsMany(t *testing.T) {
 	const n = 1203
-	storetest.ForEach(t, storetest.SomeLanes, storetest.Usual, func(t *testing.T, l storetest.Lane) {
+	storetest.ForEachDefinition(t, storetest.SomeLanes, storetest.Usual, func(t *testing.T, l storetest.Lane, k storetest.Kind) {
 		s := l.Open(t, nil)
 		storetest.CreateStream(t, s, "accounts")
 		stored := storetest.MustAppend(t, s, "accounts", "a", 0, storetest.Deposits(n, 1)...)
-		p := storetest.TotalsOf("park", es.Do(func(context.Context, *es.Step[storetest.Totals], storetest.Deposited) error { return errors.New("no") }))
+		p := k.TotalsOf("park", es.Do(func(context.Context, *es.Step[storetest.Totals], storetest.Deposited) error { return errors.New("no") }))
 		p.OnError = func(context.Context, es.Event, error, int) es.ErrorAction { return es.Park }
 		storetest.CatchUp(t, p, s)
 		parked, err := s.ParkedEvents(t.Context(), "park")

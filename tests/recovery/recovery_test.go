@@ -21,8 +21,8 @@ import (
 // handled are the aggregates that the ordeal's projection sends commands to.
 var handled = es.Aggregate[storetest.Account]{Stream: "handled", When: storetest.Accounts.When}
 
-// ordeal runs writers, a projection with a table, emitted events, commands and a state, a subscription and a
-// relay, while something disturbs them, and then compares all they have with what was stored.
+// ordeal runs writers, a projection with a table, emitted events, commands and a state, the same without the table as
+// documents, a subscription and a relay, while something disturbs them, and then compares all they have with what was stored.
 // disturb returns once it has disturbed enough.
 func ordeal(t *testing.T, l storetest.Lane, disturb func()) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
@@ -30,29 +30,35 @@ func ordeal(t *testing.T, l storetest.Lane, disturb func()) {
 	s := l.Open(t, nil)
 	storetest.CreateStream(t, s, "accounts", "handled")
 	table := storetest.NewRows(t, l)
-	p := storetest.TotalsOf("ordeal", table.Insert(), es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], e storetest.Deposited) error {
-		if e.Cents%5 == 0 {
-			return step.Emit(ctx, es.NewEvent{Payload: e})
-		}
-		in, err := step.Store()
-		if err != nil {
+	var definitions []*storetest.Definition[storetest.Totals]
+	var ends []func() error
+	for _, k := range storetest.Kinds {
+		p := k.TotalsOf("ordeal of "+string(k), es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], e storetest.Deposited) error {
+			if e.Cents%5 == 0 {
+				return step.Emit(ctx, es.NewEvent{Payload: e})
+			}
+			in, err := step.Store()
+			if err != nil {
+				return err
+			}
+			_, err = handled.Execute(ctx, in, step.Event.AggregateID+" by "+string(k), func(r *es.Root[storetest.Account]) error {
+				r.Record(e)
+				return nil
+			})
 			return err
+		}))
+		if p.BatchSize = 20; k == storetest.Projection {
+			p.ReadModel, p.When = table.Table(), append(p.When, table.Insert())
 		}
-		_, err = handled.Execute(ctx, in, step.Event.AggregateID, func(r *es.Root[storetest.Account]) error {
-			r.Record(e)
-			return nil
-		})
-		return err
-	}))
-	p.ReadModel, p.BatchSize = table.Table(), 20
-	// The database's faults are not the handlers': nobody is ever asked.
-	p.OnError = func(_ context.Context, ev es.Event, err error, _ int) es.ErrorAction {
-		if ctx.Err() == nil {
-			t.Errorf("OnError was asked about event %d: %v", ev.Position, err)
+		// The database's faults are not the handlers': nobody is ever asked.
+		p.OnError = func(_ context.Context, ev es.Event, err error, _ int) es.ErrorAction {
+			if ctx.Err() == nil {
+				t.Errorf("OnError of the %s was asked about event %d: %v", k, ev.Position, err)
+			}
+			return es.Retry
 		}
-		return es.Retry
+		definitions, ends = append(definitions, p), append(ends, storetest.Running(t, p, s))
 	}
-	endProjection := storetest.Running(t, p, s)
 
 	disturbed := make(chan struct{})
 	var writers sync.WaitGroup
@@ -133,8 +139,10 @@ func ordeal(t *testing.T, l storetest.Lane, disturb func()) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Wait(ctx, s, end[0].Position); err != nil {
-		t.Fatalf("the projection has not caught up: %v (%+v)", err, storetest.Info(t, s, "ordeal"))
+	for _, p := range definitions {
+		if err := p.Wait(ctx, s, end[0].Position); err != nil {
+			t.Fatalf("the %s has not caught up: %v (%+v)", p.Kind, err, storetest.Info(t, s, p.Name))
+		}
 	}
 	readers.Wait()
 	storetest.Eventually(t, "the relay", func() bool { return storetest.Info(t, s, "relay").Position >= end[0].Position })
@@ -142,8 +150,10 @@ func ordeal(t *testing.T, l storetest.Lane, disturb func()) {
 	if err := <-relayDone; !errors.Is(err, context.Canceled) {
 		t.Errorf("the relay ended with %v", err)
 	}
-	if err := endProjection(); !errors.Is(err, context.Canceled) {
-		t.Errorf("the projection ended with %v", err)
+	for i, end := range ends {
+		if err := end(); !errors.Is(err, context.Canceled) {
+			t.Errorf("the %s ended with %v", definitions[i].Kind, err)
+		}
 	}
 
 	stored := storetest.Collect(t, s.Read(ctx, es.FromStream("accounts"), es.ReadOptions{}))
@@ -181,14 +191,16 @@ func ordeal(t *testing.T, l storetest.Lane, disturb func()) {
 	if got := table.Positions(t); !slices.Equal(got, positions) {
 		t.Errorf("the table has %d rows, want those of the %d events, each once", len(got), len(positions))
 	}
-	if cp, err := p.Load(ctx, s); err != nil || cp.State.Events != len(stored) {
-		t.Errorf("the state has counted %d events (%v), want %d", cp.State.Events, err, len(stored))
+	for _, p := range definitions {
+		if cp, err := p.Load(ctx, s); err != nil || cp.State.Events != len(stored) {
+			t.Errorf("the state of the %s has counted %d events (%v), want %d", p.Kind, cp.State.Events, err, len(stored))
+		}
+		if got := storetest.Collect(t, s.Read(ctx, es.FromStream(p.Name), es.ReadOptions{})); len(got) != fives {
+			t.Errorf("%d events emitted by the %s, want %d", len(got), p.Kind, fives)
+		}
 	}
-	if got := storetest.Collect(t, s.Read(ctx, es.FromStream("ordeal"), es.ReadOptions{})); len(got) != fives {
-		t.Errorf("%d events emitted, want %d", len(got), fives)
-	}
-	if got := storetest.Collect(t, s.Read(ctx, es.FromStream("handled"), es.ReadOptions{})); len(got) != len(stored)-fives {
-		t.Errorf("%d commands carried out, want %d, each once", len(got), len(stored)-fives)
+	if got, want := storetest.Collect(t, s.Read(ctx, es.FromStream("handled"), es.ReadOptions{})), len(definitions)*(len(stored)-fives); len(got) != want {
+		t.Errorf("%d commands carried out, want %d, each once", len(got), want)
 	}
 	t.Logf("%d events", len(stored))
 }
