@@ -18,10 +18,9 @@ import (
 // in restore, which forgets them all.
 type keeper[S any] struct {
 	failurePolicy
-	init     func() S // nil: the zero S
-	key      func(ev Event) string
-	labels   func(key string, s *S) []string
-	handlers byName[*entry[S]]
+	keyFinder[S]
+	init   func() S // nil: the zero S
+	labels func(key string, s *S) []string
 
 	held   map[string]*heldDocument[S]
 	size   int // bytes of what is held, as stored
@@ -49,19 +48,6 @@ const (
 	// keptBytes is how many are held from one batch to the next at most.
 	keptBytes = 4 << 20
 )
-
-// turn is an event's turn, which has passed middleware and upcasters.
-type turn struct {
-	deliveries []keyedDelivery
-	failure    error // of finding that out
-}
-
-// keyedDelivery is a delivery with the keys of its documents.
-type keyedDelivery struct {
-	delivery
-	key  string     // for all entries that have no keys of their own; "": they pass it over
-	keys [][]string // for each entry; nil: no entry has any
-}
 
 func (f *keeper[S]) restore([]byte) error {
 	f.held, f.size, f.begun, f.growth = map[string]*heldDocument[S]{}, 0, 0, 0
@@ -175,84 +161,6 @@ func (f *keeper[S]) read(tx *batchTx, missing map[string]bool, must bool) (bool,
 	}
 	f.size += size
 	return true, nil
-}
-
-// plan adds a delivery to an event's turn, if an entry wants it, and finds its keys.
-func (f *keeper[S]) plan(t *turn, d *delivery) error {
-	entries := f.handlers.entries(d.payload.name)
-	if len(entries) == 0 {
-		return nil
-	}
-	if len(entries) > 1 || entries[0].keys != nil {
-		if err := d.encode(); err != nil {
-			return err
-		}
-	}
-	k := keyedDelivery{delivery: *d}
-	asked := false
-	for i, e := range entries {
-		if e.keys == nil {
-			if asked {
-				continue
-			}
-			asked = true
-			var err error
-			if k.key, err = f.keyOf(d); err != nil {
-				return err
-			}
-			continue
-		}
-		keys, err := distinct("document key", d, e.keys)
-		if err != nil {
-			return err
-		}
-		if k.keys == nil {
-			k.keys = make([][]string, len(entries))
-		}
-		k.keys[i] = keys
-	}
-	t.deliveries = append(t.deliveries, k)
-	return nil
-}
-
-// keyOf returns the key of the document that Documents.Key names.
-func (f *keeper[S]) keyOf(d *delivery) (string, error) {
-	if f.key == nil && d.loaded == nil {
-		return d.record.aggregateID, nil
-	}
-	ev, err := d.event()
-	if err != nil {
-		return "", err
-	}
-	key := ev.AggregateID
-	if f.key != nil {
-		key = f.key(ev)
-	}
-	if key == "" {
-		return "", nil
-	}
-	return key, checkName("document key", key)
-}
-
-// distinct returns the texts that a function makes of a delivery, each once and without empty ones, in their order.
-func distinct(what string, d *delivery, of func(*delivery) ([]string, error)) ([]string, error) {
-	texts, err := of(d)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	seen := make(map[string]bool, len(texts))
-	for _, text := range texts {
-		if text == "" || seen[text] {
-			continue
-		}
-		if err := checkName(what, text); err != nil {
-			return nil, err
-		}
-		seen[text] = true
-		out = append(out, text)
-	}
-	return out, nil
 }
 
 // take runs the handlers of an event.

@@ -348,7 +348,8 @@ func (ds *Documents[S]) runner(s *Store) (*runner, error) {
 	}
 	r.consumer = &keeper[S]{
 		failurePolicy: failurePolicy{name, s, ds.OnError},
-		init:          ds.Init, key: ds.Key, labels: ds.Labels, handlers: handlers,
+		keyFinder:     keyFinder[S]{ds.Key, handlers},
+		init:          ds.Init, labels: ds.Labels,
 	}
 	return r, nil
 }
