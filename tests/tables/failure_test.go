@@ -15,7 +15,7 @@ import (
 
 // writing returns a projection whose handler is called with each deposit.
 func writing(p *program, handle func(ctx context.Context, step *es.Step[storetest.Totals], cents int64) error) *es.Projection[storetest.Totals] {
-	return storetest.TotalsOf(p.prefix+"program", es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], e storetest.Deposited) error {
+	return storetest.TotalsOf(p.name, es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], e storetest.Deposited) error {
 		return handle(ctx, step, e.Cents)
 	}))
 }

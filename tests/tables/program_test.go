@@ -3,6 +3,7 @@ package tables_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -121,6 +122,8 @@ type program struct {
 	salt       uint64
 	atOnce     bool // a statement for each write
 	failed     []es.Position
+	runs       int
+	name       string // of the projection
 }
 
 func newProgram(t testing.TB, l storetest.Lane, s schema) *program {
@@ -131,11 +134,7 @@ func newProgram(t testing.TB, l storetest.Lane, s schema) *program {
 	for _, text := range s.create(l, p.main.Name, p.side.Name) {
 		l.Exec(t, text)
 	}
-	if s.related {
-		for id := range 12 {
-			l.Exec(t, fmt.Sprintf("INSERT INTO %s (id) VALUES (%d)", p.main.Name, id))
-		}
-	}
+	p.empty(t)
 	t.Cleanup(func() {
 		l.Exec(t, "DROP TABLE IF EXISTS "+p.side.Name)
 		l.Exec(t, "DROP TABLE IF EXISTS "+p.main.Name)
@@ -146,12 +145,26 @@ func newProgram(t testing.TB, l storetest.Lane, s schema) *program {
 	return p
 }
 
+// empty takes the tables back to how they begin, and the program with them.
+func (p *program) empty(t testing.TB) {
+	t.Helper()
+	p.failed, p.name = nil, fmt.Sprint(p.prefix, "program_", p.runs)
+	p.runs++
+	p.l.Exec(t, "DELETE FROM "+p.side.Name)
+	p.l.Exec(t, "DELETE FROM "+p.main.Name)
+	for id := range 12 {
+		if p.related {
+			p.l.Exec(t, fmt.Sprintf("INSERT INTO %s (id) VALUES (%d)", p.main.Name, id))
+		}
+	}
+}
+
 // seen is what a program's handlers have read.
 type seen struct{ Sum int64 }
 
 func (p *program) projection(onError es.ErrorAction, batch int) *es.Projection[seen] {
 	return &es.Projection[seen]{
-		Name: p.prefix + "program", From: es.FromStream("accounts"), BatchSize: batch,
+		Name: p.name, From: es.FromStream("accounts"), BatchSize: batch,
 		OnError: func(_ context.Context, ev es.Event, _ error, _ int) es.ErrorAction {
 			p.failed = append(p.failed, ev.Position)
 			return onError
@@ -226,7 +239,7 @@ func (p *program) write(ctx context.Context, step *es.Step[seen], r *rand.Rand) 
 // fresh returns a key like the other that hardly comes again.
 func (p *program) fresh(key es.Row, r *rand.Rand) es.Row {
 	key = with(key, nil)
-	if _, text := key["id"].(string); text && p.name == "text" {
+	if _, text := key["id"].(string); text && p.schema.name == "text" {
 		key["id"] = fmt.Sprint("k", r.IntN(1_000_000))
 	} else {
 		key["id"] = 100 + r.IntN(1_000_000)
@@ -239,7 +252,7 @@ func (p *program) values(table *es.Table, r *rand.Rand) es.Row {
 	row := es.Row{}
 	if r.IntN(2) == 0 {
 		row["n"] = int64(r.IntN(5))
-		if p.name == "cascade" && table == p.side && r.IntN(2) == 0 {
+		if p.schema.name == "cascade" && table == p.side && r.IntN(2) == 0 {
 			row["n"] = r.IntN(12)
 		}
 	}
@@ -262,9 +275,7 @@ func (p *program) values(table *es.Table, r *rand.Rand) es.Row {
 func with(row, more es.Row) es.Row {
 	out := es.Row{}
 	for _, r := range []es.Row{row, more} {
-		for k, v := range r {
-			out[k] = v
-		}
+		maps.Copy(out, r)
 	}
 	return out
 }
@@ -273,7 +284,7 @@ func with(row, more es.Row) es.Row {
 func (p *program) result(t testing.TB, s *es.Store) string {
 	t.Helper()
 	var b strings.Builder
-	parked, err := s.ParkedEvents(t.Context(), p.prefix+"program")
+	parked, err := s.ParkedEvents(t.Context(), p.name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -117,7 +117,7 @@ func TestGatheredOrder(t *testing.T) {
 				at := slices.IndexFunc(schemas, func(s schema) bool { return s.name == script.schema })
 				p := newProgram(t, l, schemas[at])
 				alias := &es.Table{Dialect: l.Dialect, Name: in + "." + p.main.Name, Key: p.main.Key}
-				projection := storetest.TotalsOf(p.prefix+"program", es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], _ storetest.Deposited) (err error) {
+				projection := storetest.TotalsOf(p.name, es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], _ storetest.Deposited) (err error) {
 					if atOnce {
 						_, err = step.Tx()
 					}
@@ -182,7 +182,7 @@ func TestGatheredReads(t *testing.T) {
 				return err
 			}
 		}
-		projection := storetest.TotalsOf(p.prefix+"reads", es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], _ storetest.Deposited) error {
+		projection := storetest.TotalsOf(p.name, es.Do(func(ctx context.Context, step *es.Step[storetest.Totals], _ storetest.Deposited) error {
 			insert := func(id int64) error { return p.main.Insert(ctx, step, es.Row{"id": id}) }
 			event++
 			if err := insert(event * 10); err != nil {

@@ -21,7 +21,7 @@ func TestGatheredWrites(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test
 		s := l.Open(t, nil)
 		storetest.CreateStream(t, s, "accounts")
-		for range 15 {
+		for range 10 {
 			storetest.MustAppend(t, s, "accounts", fmt.Sprint("account-", r.IntN(40)), es.AnyVersion, storetest.Deposits(10, r.Int64N(1<<40))...)
 		}
 		list := schemas
@@ -36,19 +36,19 @@ func TestGatheredWrites(t *testing.T) {
 
 func comparePrograms(t *testing.T, l storetest.Lane, s *es.Store, schema schema, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 2)) //nolint:gosec // a test
+	p := newProgram(t, l, schema)
 	for _, odd := range []int{0, 30} {
-		from := program{odd: odd, reads: r.IntN(3) == 0, salt: r.Uint64()}
-		batch := []int{20, 60, 150}[r.IntN(3)]
+		p.odd, p.reads, p.salt = odd, r.IntN(3) == 0, r.Uint64()
+		batch := []int{20, 50, 100}[r.IntN(3)]
 		action := []es.ErrorAction{es.Skip, es.Park}[r.IntN(2)]
 		var results []string
-		for _, atOnce := range []bool{true, false} {
-			p := newProgram(t, l, schema)
-			p.odd, p.reads, p.salt, p.atOnce = from.odd, from.reads, from.salt, atOnce
+		for _, p.atOnce = range []bool{true, false} {
+			p.empty(t)
 			cp := storetest.CatchUp(t, p.projection(action, batch), s)
 			results = append(results, p.result(t, s)+fmt.Sprintln("read:", cp.State.Sum))
 		}
 		if results[0] != results[1] {
-			t.Errorf("seed %d, batches of %d, action %v, 1 of %d odd, reads %v\na statement for each write:\n%s\ngathered:\n%s", seed, batch, action, from.odd, from.reads, results[0], results[1])
+			t.Errorf("seed %d, batches of %d, action %v, 1 of %d odd, reads %v\na statement for each write:\n%s\ngathered:\n%s", seed, batch, action, odd, p.reads, results[0], results[1])
 		}
 	}
 }
