@@ -1,6 +1,7 @@
 package documents_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -177,7 +178,11 @@ func TestDocumentsReadYourWrites(t *testing.T) {
 		ended := make(chan error, 1)
 		ctx := t.Context() // ends before the cleanup
 		go func() { ended <- ds.Run(ctx, s) }()
-		t.Cleanup(func() { <-ended })
+		t.Cleanup(func() {
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Errorf("the run has ended with: %v", err)
+			}
+		})
 		var wanted []string
 		for _, key := range []string{"a", "b", "c"} {
 			at := account(t, s, key, -1)
