@@ -105,7 +105,8 @@ func (t *Table) Insert(ctx context.Context, in Transactor, row Row) error {
 	if err != nil {
 		return err
 	}
-	return t.write(ctx, in, &tableWrite{op: insertRow, set: set})
+	_, err = t.write(ctx, in, &tableWrite{op: insertRow, set: set})
+	return err
 }
 
 // Upsert adds a row, which must have all columns of Key, or, if there is one of its key, sets that
@@ -129,31 +130,33 @@ func (t *Table) Upsert(ctx context.Context, in Transactor, row Row) error {
 			return invalid("row of table %s lacks %s, a column of its key", t.Name, column)
 		}
 	}
-	return t.write(ctx, in, &tableWrite{op: upsertRow, set: set})
+	_, err = t.write(ctx, in, &tableWrite{op: upsertRow, set: set})
+	return err
 }
 
-// Update sets columns of the rows that meet a condition, which must not be empty. If there are none, it does nothing.
-// To learn how many there were, run a statement of your own through [Step.Tx].
-func (t *Table) Update(ctx context.Context, in Transactor, where, set Row) error {
+// Update sets columns of the rows that meet a condition, which must not be empty. It returns how many there were; MySQL
+// does not count those that had these values already, unless the driver is told clientFoundRows. For a write that waits
+// for others it returns -1, as that is not known yet. To learn it, call [Step.Tx] first.
+func (t *Table) Update(ctx context.Context, in Transactor, where, set Row) (int64, error) {
 	if len(set) == 0 {
-		return invalid("nothing to set in table %s", t.Name)
+		return 0, invalid("nothing to set in table %s", t.Name)
 	}
 	values, err := columnsOf(set)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	condition, err := t.condition(where)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	return t.write(ctx, in, &tableWrite{op: updateRows, set: values, where: condition})
 }
 
-// Remove deletes the rows that meet a condition, which must not be empty.
-func (t *Table) Remove(ctx context.Context, in Transactor, where Row) error {
+// Remove deletes the rows that meet a condition, which must not be empty. It returns how many there were, as Update does.
+func (t *Table) Remove(ctx context.Context, in Transactor, where Row) (int64, error) {
 	condition, err := t.condition(where)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	return t.write(ctx, in, &tableWrite{op: removeRows, where: condition})
 }
@@ -209,22 +212,30 @@ func columnsOf(row Row) (tableColumns, error) {
 	return c, nil
 }
 
-// write has the transaction keep w until others can go with it, or makes it at once.
-func (t *Table) write(ctx context.Context, in Transactor, w *tableWrite) error {
+// write has the transaction keep w until others can go with it, or makes it at once. It returns how many rows it
+// changed, or -1 if it is kept.
+func (t *Table) write(ctx context.Context, in Transactor, w *tableWrite) (int64, error) {
 	if err := t.check(); err != nil {
-		return err
+		return 0, err
 	}
 	w.dialect, w.table, w.key = t.Dialect, t.Name, t.Key
 	if g, ok := in.(gatherer); ok {
-		if kept, err := g.gather(ctx, w); kept || err != nil {
-			return err
+		switch kept, err := g.gather(ctx, w); {
+		case err != nil:
+			return 0, err
+		case kept:
+			return -1, nil
 		}
 	}
 	tx, err := transaction(in)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return w.statement().exec(ctx, tx)
+	res, err := w.statement().exec(ctx, tx)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
 }
 
 // gatherer is a Transactor that keeps writes until others can go with them.

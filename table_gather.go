@@ -114,7 +114,7 @@ func groupWrites(writes []*tableWrite, facts *factsOfTables) []*writeGroup {
 // exec makes a group's writes, in order.
 func (g *writeGroup) exec(ctx context.Context, tx *sql.Tx) error {
 	for writes := range g.shared() {
-		if err := statementOf(writes).exec(ctx, tx); err != nil {
+		if _, err := statementOf(writes).exec(ctx, tx); err != nil {
 			return err
 		}
 	}

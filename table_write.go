@@ -68,9 +68,8 @@ type tableStatement struct {
 	args    []any
 }
 
-func (s tableStatement) exec(ctx context.Context, tx *sql.Tx) error {
-	_, err := tx.ExecContext(ctx, s.dialect.bind("", s.text), s.args...)
-	return err
+func (s tableStatement) exec(ctx context.Context, tx *sql.Tx) (sql.Result, error) {
+	return tx.ExecContext(ctx, s.dialect.bind("", s.text), s.args...)
 }
 
 // statement returns the statement that makes only this write.

@@ -51,6 +51,14 @@ func useTable(t *testing.T, l storetest.Lane, name string) {
 			t.Fatalf("%s: %v", what, err)
 		}
 	}
+	affected := func(what string, want int64) func(int64, error) {
+		return func(n int64, err error) {
+			t.Helper()
+			if n != want || err != nil {
+				t.Errorf("%s: %d rows (%v), want %d", what, n, err, want)
+			}
+		}
+	}
 	exists := func(where es.Row, want bool) {
 		t.Helper()
 		if got, err := table.Exists(ctx, in, where); got != want || err != nil {
@@ -71,11 +79,11 @@ func useTable(t *testing.T, l storetest.Lane, name string) {
 	do("upsert only the key", table.Upsert(ctx, in, es.Row{"region": "us", "id": 1}))
 	exists(es.Row{"region": "us", "id": 1, "cents": 6, "note": "x"}, true)
 	exists(es.Row{"cents": 5}, false)
-	do("update", table.Update(ctx, in, es.Row{"region": "eu"}, es.Row{"cents": 7, "note": nil}))
-	do("update of nothing", table.Update(ctx, in, es.Row{"region": "asia"}, es.Row{"cents": 7}))
+	affected("update", 2)(table.Update(ctx, in, es.Row{"region": "eu"}, es.Row{"cents": 7, "note": nil}))
+	affected("update of nothing", 0)(table.Update(ctx, in, es.Row{"region": "asia"}, es.Row{"cents": 7}))
 	exists(es.Row{"cents": 7, "id": 1, "note": nil}, true)
-	do("remove", table.Remove(ctx, in, es.Row{"id": 2}))
-	do("remove of nothing", table.Remove(ctx, in, es.Row{"id": 2}))
+	affected("remove", 1)(table.Remove(ctx, in, es.Row{"id": 2}))
+	affected("remove of nothing", 0)(table.Remove(ctx, in, es.Row{"id": 2}))
 	exists(es.Row{"id": 2}, false)
 
 	for what, err := range map[string]error{
@@ -83,11 +91,11 @@ func useTable(t *testing.T, l storetest.Lane, name string) {
 		"insert into a bad column":   table.Insert(ctx, in, es.Row{"cents = 1; --": 1}),
 		"upsert without the key":     table.Upsert(ctx, in, es.Row{"region": "eu"}),
 		"upsert without Key":         (&es.Table{Dialect: l.Dialect, Name: name}).Upsert(ctx, in, es.Row{"id": 1}),
-		"update without a condition": table.Update(ctx, in, nil, es.Row{"cents": 1}),
-		"update of nothing":          table.Update(ctx, in, es.Row{"id": 1}, nil),
-		"update of a bad column":     table.Update(ctx, in, es.Row{"id": 1}, es.Row{"a b": 1}),
-		"remove by a bad column":     table.Remove(ctx, in, es.Row{"1 = 1 OR id": nil}),
-		"remove without a condition": table.Remove(ctx, in, es.Row{}),
+		"update without a condition": storetest.Second(table.Update(ctx, in, nil, es.Row{"cents": 1})),
+		"update of nothing":          storetest.Second(table.Update(ctx, in, es.Row{"id": 1}, nil)),
+		"update of a bad column":     storetest.Second(table.Update(ctx, in, es.Row{"id": 1}, es.Row{"a b": 1})),
+		"remove by a bad column":     storetest.Second(table.Remove(ctx, in, es.Row{"1 = 1 OR id": nil})),
+		"remove without a condition": storetest.Second(table.Remove(ctx, in, es.Row{})),
 		"exists without a condition": storetest.Second(table.Exists(ctx, in, es.Row{})),
 		"a bad name":                 (&es.Table{Dialect: l.Dialect, Name: "a b", Create: "x"}).Init(ctx, tx),
 		"a bad schema":               (&es.Table{Dialect: l.Dialect, Name: "a b.c", Create: "x"}).Init(ctx, tx),

@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -174,7 +175,7 @@ func TestGatheredMuch(t *testing.T) {
 				}
 			}
 			for i := range 40 {
-				if err := table.Update(ctx, step, id(i), es.Row{"body": strings.Repeat("y", 40_000+i)}); err != nil {
+				if _, err := table.Update(ctx, step, id(i), es.Row{"body": strings.Repeat("y", 40_000+i)}); err != nil {
 					return err
 				}
 			}
@@ -188,6 +189,44 @@ func TestGatheredMuch(t *testing.T) {
 		}
 		if got := l.Lines(t, "SELECT SUM(LENGTH(body)) FROM "+table.Name)[0]; got != fmt.Sprint(want) {
 			t.Errorf("%s bytes, want %d", got, want)
+		}
+	})
+}
+
+// TestGatheredCounts asks how many rows a write has changed: it is not known while the write waits.
+func TestGatheredCounts(t *testing.T) {
+	storetest.ForEachKind(t, func(t *testing.T, l storetest.Lane) {
+		s := opened(t, l, 20)
+		p := newProgram(t, l, schemas[0])
+		var got []int64
+		projection := writing(p, func(ctx context.Context, step *es.Step[storetest.Totals], cents int64) error {
+			if err := p.main.Insert(ctx, step, id(cents)); err != nil {
+				return err
+			}
+			if cents%2 == 0 {
+				if _, err := step.Tx(); err != nil {
+					return err
+				}
+			}
+			updated, err := p.main.Update(ctx, step, id(cents), es.Row{"note": "updated"})
+			if err != nil {
+				return err
+			}
+			removed, err := p.main.Remove(ctx, step, id(cents+100))
+			if err != nil {
+				return err
+			}
+			got = append(got, updated, removed)
+			return nil
+		})
+		storetest.CatchUp(t, projection, s)
+		for i := 0; i < len(got); i += 4 {
+			if want := []int64{-1, -1, 1, 0}; !slices.Equal(got[i:i+4], want) {
+				t.Fatalf("got %d, want %d again and again", got, want)
+			}
+		}
+		if n := len(p.rows(t, p.main, p.columns, "")); n != 20 || len(got) != 40 {
+			t.Errorf("%d rows after %d writes, want 20 and 40", n, len(got))
 		}
 	})
 }

@@ -205,19 +205,19 @@ func (p *program) write(ctx context.Context, step *es.Step[seen], r *rand.Rand) 
 	case 2, 3, 4:
 		return table.Upsert(ctx, step, with(key, p.values(table, r)))
 	case 5, 6:
-		return table.Update(ctx, step, key, with(es.Row{"note": "set"}, p.values(table, r)))
+		return storetest.Second(table.Update(ctx, step, key, with(es.Row{"note": "set"}, p.values(table, r))))
 	case 7:
-		return table.Update(ctx, step, es.Row{"n": r.IntN(5), "note": nil}, es.Row{"note": "of " + fmt.Sprint(r.IntN(5))})
+		return storetest.Second(table.Update(ctx, step, es.Row{"n": r.IntN(5), "note": nil}, es.Row{"note": "of " + fmt.Sprint(r.IntN(5))}))
 	case 8:
 		if r.IntN(3) == 0 {
-			return table.Update(ctx, step, p.fresh(key, r), with(p.fresh(key, r), es.Row{"note": "moved"}))
+			return storetest.Second(table.Update(ctx, step, p.fresh(key, r), with(p.fresh(key, r), es.Row{"note": "moved"})))
 		}
-		return table.Remove(ctx, step, key)
+		return storetest.Second(table.Remove(ctx, step, key))
 	case 9:
 		if r.IntN(3) > 0 {
 			return table.Upsert(ctx, step, with(key, es.Row{"note": "z"}))
 		}
-		return table.Remove(ctx, step, es.Row{"n": r.IntN(5), "note": []any{nil, "x", "y"}[r.IntN(3)]})
+		return storetest.Second(table.Remove(ctx, step, es.Row{"n": r.IntN(5), "note": []any{nil, "x", "y"}[r.IntN(3)]}))
 	case 10:
 		found, err := table.Exists(ctx, step, key)
 		if err != nil || found {

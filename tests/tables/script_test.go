@@ -151,9 +151,9 @@ func call(ctx context.Context, in es.Transactor, op string, table *es.Table, whe
 	case "upsert":
 		return table.Upsert(ctx, in, set)
 	case "update":
-		return table.Update(ctx, in, where, set)
+		return storetest.Second(table.Update(ctx, in, where, set))
 	case "remove":
-		return table.Remove(ctx, in, where)
+		return storetest.Second(table.Remove(ctx, in, where))
 	}
 	return fmt.Errorf("no operation %q", op)
 }

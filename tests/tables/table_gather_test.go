@@ -78,9 +78,9 @@ func TestGatheredStatements(t *testing.T) {
 			case 2:
 				return plain.main.Upsert(ctx, step, es.Row{"id": id, "note": "upserted"})
 			case 3:
-				return plain.main.Update(ctx, step, es.Row{"id": id}, es.Row{"code": e.Cents})
+				return storetest.Second(plain.main.Update(ctx, step, es.Row{"id": id}, es.Row{"code": e.Cents}))
 			}
-			return plain.main.Remove(ctx, step, es.Row{"id": id - 1})
+			return storetest.Second(plain.main.Remove(ctx, step, es.Row{"id": id - 1}))
 		}))
 		storetest.CatchUp(t, p, s)
 		// They come in some batches, since the first ones are small. In each there are 2 statements, or a few of powers
