@@ -136,7 +136,7 @@ func (b *sqlBackend) holdAggregateInTx(ctx context.Context, c conn, id int64, ag
 		case err != nil:
 			return nil, err
 		case len(more) > 0:
-			held := true
+			var held bool
 			if version == 0 && len(more) > 1 {
 				if held, err = c.row(ctx, []any{new(int64)}, b.text.aggregates.lockPosition, more[0], id, aggregateID); err != nil || !held {
 					return nil, err

@@ -11,10 +11,6 @@ import (
 	"strings"
 )
 
-// A row is sent with its data only up to this size. Larger data are fetched when their page is put
-// together, as far as the page's bytes allow: a page of large events costs no more than it returns.
-const inlineBytes = 64 << 10
-
 // readOnce reads a page with one statement.
 func (b *sqlBackend) readOnce(ctx context.Context, q *page) (out []record, more bool, err error) {
 	text, args := b.pageStatement(q)
@@ -324,7 +320,7 @@ func (b *sqlBackend) complete(ctx context.Context, c conn, rows []record) (out [
 	out = rows[:0]
 	most := pageBytes
 	bytes, usual := 0, largeBytes // usual: how large those are
-	for i := 0; i < len(rows); i++ {
+	for i := range rows {
 		if rows[i].data == nil {
 			most = largeBytes
 		}

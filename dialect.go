@@ -243,7 +243,7 @@ type sealStatements struct {
 type readStatements struct {
 	uncommitted string // one row: whether a read outside of transactions sees what is not committed; "": it never does
 	columns     string // of an event e in a stream s, as rowScanner scans them; {event} stands for them
-	inline      string // an event's data, or NULL where they are large; {page} stands for the columns with this instead
+	inline      string // an event's data, or NULL from 64 KiB on, which are fetched as far as the page's bytes allow; {page} stands for the columns with this instead
 	streamName  string // a parameter in place of the stream's name; {named} stands for {page} with this instead
 	fromAll     string // e and s, driven by e
 	data        string // up to the list of positions; rows: position, data

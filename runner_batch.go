@@ -250,7 +250,7 @@ func (b *batcher) tryBatch(ctx context.Context, rows []record, upTo Position) (d
 		}
 	}()
 	if len(rows) > 0 {
-		if err := b.keepLease(ctx, tx, rows); err != nil {
+		if err := b.keepLease(tx, rows); err != nil {
 			return 0, nil, err
 		}
 		if done, failure = b.handle(ctx, tx, rows); failure != nil {
@@ -280,7 +280,7 @@ func (b *batcher) tryBatch(ctx context.Context, rows []record, upTo Position) (d
 // keepLease keeps the lease for as long as the transaction lasts, where an event has been lost to
 // another runner because its handler took longer than a lease, and nothing renewed that meanwhile: a
 // pool of one connection has none left. Others wait for the transaction then, also if the handler hangs.
-func (b *batcher) keepLease(ctx context.Context, tx *batchTx, rows []record) error {
+func (b *batcher) keepLease(tx *batchTx, rows []record) error {
 	if len(rows) > 1 || rows[0].position != b.losses.slow {
 		return nil
 	}

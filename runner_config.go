@@ -35,7 +35,7 @@ const (
 	releaseTime = time.Second
 )
 
-// Latest, as the After of a projection or relay, stands for the position that is sealed when it first runs.
+// Latest is the After of a projection or relay that begins behind what was there before it: it stands for the position that is sealed when it first runs.
 const Latest Position = -1
 
 // checkDefined finds what is wrong with the name and version of a definition, and returns the name of its

@@ -197,7 +197,7 @@ func (b *batcher) retryOne(ctx context.Context, p *parkedRow) error {
 // retryEvent has a parked event handled; rows are empty if it has been deleted.
 func (b *batcher) retryEvent(ctx context.Context, tx *batchTx, rows []record, at Position) (stopped bool, failure, err error) {
 	if len(rows) > 0 {
-		if err := b.keepLease(ctx, tx, rows); err != nil {
+		if err := b.keepLease(tx, rows); err != nil {
 			return false, nil, err
 		}
 		if _, failure = b.consumer.handle(tx.inner.handlerContext(ctx), tx, rows); failure != nil {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // wantedSet is the set of events that a definition takes in: streams times stored names. Matches do
@@ -170,14 +171,7 @@ func (w *wantedSet) lacks(other *wantedSet) string {
 		more = fmt.Sprintf(" and %d more", len(out)-most)
 		out = out[:most]
 	}
-	text := ""
-	for i, s := range out {
-		if i > 0 {
-			text += ", "
-		}
-		text += s
-	}
-	return text + more
+	return strings.Join(out, ", ") + more
 }
 
 // relation is what a definition's wanted set is to the one that its row keeps.

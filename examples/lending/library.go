@@ -75,7 +75,7 @@ func (l *library) follow(ctx context.Context) error {
 	go func() { ended <- l.cards.Run(ctx, l.store) }()
 	err := <-ended
 	cancel()
-	<-ended
+	_ = <-ended // the other one, which has been cancelled
 	return err
 }
 

@@ -218,7 +218,7 @@ func (d *deploy) end() {
 // appendEvents appends events until ctx ends: at least one, so that there is something to count.
 func (d *deploy) appendEvents(ctx context.Context, newName *atomic.Bool) error {
 	r := rand.New(rand.NewPCG(d.script.seed, 2))
-	for n := 0; n < mostEvents; {
+	for n := 0; n < mostEvents && (n == 0 || ctx.Err() == nil); {
 		evs := make([]es.NewEvent, 1+r.IntN(3))
 		for i := range evs {
 			evs[i].Payload = lent{}
@@ -230,9 +230,7 @@ func (d *deploy) appendEvents(ctx context.Context, newName *atomic.Bool) error {
 			return err
 		}
 		n += len(evs)
-		if storetest.Pause(ctx, time.Duration(r.IntN(15))*time.Millisecond) != nil {
-			return nil
-		}
+		_ = storetest.Pause(ctx, time.Duration(r.IntN(15))*time.Millisecond)
 	}
 	return nil
 }

@@ -215,7 +215,7 @@ func TestNames(t *testing.T) {
 		go func() { done <- relay.Run(relaying, s) }()
 		storetest.Eventually(t, "the relay", func() bool { return storetest.Info(t, s, "a relay").Position >= at })
 		cancel()
-		<-done
+		_ = <-done
 		for _, name := range []string{"a projection", "a relay"} {
 			ds := balances(name)
 			_, err := ds.Get(ctx, s, "a")

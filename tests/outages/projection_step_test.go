@@ -133,7 +133,7 @@ func TestHandlersHideDeadlocks(t *testing.T) {
 			if err := update(tx, 2); err != nil {
 				deadlocks++ // and nobody hears of it
 			}
-			<-done
+			_ = <-done
 			return nil
 		}), rows.Insert())
 		p.ReadModel = rows.Table()

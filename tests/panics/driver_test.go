@@ -2,6 +2,7 @@ package panics_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync/atomic"
@@ -99,7 +100,7 @@ func TestParameterPanicsInQuery(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			return found.Close()
+			return errors.Join(found.Err(), found.Close())
 		}))
 		b.arm("driver.Valuer")
 		began := time.Now()

@@ -62,7 +62,7 @@ func TestCancelledBatchIsUndone(t *testing.T) {
 			if err := p.Run(ctx, injected); !errors.Is(err, context.Canceled) {
 				t.Errorf("Run: %v", err)
 			}
-			<-ended
+			_ = <-ended
 			if n := commits.Load(); n != 0 {
 				t.Errorf("the connection was told %d times to commit", n)
 			}
