@@ -44,9 +44,9 @@ type heldDocument[S any] struct {
 
 const (
 	// heldBytes is from how many bytes of documents on a batch is committed before its end.
-	heldBytes = 8 << 20
+	heldBytes = 4 << 20
 	// keptBytes is how many are held from one batch to the next at most.
-	keptBytes = 4 << 20
+	keptBytes = 2 << 20
 )
 
 func (f *keeper[S]) restore([]byte) error {
@@ -272,13 +272,16 @@ func (f *keeper[S]) finish(tx *batchTx) ([]byte, error) {
 
 // write writes the documents that have changed, and their labels.
 func (f *keeper[S]) write(tx *batchTx) error {
-	c := &documentChanges{name: f.name}
-	var rows []documentRow
-	for _, key := range slices.Sorted(maps.Keys(f.held)) {
-		doc := f.held[key]
-		if !doc.changed {
-			continue
+	var keys []string
+	for key, doc := range f.held {
+		if doc.changed {
+			keys = append(keys, key)
 		}
+	}
+	slices.Sort(keys)
+	c := &documentChanges{name: f.name, put: make([]documentRow, 0, len(keys))}
+	for _, key := range keys {
+		doc := f.held[key]
 		row := documentRow{key: key}
 		if doc.there {
 			var err error
@@ -289,7 +292,6 @@ func (f *keeper[S]) write(tx *batchTx) error {
 		} else if doc.found {
 			c.drop = append(c.drop, key)
 		}
-		rows = append(rows, row)
 		for _, label := range doc.row.labels {
 			if _, kept := slices.BinarySearch(row.labels, label); !kept {
 				c.unlabel = append(c.unlabel, labelRow{label, key})
@@ -306,17 +308,18 @@ func (f *keeper[S]) write(tx *batchTx) error {
 			return err
 		}
 	}
-	stored := 0
-	for _, row := range rows {
-		doc := f.held[row.key]
-		f.size += row.size() - doc.row.size()
+	put, bytes := c.put, 0
+	for _, key := range keys {
+		doc, row := f.held[key], documentRow{key: key}
 		if doc.there {
-			stored += row.size()
+			row, put = put[0], put[1:]
+			bytes += row.size()
 		}
+		f.size += row.size() - doc.row.size()
 		doc.row, doc.found, doc.changed = row, doc.there, false
 	}
 	if f.begun, f.growth = 0, 0; len(c.put) > 0 {
-		f.each = stored/len(c.put) + 1
+		f.each = bytes/len(c.put) + 1
 	}
 	return nil
 }

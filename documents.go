@@ -27,7 +27,7 @@ import (
 //
 // A batch reads the documents of its keys with one statement and writes them with another, whatever the number of its
 // events; documents, labels and position commit together. A run holds the documents of one batch in memory, however
-// many there are. Where these come to more than 8 MiB, a batch commits before its end. Documents are encoded by the
+// many there are. Where these come to more than 4 MiB, a batch commits before its end. Documents are encoded by the
 // store's codec and may be as large as a statement of the database. If one becomes larger, the event that made it so
 // has failed.
 type Documents[S any] struct {
