@@ -1,9 +1,11 @@
 package packets_test
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -93,6 +95,35 @@ func TestPacketTooLarge(t *testing.T) {
 			t.Errorf("a projection with such a state says %v, want ErrInvalid with max_allowed_packet", err)
 		}
 		works("a checkpoint")
+
+		// A document that is larger than a packet is the failure of the event that made it so, and of no other.
+		var failed []es.Position
+		bad := stored[5].Position
+		pages := &es.Documents[grown]{
+			Name: "pages", From: es.FromAll(), Key: func(ev es.Event) string { return fmt.Sprint(ev.Version) },
+			When: []es.Handler[grown]{es.OnAny(func(n *grown, ev es.Event) {
+				if n.Text = fmt.Sprint(ev.Position); ev.Position == bad {
+					n.Text = huge.Text
+				}
+			})},
+			OnError: func(_ context.Context, ev es.Event, err error, _ int) es.ErrorAction {
+				failed = append(failed, ev.Position)
+				wantTooLarge(t, "a document", err, `document "`)
+				return es.Skip
+			},
+		}
+		if _, err := pages.CatchUp(ctx, s); err != nil {
+			t.Fatal(err)
+		}
+		last := stored[len(stored)-1]
+		d, err := pages.Get(ctx, s, fmt.Sprint(last.Version))
+		if err != nil || d.Position != last.Position || d.State.Text != fmt.Sprint(last.Position) {
+			t.Errorf("got the document of %d, %v, want that of %d", d.Position, err, last.Position)
+		}
+		if want := []es.Position{bad}; !slices.Equal(failed, want) {
+			t.Errorf("failed are %v, want %v", failed, want)
+		}
+		works("a document")
 		if n := storetest.CatchUp(t, storetest.TotalsOf("totals"), s).Position; n < stored[len(stored)-1].Position {
 			t.Errorf("another projection has come to %d, want %d", n, stored[len(stored)-1].Position)
 		}
@@ -138,6 +169,23 @@ func TestPacketNearlyTooLarge(t *testing.T) {
 		if r, err := agg.Load(t.Context(), s, "a"); err != nil || r.Version() != 1 {
 			t.Fatalf("loaded from a snapshot: %v", err)
 		}
+		long := strings.Repeat("x", most-8<<10)
+		ds := &es.Documents[grown]{Name: "pages", From: es.FromAll(), When: []es.Handler[grown]{es.OnAny(func(n *grown, _ es.Event) { n.Text = long })}}
+		for range 2 {
+			if _, err := ds.CatchUp(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
+			n := 0
+			for d, err := range ds.All(t.Context(), s, es.DocumentOptions{}) {
+				if n++; err != nil || d.State.Text != long {
+					t.Fatalf("document %q has %d bytes, %v, want %d", d.Key, len(d.State.Text), err, len(long))
+				}
+			}
+			if n != 2 {
+				t.Errorf("%d documents, want 2", n)
+			}
+			stored = append(stored, storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, es.NewEvent{Payload: payload})...)
+		}
 		storetest.WantIdle(t, l, "at the end")
 	})
 }
@@ -180,6 +228,7 @@ func TestPacketLimitChanges(t *testing.T) {
 			t.Fatalf("limit %d: %v", limit, err)
 		}
 		stored = append(stored, more...)
+		manyDocuments(t, s, fmt.Sprint("limit ", limit), stored[len(stored)-5].Position)
 		if limit < 2<<20 {
 			_, err = s.Append(t.Context(), "accounts", "a", es.AnyVersion, es.NewEvent{Payload: text(2 << 20)})
 			wantTooLarge(t, fmt.Sprint("limit ", limit), err, "payload")
@@ -188,6 +237,43 @@ func TestPacketLimitChanges(t *testing.T) {
 		stored = append(stored, storetest.MustAppend(t, s, "accounts", "a", es.AnyVersion, es.NewEvent{Payload: text(2 << 20)})...)
 	}
 	storetest.SameEvents(t, "at the end", storetest.Everything(t, s), stored)
+}
+
+// written is what [text] returns, as a payload that can be decoded.
+type written string
+
+func (written) EventName() string { return "text" }
+
+// manyDocuments has one event change documents whose keys and labels come to more than a packet.
+func manyDocuments(t *testing.T, s *es.Store, name string, after es.Position) {
+	t.Helper()
+	const n = 400
+	keys := func(written) (keys []string) {
+		for i := range n {
+			keys = append(keys, fmt.Sprintf("%0250d", i))
+		}
+		return keys
+	}
+	long := strings.Repeat("l", 250)
+	ds := &es.Documents[grown]{
+		Name: name, From: es.FromStream("accounts"), After: after, BatchSize: 2, Key: func(es.Event) string { return "" },
+		When:   []es.Handler[grown]{es.OnKey(keys, func(g *grown, _ written) { g.Text = map[string]string{"": "0", "0": "1", "1": "0"}[g.Text] })},
+		Labels: func(_ string, g *grown) []string { return []string{g.Text + long} },
+	}
+	if _, err := ds.CatchUp(t.Context(), s); err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	found := 0
+	for label := range 2 {
+		for _, err := range ds.All(t.Context(), s, es.DocumentOptions{Label: fmt.Sprint(label) + long}) {
+			if found++; err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+	}
+	if found != n {
+		t.Errorf("%s: %d documents by label, want %d", name, found, n)
+	}
 }
 
 // TestPacketSentAhead has the driver refuse a statement of which it has sent a part ahead. What the server
