@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,9 +26,12 @@ const (
 	logPrefix = "bench_log_" // one stream, aggregates of logAggregate events
 	bigPrefix = "bench_big_" // half as long, aggregates of bigAggregate events; for projections too
 	mixPrefix = "bench_mix_" // as long as the log, mixStreams streams, every mixRareth event of another name
+
+	fewPrefix  = "bench_few_"  // one stream, documented events of few aggregates
+	manyPrefix = "bench_many_" // the same, each event of another aggregate
 )
 
-var prefixes = []string{libPrefix, rawPrefix, logPrefix, bigPrefix, mixPrefix}
+var prefixes = []string{libPrefix, rawPrefix, logPrefix, bigPrefix, mixPrefix, fewPrefix, manyPrefix}
 
 const (
 	// startSize is how many events the tables hold to which a case appends: they are those of a
@@ -102,14 +106,23 @@ func serverName(ctx context.Context, db *sql.DB) (string, error) {
 	return "MySQL " + number, nil
 }
 
-// newDatabaseBench fills the tables. What it returns is to be dropped, with an error too.
-func newDatabaseBench(ctx context.Context, db *sql.DB, engine testserver.Engine) (*databaseBench, error) {
+// newDatabaseBench fills the tables that the wanted cases need. What it returns is to be dropped, with an error too.
+func newDatabaseBench(ctx context.Context, db *sql.DB, engine testserver.Engine, wanted *regexp.Regexp) (*databaseBench, error) {
 	b := &databaseBench{db: db, dialect: es.MySQL, postgres: engine == testserver.Postgres, stores: map[string]*es.Store{}, streams: map[string]int64{}}
 	if b.postgres {
 		b.dialect = es.Postgres
 	}
 	b.drop()
+	needed := map[bool]bool{} // whether of documents
+	for _, c := range b.cases() {
+		if wanted.MatchString(c.name) {
+			needed[strings.HasPrefix(c.name, "documents")] = true
+		}
+	}
 	for _, prefix := range prefixes {
+		if _, ofDocuments := documentLogs[prefix]; !needed[ofDocuments] {
+			continue
+		}
 		s, err := es.Open(db, b.dialect, &es.Options{TablePrefix: prefix})
 		if err != nil {
 			return b, err
@@ -154,6 +167,11 @@ func (b *databaseBench) fillLog(ctx context.Context, prefix string, s *es.Store)
 	}
 	if err := b.createStream(ctx, prefix, s, "accounts"); err != nil {
 		return err
+	}
+	if keys, ok := documentLogs[prefix]; ok {
+		return b.fill(ctx, prefix, documented, func(i int) rawEvent {
+			return rawEvent{"accounts", documentKey(i, keys), i/keys + 1, deposit(i)}
+		})
 	}
 	n, each := startSize, logAggregate
 	switch prefix {
@@ -292,17 +310,17 @@ func (b *databaseBench) drop() {
 	b.stmts.Range(func(_, st any) bool { _ = st.(*sql.Stmt).Close(); return true })
 	b.stmts.Clear()
 	for _, prefix := range prefixes {
-		for _, table := range []string{"meta", "streams", "events", "snapshots", "projections", "parked"} {
+		for _, table := range []string{"meta", "streams", "events", "snapshots", "projections", "parked", "verdicts", "documents", "labels"} {
 			_, _ = b.db.Exec("DROP TABLE IF EXISTS " + prefix + table)
 		}
 	}
-	_, _ = b.db.Exec("DROP TABLE IF EXISTS bench_balances, bench_last")
+	_, _ = b.db.Exec("DROP TABLE IF EXISTS bench_balances, bench_accounts, bench_last")
 }
 
 // cases are all that are measured on a database.
 func (b *databaseBench) cases() []benchCase {
 	var all []benchCase
-	for _, some := range [][]benchCase{b.appends(), b.loads(), b.reads(), b.projections(), b.appendsBeside()} {
+	for _, some := range [][]benchCase{b.appends(), b.loads(), b.reads(), b.projections(), b.documents(), b.appendsBeside()} {
 		all = append(all, some...)
 	}
 	return all

@@ -88,12 +88,12 @@ func (b *databaseBench) selectAggregate(ctx context.Context, prefix, aggregate s
 	if err != nil {
 		return 0, err
 	}
-	n, _, err = foldRows(ctx, st, a.add, b.streams[prefix+"accounts"], aggregate, after)
+	n, _, err = foldRows(ctx, st, func(e deposited, _ string) { a.add(e) }, b.streams[prefix+"accounts"], aggregate, after)
 	return n, err
 }
 
-// foldRows runs a statement that returns columns and folds its rows.
-func foldRows[E any](ctx context.Context, st *sql.Stmt, fold func(E), args ...any) (n int, last int64, err error) {
+// foldRows runs a statement that returns columns and folds its rows, each with its aggregate.
+func foldRows[E any](ctx context.Context, st *sql.Stmt, fold func(e E, aggregate string), args ...any) (n int, last int64, err error) {
 	rows, err := st.QueryContext(ctx, args...)
 	if err != nil {
 		return 0, 0, err
@@ -113,7 +113,7 @@ func foldRows[E any](ctx context.Context, st *sql.Stmt, fold func(E), args ...an
 		if err := json.Unmarshal(data, &e); err != nil {
 			return n, last, err
 		}
-		fold(e)
+		fold(e, aggregate)
 		n++
 	}
 	return n, last, rows.Err()

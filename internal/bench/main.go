@@ -107,7 +107,7 @@ func runDatabase(ctx context.Context, engine testserver.Engine, dsn string, want
 	if err != nil {
 		return err
 	}
-	b, err := newDatabaseBench(ctx, db, engine)
+	b, err := newDatabaseBench(ctx, db, engine, wanted)
 	if b != nil {
 		defer b.drop()
 	}

@@ -120,7 +120,7 @@ func (b *databaseBench) rawProjectUpserts(ctx context.Context, _ time.Duration) 
 
 func (b *databaseBench) rawProjectInto(ctx context.Context, st *sql.Stmt) (int, time.Duration, error) {
 	defer st.Close()
-	return b.rawCatchUp(ctx, func(name string, events []deposited, last int64) error {
+	return b.rawCatchUp(ctx, bigPrefix, projected(), func(name string, events []deposited, _ []string, last int64) error {
 		tx, err := b.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 		if err != nil {
 			return err
@@ -150,7 +150,7 @@ func (b *databaseBench) rawProjectFolds(ctx context.Context, _ time.Duration) (i
 		return 0, 0, err
 	}
 	var a account
-	return b.rawCatchUp(ctx, func(name string, events []deposited, last int64) error {
+	return b.rawCatchUp(ctx, bigPrefix, projected(), func(name string, events []deposited, _ []string, last int64) error {
 		for _, e := range events {
 			a.add(e)
 		}
@@ -159,28 +159,31 @@ func (b *databaseBench) rawProjectFolds(ctx context.Context, _ time.Duration) (i
 	})
 }
 
-func (b *databaseBench) rawCatchUp(ctx context.Context, batch func(name string, events []deposited, last int64) error) (int, time.Duration, error) {
+// rawCatchUp reads the first events of a log in pages, and has a batch take in those of each and their aggregates.
+func (b *databaseBench) rawCatchUp(ctx context.Context, prefix string, events int, batch func(name string, events []deposited, aggregates []string, last int64) error) (int, time.Duration, error) {
 	name := b.newAccount()
 	if _, err := b.db.ExecContext(ctx, b.bind(`
-INSERT INTO `+bigPrefix+`projections (name, position, status, owner, epoch, generation, lease_until, read_model, retry, error)
+INSERT INTO `+prefix+`projections (name, position, status, owner, epoch, generation, lease_until, read_model, retry, error)
 VALUES (?, 0, 'idle', '', 1, 1, CURRENT_TIMESTAMP, FALSE, FALSE, '')`), name); err != nil {
 		return 0, 0, err
 	}
 	began := time.Now()
-	page, err := b.prepared(ctx, b.pageText(bigPrefix, ""))
+	st, err := b.prepared(ctx, b.pageText(prefix, ""))
 	if err != nil {
 		return 0, 0, err
 	}
 	done := 0
-	for n, last := batchSize, int64(0); n == batchSize; done += n {
-		events := make([]deposited, 0, batchSize)
-		if n, last, err = foldRows(ctx, page, func(e deposited) { events = append(events, e) }, last); err != nil {
+	for n, last := batchSize, int64(0); n == batchSize && done < events; done += n {
+		page, aggregates := make([]deposited, 0, batchSize), make([]string, 0, batchSize)
+		if n, last, err = foldRows(ctx, st, func(e deposited, aggregate string) {
+			page, aggregates = append(page, e), append(aggregates, aggregate)
+		}, last); err != nil {
 			return 0, 0, err
 		}
 		if n == 0 {
 			break
 		}
-		if err := batch(name, events, last); err != nil {
+		if err := batch(name, page, aggregates, last); err != nil {
 			return 0, 0, err
 		}
 	}

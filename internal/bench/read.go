@@ -65,7 +65,7 @@ func readPages[E any](ctx context.Context, b *databaseBench, text string, fold f
 		return err
 	}
 	for n, last := 1000, int64(0); n == 1000; {
-		if n, last, err = foldRows(ctx, st, fold, append([]any{last}, args...)...); err != nil {
+		if n, last, err = foldRows(ctx, st, func(e E, _ string) { fold(e) }, append([]any{last}, args...)...); err != nil {
 			return err
 		}
 	}
