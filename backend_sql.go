@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"sync"
 	"time"
 )
 
@@ -37,6 +38,8 @@ type sqlShared struct {
 	waiting     waitingHandlers
 	ahead       looksAhead
 	isolation   isolation
+	putTexts    sync.Map // the statements that write documents, by how many
+	puts        sync.Map // how many documents the statements write that are to be prepared
 	log         *slog.Logger
 }
 

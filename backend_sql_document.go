@@ -91,12 +91,17 @@ func (u *sqlBatchTx) listed(n int, size func(i int) int) int {
 func (u *sqlBatchTx) documents(name string, keys []string, most int) (rows []documentRow, all bool, err error) {
 	text := u.b.text.documents.listed
 	if u.tx == nil {
-		// A pool of one could not prepare it once the transaction has begun.
-		st, err := u.b.cache.get(u.ctx, text, true)
+		err := u.know(text)
+		u.b.puts.Range(func(n, _ any) bool {
+			u.b.puts.Delete(n)
+			if err == nil {
+				err = u.know(u.putText(n.(int)))
+			}
+			return err == nil
+		})
 		if err != nil {
-			return nil, false, u.b.failed("read documents", err)
+			return nil, false, err
 		}
-		defer st.release()
 	}
 	tx, err := u.sqlTx()
 	if err != nil {
@@ -172,23 +177,129 @@ func (u *sqlBatchTx) execLabels(text, name string, rows []labelRow) error {
 	return nil
 }
 
-// putDocuments writes documents with one statement.
+// putDocuments writes documents with one statement. Prepared statements come in a few sizes, which are enough for any
+// number of documents: the smallest document fills up the rest, and changes nothing when it comes again.
 func (u *sqlBatchTx) putDocuments(name string, rows []documentRow) error {
 	text := &u.b.text.documents
-	if len(rows) > 1 && text.putLists != "" {
+	switch {
+	case len(rows) > fewDocuments && text.putLists != "":
+		return u.putApart(name, rows)
+	case len(rows) > 1 && text.putLists != "":
 		return u.exec("store documents", text.putLists, append(u.documentLists(rows), name)...)
 	}
 	op := "store documents"
 	if len(rows) == 1 {
 		op = fmt.Sprintf("store document %q", rows[0].key)
 	}
-	args := make([]any, 0, 5*len(rows))
-	for i := range rows {
-		row := &rows[i]
-		args = append(args, name, row.key, int64(row.position), string(row.state), encodeLabels(row.labels))
+	n, filler := len(rows), &rows[0]
+	if size := putShape(n); u.b.dialect.prepares && size <= mostPrepared {
+		for i := range rows {
+			if rows[i].size() < filler.size() {
+				filler = &rows[i]
+			}
+		}
+		n = size
+		if err := u.preparePut(n); err != nil {
+			return err
+		}
 	}
-	values := strings.TrimSuffix(strings.Repeat(text.putRow+", ", len(rows)), ", ")
-	return u.exec(op, text.put+values+text.putTail, args...)
+	args := make([]any, 0, 5*n)
+	var projection any = name
+	for i := range n {
+		row := filler
+		if i < len(rows) {
+			row = &rows[i]
+		}
+		args = append(args, projection, row.key, int64(row.position), string(row.state), encodeLabels(row.labels))
+	}
+	return u.exec(op, u.putText(n), args...)
+}
+
+// fewDocuments are written by one statement, whether they are stored or not. Of more it pays to tell them apart: a
+// server takes up to twice as long to find that out.
+const fewDocuments = 100
+
+// putApart inserts the documents that are not stored, and updates the others.
+func (u *sqlBatchTx) putApart(name string, rows []documentRow) error {
+	var fresh, stored []documentRow
+	for i := range rows {
+		if rows[i].fresh {
+			fresh = append(fresh, rows[i])
+		} else {
+			stored = append(stored, rows[i])
+		}
+	}
+	text := &u.b.text.documents
+	if len(fresh) > 0 {
+		if err := u.exec("store documents", text.insertLists, append(u.documentLists(fresh), name)...); err != nil {
+			return err
+		}
+	}
+	if len(stored) == 0 {
+		return nil
+	}
+	tx, err := u.sqlTx()
+	if err != nil {
+		return err
+	}
+	args := append(u.documentLists(stored), name)
+	res, err := conn{b: u.b, tx: tx}.exec(u.ctx, text.updateLists, args...)
+	if err != nil {
+		return u.b.failed("store documents", err)
+	}
+	if n, err := res.RowsAffected(); err == nil && n == int64(len(stored)) {
+		return nil
+	}
+	// Some have been deleted beside the store.
+	return u.exec("store documents", text.putLists, args...)
+}
+
+// putText returns the statement that writes n documents.
+func (u *sqlBatchTx) putText(n int) string {
+	if text, ok := u.b.putTexts.Load(n); ok {
+		return text.(string)
+	}
+	parts := &u.b.text.documents
+	text := parts.put + strings.TrimSuffix(strings.Repeat(parts.putRow+", ", n), ", ") + parts.putTail
+	if n <= mostPrepared {
+		u.b.putTexts.Store(n, text)
+	}
+	return text
+}
+
+// mostPrepared is how many documents the largest statement writes that is kept prepared.
+const mostPrepared = 1024
+
+// putShape returns the size of the prepared statement that writes n documents: a power of two, or three times one.
+func putShape(n int) int {
+	size := 1
+	for size < n {
+		if size >= 2 && size+size/2 >= n {
+			return size + size/2
+		}
+		size *= 2
+	}
+	return size
+}
+
+// preparePut prepares the statement that writes n documents. If the transaction has begun, the next batch prepares it
+// before it begins its own.
+func (u *sqlBatchTx) preparePut(n int) error {
+	if u.tx == nil {
+		return u.know(u.putText(n))
+	}
+	u.b.puts.Store(n, true)
+	return nil
+}
+
+// know prepares a statement. A pool of one connection can't do that once the transaction has begun.
+func (u *sqlBatchTx) know(text string) error {
+	st, err := u.b.cache.get(u.ctx, text, true)
+	if err != nil {
+		return u.b.failed("begin", err)
+	}
+	st.release()
+	return nil
 }
 
 func (u *sqlBatchTx) documentLists(rows []documentRow) []any {

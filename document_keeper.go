@@ -23,10 +23,11 @@ type keeper[S any] struct {
 	labels func(key string, s *S) []string
 
 	held   map[string]*heldDocument[S]
-	size   int // bytes of what is held, as stored
-	each   int // bytes of a document, as last read or stored; zero: not known
-	begun  int // documents that have changed since they were stored
-	growth int // an estimate by how many bytes these have grown
+	made   *keyFilter // has the keys of all documents that are stored, and others; nil: not known
+	size   int        // bytes of what is held, as stored
+	each   int        // bytes of a document, as last read or stored; zero: not known
+	begun  int        // documents that have changed since they were stored
+	growth int        // an estimate by how many bytes these have grown
 }
 
 // heldDocument is a document in memory.
@@ -50,12 +51,15 @@ const (
 )
 
 func (f *keeper[S]) restore([]byte) error {
-	f.held, f.size, f.begun, f.growth = map[string]*heldDocument[S]{}, 0, 0, 0
+	f.held, f.made, f.size, f.begun, f.growth = map[string]*heldDocument[S]{}, nil, 0, 0, 0
 	return nil
 }
 
 func (f *keeper[S]) handle(ctx context.Context, tx *batchTx, rows []record) (done int, err error) {
 	tx.flushDocuments = func() error { return f.flush(tx) }
+	if f.made == nil && tx.after == 0 {
+		f.made = newKeyFilter() // before the first checkpoint there are no documents
+	}
 	for done < len(rows) && !tx.stopped {
 		turns, err := f.prepare(ctx, tx, rows[done:])
 		if err != nil {
@@ -119,6 +123,8 @@ func (f *keeper[S]) missing(t *turn, missing map[string]bool) {
 	add := func(key string) {
 		if doc := f.held[key]; doc != nil {
 			doc.used = true
+		} else if key != "" && f.made.lacks(key) {
+			f.hold(key)
 		} else if key != "" {
 			missing[key] = true
 		}
@@ -156,11 +162,17 @@ func (f *keeper[S]) read(tx *batchTx, missing map[string]bool, must bool) (bool,
 		f.each = size/len(rows) + 1
 	}
 	for key := range missing {
-		f.held[key] = &heldDocument[S]{row: documentRow{key: key}, used: true, decoded: true}
-		size += len(key)
+		f.hold(key)
 	}
 	f.size += size
 	return true, nil
+}
+
+// hold holds a document that is not stored.
+func (f *keeper[S]) hold(key string) {
+	f.held[key] = &heldDocument[S]{row: documentRow{key: key}, used: true, decoded: true}
+	f.size += len(key)
+	f.made.add(key)
 }
 
 // take runs the handlers of an event.
@@ -288,6 +300,7 @@ func (f *keeper[S]) write(tx *batchTx) error {
 			if row, err = f.encode(key, doc); err != nil {
 				return ofDocument(f.name, key, err)
 			}
+			row.fresh = !doc.found
 			c.put = append(c.put, row)
 		} else if doc.found {
 			c.drop = append(c.drop, key)

@@ -200,7 +200,7 @@ func (b *batcher) process(ctx context.Context, rows []record, upTo Position) err
 }
 
 func (b *batcher) begin(ctx context.Context) *batchTx {
-	return &batchTx{ctx: ctx, inner: b.store.backend.begin(ctx), store: b.store, lease: b.lease, name: b.name, replayTo: b.replayTo, due: time.Now().Add(b.term / 2)}
+	return &batchTx{ctx: ctx, inner: b.store.backend.begin(ctx), store: b.store, lease: b.lease, name: b.name, after: b.position, replayTo: b.replayTo, due: time.Now().Add(b.term / 2)}
 }
 
 // unknown is how many events went well when it turned out only at the commit that one did not: a

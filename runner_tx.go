@@ -20,6 +20,7 @@ type batchTx struct {
 	lease    *lease
 	store    *Store
 	name     string
+	after    Position              // of the checkpoint that is stored
 	replayTo Position              // up to which events are replayed
 	parked   map[aggregateKey]bool // by this transaction
 	due      time.Time             // when to commit, with however many events of the batch

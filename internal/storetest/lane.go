@@ -268,22 +268,42 @@ WHERE table_schema = DATABASE() AND table_name LIKE '`+prefix+`%'`
 	return strings.Join(out, "\n")
 }
 
+// numbers is a table of the numbers n from 1 up to a million at most.
+func (l Lane) numbers(most int) string {
+	if l.Dialect == es.Postgres {
+		return fmt.Sprintf("generate_series(1, %d) AS s(n)", most)
+	}
+	digits := "(SELECT 0 d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9)"
+	return fmt.Sprintf("(SELECT 1 + a.d + 10*b.d + 100*c.d + 1000*e.d + 10000*f.d + 100000*g.d AS n FROM %[1]s a, %[1]s b, %[1]s c, %[1]s e, %[1]s f, %[1]s g) n WHERE n <= %[2]d ORDER BY n", digits, most)
+}
+
+// FillDocuments adds n documents of a name by one statement, with the keys 0000001, 0000002 and so on. Every
+// labelledth of them has the label "rare".
+func (l Lane) FillDocuments(t testing.TB, prefix, name string, n, labelled int, state string) {
+	t.Helper()
+	labels := "'[\"rare\"]'"
+	l.Exec(t, fmt.Sprintf(`
+INSERT INTO %[1]sdocuments (projection, doc_key, position, state, labels)
+SELECT '%[2]s', LPAD(CAST(n AS CHAR(7)), 7, '0'), 1, '%[3]s', CASE WHEN n %% %[4]d = 0 THEN %[5]s ELSE '' END FROM %[6]s`, prefix, name, state, labelled, labels, l.numbers(n)))
+	l.Exec(t, fmt.Sprintf(`
+INSERT INTO %[1]slabels (projection, label, doc_key)
+SELECT projection, 'rare', doc_key FROM %[1]sdocuments WHERE projection = '%[2]s' AND labels <> ''`, prefix, name))
+}
+
 // Fill puts n events into an empty store's log by one statement, as events of the aggregate "big" in
 // stream "accounts". Every rareth of them is an Opened, the others are Deposited.
 func (l Lane) Fill(t testing.TB, prefix string, n, rare int) {
 	t.Helper()
-	numbers, id := fmt.Sprintf("generate_series(1, %d) AS s(n)", n), "gen_random_uuid()"
+	id := "gen_random_uuid()"
 	if l.Dialect == es.MySQL {
 		id = "UNHEX(REPLACE(UUID(), '-', ''))"
-		digits := "(SELECT 0 d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9)"
-		numbers = fmt.Sprintf("(SELECT 1 + a.d + 10*b.d + 100*c.d + 1000*e.d + 10000*f.d + 100000*g.d AS n FROM %[1]s a, %[1]s b, %[1]s c, %[1]s e, %[1]s f, %[1]s g) n WHERE n <= %[2]d ORDER BY n", digits, n)
 	}
 	statement := fmt.Sprintf(`
 INSERT INTO %[1]sevents (position, stream_id, aggregate_id, version, event_id, name, data, metadata, recorded_at)
 SELECT n, (SELECT id FROM %[1]sstreams WHERE name = 'accounts'), 'big', n, %[2]s,
        CASE WHEN n %% %[3]d = 0 THEN 'account.opened' ELSE 'account.deposited' END,
        '{"cents": 1, "owner": "ann"}', '{}', CURRENT_TIMESTAMP
-FROM %[4]s`, prefix, id, rare, numbers)
+FROM %[4]s`, prefix, id, rare, l.numbers(n))
 	if _, err := l.DB.ExecContext(t.Context(), statement); err != nil {
 		t.Fatal(err)
 	}

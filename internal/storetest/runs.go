@@ -68,8 +68,8 @@ func (l Lane) Analyze(t testing.TB, prefix string) {
 	}
 }
 
-// ReadCost returns how much of the events the server reads for fn, which uses the store that it is
-// given: rows, entries of indexes and, on Postgres, blocks.
+// ReadCost returns how much of the events and the documents the server reads for fn, which uses the store
+// that it is given: rows, entries of indexes and, on Postgres, blocks.
 func (l Lane) ReadCost(t testing.TB, s *es.Store, prefix string, fn func(*es.Store)) int {
 	t.Helper()
 	tx, err := l.DB.BeginTx(context.WithoutCancel(t.Context()), nil)
@@ -80,7 +80,7 @@ func (l Lane) ReadCost(t testing.TB, s *es.Store, prefix string, fn func(*es.Sto
 	count := func() (total int) {
 		text := "SHOW SESSION STATUS LIKE 'Handler_read%'"
 		if l.Dialect == es.Postgres {
-			text = "SELECT relname, pg_stat_get_xact_tuples_returned(oid) + pg_stat_get_xact_blocks_fetched(oid) FROM pg_class WHERE relname LIKE '" + prefix + "events%'"
+			text = "SELECT relname, pg_stat_get_xact_tuples_returned(oid) + pg_stat_get_xact_blocks_fetched(oid) FROM pg_class WHERE relname ~ '^" + prefix + "(events|documents|labels)'"
 		}
 		rows, err := tx.Query(text)
 		if err != nil {
