@@ -25,11 +25,11 @@ import (
 //		},
 //	}
 //
-// A batch reads the documents of its keys with one statement and writes them with another, whatever the number of its
-// events; documents, labels and position commit together. A run holds the documents of one batch in memory, however
-// many there are. Where these come to more than 4 MiB, a batch commits before its end. Documents are encoded by the
-// store's codec and may be as large as a statement of the database. If one becomes larger, the event that made it so
-// has failed.
+// A batch reads the documents of its keys with one statement, whatever the number of its events, and writes those that
+// have changed with one more, or one for new documents and one for others. Documents, labels and position commit
+// together. A run holds the documents of one batch in memory, however many there are. Where these come to more than
+// 4 MiB, a batch commits before its end. Documents are encoded by the store's codec. One may be as large as a statement
+// of the database. If it becomes larger, the event that made it so has failed.
 type Documents[S any] struct {
 	Name     string    // as of a [Projection], with which it shares the names
 	Version  int       // as of a Projection
@@ -63,7 +63,7 @@ type Documents[S any] struct {
 type Document[S any] struct {
 	Key      string
 	State    S
-	Position Position // of the last event that has changed it, or has had the chance to
+	Position Position // of the latest event, in the order of the log, whose handlers have run on it
 }
 
 // DocumentOptions say which documents [Documents.All] returns. The zero value means all of them.
